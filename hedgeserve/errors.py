@@ -1,0 +1,98 @@
+"""Everything that HedgeServe raises on purpose, each a sentence: what is wrong, where, what to do.
+
+The cloud errors are the one vocabulary in which every driver speaks (a driver maps its provider's codes to
+it in one table); who plans launches reads the class, never the text.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class HedgeServeError(Exception):
+    """The root: catching it catches all that HedgeServe raises on purpose, and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpecProblem:
+    """One mistake in a model.toml: where it stands, what is wrong, what to write instead."""
+
+    key: str
+    message: str
+    line: int | None = None
+    hint: str = ""
+
+    def render(self, source: str) -> str:
+        """The problem as ``file:line: key: message; hint``, the form that editors can jump to."""
+        place = f"{source}:{self.line}" if self.line is not None else source
+        key = f" {self.key}:" if self.key else ""
+        return f"{place}:{key} {self.message}" + (f"; {self.hint}" if self.hint else "")
+
+
+class SpecError(HedgeServeError):
+    """A model.toml that cannot be used; carries every problem found, not only the first."""
+
+    def __init__(self, source: str, problems: list[SpecProblem]) -> None:
+        self.source = source
+        self.problems = problems
+        super().__init__("\n".join(problem.render(source) for problem in problems))
+
+
+class StateLockedError(HedgeServeError):
+    """Another instance holds this state directory; two would launch and reap each other's VMs."""
+
+
+class StateDirectoryError(HedgeServeError):
+    """The state directory cannot be used: it cannot be made, read or written, or its disk is full."""
+
+
+class ListenError(HedgeServeError):
+    """An address that HedgeServe was told to listen on cannot be had."""
+
+
+class IllegalTransitionError(HedgeServeError):
+    """A replica was asked to go from one state to another that its life does not allow: a bug of ours."""
+
+
+class BootstrapError(HedgeServeError):
+    """A VM did not become a ready replica; says in which phase and why."""
+
+    def __init__(self, phase: str, reason: str) -> None:
+        self.phase = phase
+        self.reason = reason
+        super().__init__(f"{phase}: {reason}")
+
+
+class CloudError(HedgeServeError):
+    """A cloud refused or failed; the subclasses say what a planner needs to know. Plain: anything else."""
+
+    kind: ClassVar[str] = "other"
+
+
+class CapacityError(CloudError):
+    """The zone has no such VM now. The same news as a preemption: try elsewhere, come back later."""
+
+    kind: ClassVar[str] = "capacity"
+
+
+class QuotaError(CloudError):
+    """The account may not have more of these. Stays so until a person raises the quota: rest the pool."""
+
+    kind: ClassVar[str] = "quota"
+
+
+class AuthError(CloudError):
+    """The credentials are missing, expired or lack a permission. No launch can work until that is mended."""
+
+    kind: ClassVar[str] = "auth"
+
+
+class ThrottledError(CloudError):
+    """The cloud asks for fewer calls. Nothing is wrong with the zone: wait, with jitter, and ask again."""
+
+    kind: ClassVar[str] = "throttled"
+
+
+class UnsupportedError(CloudError):
+    """This zone never has this kind of VM (or not in this market): do not ask again."""
+
+    kind: ClassVar[str] = "unsupported"

@@ -1,0 +1,130 @@
+"""What a policy sees (:class:`Observation`, :class:`ZoneNews`) and what it answers (:class:`Plan`).
+
+Production and simulator hand the same objects to the same policy; a decision carries its rule and its reason,
+and the log, the journal, the metrics and the status all read that one object.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from hedgeserve.replica import GoneReason, Market, Offer, Replica, ReplicaId, ZoneId
+
+
+class NewsKind(StrEnum):
+    """What may be learnt of a zone. ``QUOTA`` and ``UNSUPPORTED`` say nothing about its capacity."""
+
+    READY = "ready"  # a replica there became ready
+    NOTICE = "notice"  # the cloud announced that it will take one back
+    PREEMPTED = "preempted"  # the cloud took one back
+    NO_CAPACITY = "no_capacity"  # a launch was refused: the same news as a preemption
+    QUOTA = "quota"
+    UNSUPPORTED = "unsupported"
+    LAUNCH_ERROR = "launch_error"  # the cloud failed in another way (throttled, credentials, unknown)
+    BOOT_FAILED = "boot_failed"  # a VM came, but no ready replica out of it: our fault more likely than the zone's
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneNews:
+    """One thing learnt of one zone and market at one time (monotonic seconds)."""
+
+    zone: ZoneId
+    market: Market
+    kind: NewsKind
+    at_s: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The world at one moment, as a policy may see it.
+
+    ``now_s`` is on the same clock as the replicas' times. ``target`` is N_target, the replicas that the load
+    needs. ``replicas`` holds every replica that is not gone; ``offers`` every kind of VM that the pools allow.
+    """
+
+    now_s: float
+    target: int
+    replicas: tuple[Replica, ...]
+    offers: tuple[Offer, ...]
+
+
+class Rule(StrEnum):
+    """The rule that a decision follows; closed, so that decisions can be counted by it."""
+
+    SPREAD = "spread"  # a spot replica is missing (its N_extra share included)
+    FALLBACK = "fallback"  # on-demand bridges until spot is ready
+    ALWAYS_ON = "always_on"  # on-demand that the user wants at all times
+    BACK_TO_SPOT = "back_to_spot"  # spot has been ready for long enough: on-demand goes
+    SCALE_DOWN = "scale_down"  # the load needs fewer
+    NOTICE = "notice"  # the cloud is about to take the VM back
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Start a replica on this offer."""
+
+    offer: Offer
+    rule: Rule
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Send this replica nothing new, let it finish until ``deadline_s`` (None: the fleet's own limit), end it."""
+
+    replica: ReplicaId
+    rule: Rule
+    reason: str
+    gone: GoneReason
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """End this replica now; it serves nothing."""
+
+    replica: ReplicaId
+    rule: Rule
+    reason: str
+    gone: GoneReason
+
+
+Action = Launch | Drain | Terminate
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do now, and the sums behind it.
+
+    ``notes`` are sentences on what is *not* done and why (a zone that rests, a pool without offers); they
+    change with the state of the world, not with the clock, so that they can be journalled when they change.
+    """
+
+    target: int
+    spot_wanted: int
+    on_demand_wanted: int
+    actions: tuple[Action, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Policy(Protocol):
+    """SpotHedge and its rivals. Feeding the same news and observations in the same order gives the same plans."""
+
+    name: str
+
+    def observe(self, news: ZoneNews) -> None:
+        """Learn one thing about a zone."""
+
+    def plan(self, observation: Observation) -> Plan:
+        """What to do now. Changes nothing: the same observation twice gives the same plan twice."""
+
+    def zone_states(self) -> Mapping[ZoneId, str]:
+        """Each zone in a word and a reason, for people: ``"available"``, ``"preempted: no capacity 40s ago"``."""
+
+    def export_memory(self, now_s: float) -> dict[str, Any]:
+        """What was learnt, as JSON-able data with ages in place of times, for the store."""
+
+    def restore_memory(self, memory: Mapping[str, Any], now_s: float) -> None:
+        """Take up what an earlier run learnt; what does not fit today's pools is forgotten."""

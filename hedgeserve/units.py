@@ -1,0 +1,87 @@
+"""Quantities as people write them: durations, money per hour, sizes; parsed once, at the edge.
+
+Inside the house a quantity is a plain number whose name carries the unit (``timeout_s``,
+``usd_per_hour``, ``body_bytes``). These functions are the only way from text to such a number.
+"""
+
+import re
+
+_DURATION_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_SIZE_UNITS = {
+    "B": 1,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
+_PRICE = re.compile(r"\$?\s*(\d+(?:\.\d+)?)\s*(?:USD\s*/\s*h|USD/hour|/\s*h)", re.IGNORECASE)
+
+
+def parse_duration_s(text: str) -> float:
+    """Seconds in a duration such as ``"90s"``, ``"1h30m"`` or ``"250ms"``.
+
+    Raises ``ValueError`` with an example for anything else, a bare number included: the unit is the
+    reader's only defence against minutes taken for seconds.
+    """
+    compact = text.strip()
+    parts = list(_DURATION_PART.finditer(compact))
+    if not parts or _DURATION_PART.sub("", compact).strip():
+        raise ValueError(f'{text!r} is not a duration; write a number with a unit, such as "90s" or "1h30m"')
+    return sum(float(part[1]) * _DURATION_UNITS_S[part[2]] for part in parts)
+
+
+def parse_usd_per_hour(text: str) -> float:
+    """US dollars per hour in a price such as ``"2.50 USD/h"``.
+
+    Raises ``ValueError`` with an example for anything else.
+    """
+    match = _PRICE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f'{text!r} is not a price; write it per hour, such as "2.50 USD/h"')
+    return float(match[1])
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes in a size such as ``"16 MiB"`` (powers of two) or ``"10 MB"`` (powers of ten).
+
+    Raises ``ValueError`` with an example for anything else.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or match[2] not in _SIZE_UNITS:
+        raise ValueError(f'{text!r} is not a size; write a number with a unit, such as "16 MiB" or "10 MB"')
+    return int(float(match[1]) * _SIZE_UNITS[match[2]])
+
+
+def format_duration(seconds: float) -> str:
+    """A duration in one or two units, as ``parse_duration_s`` would read it: ``"1h30m"``, ``"250ms"``."""
+    if seconds < 0:
+        return "-" + format_duration(-seconds)
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 60:
+        return f"{seconds:.3g}s"
+    whole = round(seconds)
+    days, rest = divmod(whole, 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, rest_s = divmod(rest, 60)
+    parts = [(days, "d"), (hours, "h"), (minutes, "m"), (rest_s, "s")]
+    shown = [f"{count}{unit}" for count, unit in parts if count]
+    return "".join(shown[:2])
+
+
+def format_usd_per_hour(usd_per_hour: float) -> str:
+    """A price as ``parse_usd_per_hour`` would read it: ``"2.50 USD/h"``."""
+    digits = 2 if usd_per_hour >= 0.1 or usd_per_hour == 0 else 4
+    return f"{usd_per_hour:.{digits}f} USD/h"
+
+
+def format_bytes(count: int) -> str:
+    """A size as ``parse_bytes`` would read it, in the largest binary unit that keeps it whole."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if count >= _SIZE_UNITS[unit] and count % _SIZE_UNITS[unit] == 0:
+            return f"{count // _SIZE_UNITS[unit]} {unit}"
+    return f"{count} B"

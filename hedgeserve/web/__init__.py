@@ -1,0 +1,1 @@
+"""The operator's side: the admin API that the command line speaks to."""
