@@ -1,0 +1,411 @@
+"""The journal: what was intended, what happened and what it cost, in one SQLite file that survives ``kill -9``.
+
+Every method is one SQL statement in autocommit mode, run in the connection's own thread. So it is whole or not
+there at all, also when its caller is cancelled half-way or the process is killed; no transaction is ever open
+between two awaits. ``synchronous = FULL`` makes each commit reach the disk before the method returns: an intent
+must be there before a cloud is asked. Nothing secret is stored.
+"""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import aiosqlite
+
+from hedgeserve.errors import StateDirectoryError
+from hedgeserve.replica import GoneReason, Market, Offer, Replica, ReplicaId, State, ZoneId
+
+_BUSY_TIMEOUT_S = 5.0
+"""How long to wait for somebody who reads or copies the file with another tool."""
+
+_WAL_BYTES = 16 * 2**20
+"""What the write-ahead log may keep of the disk once its content is in the main file."""
+
+_MIGRATIONS: tuple[str, ...] = (
+    # 1: the first format. `last_number` only ever grows, so an id is never given twice, whatever becomes of rows.
+    """
+    CREATE TABLE services (
+        name TEXT PRIMARY KEY,
+        last_number INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+
+    CREATE TABLE replicas (
+        id TEXT PRIMARY KEY,
+        service TEXT NOT NULL REFERENCES services (name),
+        number INTEGER NOT NULL,
+        zone TEXT NOT NULL,
+        instance_type TEXT NOT NULL,
+        market TEXT NOT NULL,
+        usd_per_hour REAL NOT NULL,
+        price_read_at TEXT NOT NULL,
+        token TEXT NOT NULL UNIQUE,
+        state TEXT NOT NULL,
+        state_since TEXT NOT NULL,
+        created_at TEXT NOT NULL,
+        why TEXT NOT NULL,
+        vm_id TEXT,
+        url TEXT,
+        noticed INTEGER NOT NULL DEFAULT 0,
+        gone TEXT
+    ) STRICT;
+    CREATE INDEX replicas_not_gone ON replicas (service) WHERE state != 'gone';
+    CREATE TRIGGER replicas_are_counted AFTER INSERT ON replicas BEGIN
+        UPDATE services SET last_number = NEW.number WHERE name = NEW.service;
+    END;
+
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        at TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        message TEXT NOT NULL,
+        replica TEXT,
+        zone TEXT,
+        data TEXT
+    ) STRICT;
+    CREATE INDEX events_of_a_replica ON events (replica, id) WHERE replica IS NOT NULL;
+    CREATE TRIGGER events_are_history BEFORE UPDATE ON events BEGIN
+        SELECT RAISE(ABORT, 'events are only ever added');
+    END;
+
+    CREATE TABLE ledger (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        at TEXT NOT NULL,
+        replica TEXT NOT NULL REFERENCES replicas (id),
+        seconds REAL NOT NULL,
+        usd_per_hour REAL NOT NULL,
+        purpose TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX ledger_by_time ON ledger (at);
+    CREATE TRIGGER ledger_is_not_changed BEFORE UPDATE ON ledger BEGIN
+        SELECT RAISE(ABORT, 'the ledger is only ever added to');
+    END;
+    CREATE TRIGGER ledger_is_not_shortened BEFORE DELETE ON ledger BEGIN
+        SELECT RAISE(ABORT, 'the ledger is only ever added to');
+    END;
+
+    CREATE TABLE zones (
+        policy TEXT PRIMARY KEY,
+        memory TEXT NOT NULL,
+        saved_at TEXT NOT NULL
+    ) STRICT;
+
+    CREATE TABLE lease (
+        only INTEGER PRIMARY KEY CHECK (only = 1),
+        owner TEXT NOT NULL,
+        generation INTEGER NOT NULL
+    ) STRICT;
+    """,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReplica:
+    """A replica as the journal last knew it. Times are UTC; ``noticed`` says whether it had a notice, ever."""
+
+    id: ReplicaId
+    service: str
+    offer: Offer
+    token: str
+    state: State
+    state_since: datetime
+    created_at: datetime
+    why: str
+    vm_id: str | None
+    url: str | None
+    noticed: bool
+    gone: GoneReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of history. ``id`` grows with time and is never used twice."""
+
+    id: int
+    at: datetime
+    kind: str
+    message: str
+    replica: ReplicaId | None
+    zone: ZoneId | None
+    data: Mapping[str, Any] | None
+
+
+class Store:
+    """The open journal. Each method commits before it returns.
+
+    A disk that is full, or a file that has become unreadable, raises
+    :class:`~hedgeserve.errors.StateDirectoryError` from any method and changes nothing.
+    """
+
+    def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
+        self._path = path
+        self._connection = connection
+
+    @classmethod
+    async def open(cls, path: Path) -> Self:
+        """Open the journal, make it where it is missing, and bring it to today's format.
+
+        Raises:
+            StateDirectoryError: It cannot be read or written, is damaged, or was written by a newer HedgeServe.
+        """
+        # All that can go wrong with the file goes wrong here, before the connection's thread exists.
+        await asyncio.to_thread(_bring_up_to_date, path)
+        connection = await aiosqlite.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        store = cls(path, connection)
+        try:
+            connection.row_factory = sqlite3.Row
+            await store._run("PRAGMA synchronous = FULL")
+            await store._run("PRAGMA foreign_keys = ON")
+            await store._run(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+        except BaseException:
+            await connection.close()
+            raise
+        return store
+
+    async def close(self) -> None:
+        """Close the file; what was committed is in it."""
+        await self._connection.close()
+
+    async def acquire_lease(self, owner: str) -> int:
+        """Make ``owner`` the owner of this state; the generation it returns is higher than any before it."""
+        [[generation]] = await self._run(
+            "INSERT INTO lease (only, owner, generation) VALUES (1, ?, 1) "
+            "ON CONFLICT DO UPDATE SET owner = excluded.owner, generation = generation + 1 RETURNING generation",
+            owner,
+        )
+        return int(generation)
+
+    async def new_replica(self, service: str, offer: Offer, token: str, reason: str, now: datetime) -> ReplicaId:
+        """Write down the intent to launch, in state ``planned``, and return the id that belongs to it alone.
+
+        Raises:
+            ValueError: The token has been used before: one token is one VM.
+        """
+        await self._run("INSERT INTO services (name) VALUES (?) ON CONFLICT DO NOTHING", service)
+        try:
+            [[replica]] = await self._run(
+                "INSERT INTO replicas (id, service, number, zone, instance_type, market, usd_per_hour, "
+                "price_read_at, token, state, state_since, created_at, why) "
+                "SELECT name || '-' || (last_number + 1), name, last_number + 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? "
+                "FROM services WHERE name = ? RETURNING id",
+                offer.zone, offer.instance_type, offer.market, offer.usd_per_hour, _text(offer.read_at),
+                token, State.PLANNED, _text(now), _text(now), reason, service,
+            )  # fmt: skip
+        except sqlite3.IntegrityError as error:
+            raise ValueError(f"the token {token!r} belongs to another replica of this journal") from error
+        return ReplicaId(replica)
+
+    async def save(self, replica: Replica, *, at: datetime) -> None:
+        """Write a replica's present state; ``at`` becomes its ``state_since`` if the state is a new one.
+
+        Raises:
+            LookupError: The journal knows no such replica.
+        """
+        saved = await self._run(
+            "UPDATE replicas SET state_since = CASE state WHEN ?1 THEN state_since ELSE ?2 END, "
+            "state = ?1, why = ?3, vm_id = ?4, url = ?5, noticed = ?6, gone = ?7 WHERE id = ?8 RETURNING id",
+            replica.state, _text(at), replica.why, replica.vm_id, replica.url,
+            replica.notice is not None, replica.gone, replica.id,
+        )  # fmt: skip
+        if not saved:
+            raise LookupError(f"the journal {self._path} knows no replica {replica.id}")
+
+    async def alive_replicas(self, service: str) -> list[StoredReplica]:
+        """All replicas of a service that are not gone, the oldest first."""
+        rows = await self._run(
+            "SELECT * FROM replicas WHERE service = ? AND state != 'gone' ORDER BY number", service
+        )
+        return [_stored_replica(row) for row in rows]
+
+    async def record_event(
+        self,
+        kind: str,
+        message: str,
+        *,
+        replica: ReplicaId | None = None,
+        zone: ZoneId | None = None,
+        data: Mapping[str, Any] | None = None,
+        at: datetime,
+    ) -> int:
+        """Add one line to history and return its id. What JSON does not know in ``data`` is written as text."""
+        told = None if data is None else json.dumps(data, default=str)
+        [[event]] = await self._run(
+            "INSERT INTO events (at, kind, message, replica, zone, data) VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
+            _text(at), kind, message, replica, zone, told,
+        )  # fmt: skip
+        return int(event)
+
+    async def events(
+        self, after: int = 0, limit: int = 100, replica: ReplicaId | None = None, *, newest: bool = False
+    ) -> list[Event]:
+        """Up to ``limit`` events with ids above ``after``, in the order in which they happened.
+
+        The first that there are, or with ``newest`` the last; with ``replica`` only those about it.
+        """
+        about = "" if replica is None else "AND replica = ?3"
+        order = "DESC" if newest else "ASC"
+        rows = await self._run(
+            f"SELECT * FROM events WHERE id > ?1 {about} ORDER BY id {order} LIMIT ?2",
+            *((after, limit) if replica is None else (after, limit, replica)),
+        )
+        events = [_event(row) for row in rows]
+        return events[::-1] if newest else events
+
+    async def prune_events(self, keep: int) -> int:
+        """Forget all events but the newest ``keep``; returns how many were forgotten. Their ids stay used."""
+        forgotten = await self._run(
+            "DELETE FROM events WHERE id <= (SELECT id FROM events ORDER BY id DESC LIMIT 1 OFFSET ?) RETURNING 1",
+            keep,
+        )
+        return len(forgotten)
+
+    async def charge(
+        self, replica: ReplicaId, seconds: float, usd_per_hour: float, purpose: str, at: datetime
+    ) -> None:
+        """Add to the ledger: this replica ran for so many seconds, up to ``at``, at this price.
+
+        Raises:
+            LookupError: The journal knows no such replica.
+        """
+        try:
+            await self._run(
+                "INSERT INTO ledger (at, replica, seconds, usd_per_hour, purpose) VALUES (?, ?, ?, ?, ?)",
+                _text(at), replica, float(seconds), float(usd_per_hour), purpose,
+            )  # fmt: skip
+        except sqlite3.IntegrityError as error:
+            raise LookupError(f"the journal {self._path} knows no replica {replica}") from error
+
+    async def spent_usd(self, since: datetime | None = None) -> float:
+        """US dollars charged, in all or at and after a time."""
+        [[usd]] = await self._run(
+            "SELECT total(seconds * usd_per_hour) / 3600 FROM ledger WHERE at >= ?",
+            "" if since is None else _text(since),
+        )
+        return float(usd)
+
+    async def save_memory(
+        self, policy_name: str, memory: Mapping[str, Any], *, at: datetime | None = None
+    ) -> None:
+        """Keep what a policy has learnt, in the place of what was kept for it before."""
+        await self._run(
+            "INSERT INTO zones (policy, memory, saved_at) VALUES (?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET memory = excluded.memory, saved_at = excluded.saved_at",
+            policy_name, json.dumps(memory), _text(at or datetime.now(UTC)),
+        )  # fmt: skip
+
+    async def load_memory(self, policy_name: str) -> dict[str, Any] | None:
+        """What :meth:`save_memory` kept last under this name; the ages in it are as of :meth:`memory_saved_at`."""
+        rows = await self._run("SELECT memory FROM zones WHERE policy = ?", policy_name)
+        return dict(json.loads(rows[0][0])) if rows else None
+
+    async def memory_saved_at(self, policy_name: str) -> datetime | None:
+        """When the memory that :meth:`load_memory` returns was kept."""
+        rows = await self._run("SELECT saved_at FROM zones WHERE policy = ?", policy_name)
+        return datetime.fromisoformat(rows[0][0]) if rows else None
+
+    async def _run(self, sql: str, *values: object) -> Sequence[sqlite3.Row]:
+        """One statement and all of its rows, committed; an ``IntegrityError`` is the caller's to explain."""
+        try:
+            return list(await self._connection.execute_fetchall(sql, values))
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.Error as error:
+            raise _explained(error, self._path) from error
+
+
+def _bring_up_to_date(path: Path) -> None:
+    """Make, check and migrate the file; blocking.
+
+    Raises:
+        StateDirectoryError: As :meth:`Store.open`.
+    """
+    try:
+        with closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)) as database:
+            # The format is looked at first: a file of a newer version must be left as it is.
+            [version] = database.execute("PRAGMA user_version").fetchone()
+            if version > len(_MIGRATIONS):
+                raise StateDirectoryError(
+                    f"the journal {path} has format {version}, written by a newer HedgeServe; this one knows "
+                    f"formats up to {len(_MIGRATIONS)}; install the newer version again, or set "
+                    "service.state_dir to another directory"
+                )
+            [verdict] = database.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise _damaged(path, " ".join(str(verdict).split()))
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            for number, migration in enumerate(_MIGRATIONS[version:], start=version + 1):
+                database.executescript(f"BEGIN IMMEDIATE; {migration}; PRAGMA user_version = {number}; COMMIT;")
+    except sqlite3.Error as error:
+        raise _explained(error, path) from error
+
+
+def _text(at: datetime) -> str:
+    """A time as UTC text of one fixed length, so that text order is time order."""
+    if at.tzinfo is None:
+        raise ValueError(f"{at} has no time zone; the journal's times are UTC")
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _stored_replica(row: sqlite3.Row) -> StoredReplica:
+    return StoredReplica(
+        id=ReplicaId(row["id"]),
+        service=row["service"],
+        offer=Offer(
+            zone=ZoneId(row["zone"]),
+            instance_type=row["instance_type"],
+            market=Market(row["market"]),
+            usd_per_hour=row["usd_per_hour"],
+            read_at=datetime.fromisoformat(row["price_read_at"]),
+        ),
+        token=row["token"],
+        state=State(row["state"]),
+        state_since=datetime.fromisoformat(row["state_since"]),
+        created_at=datetime.fromisoformat(row["created_at"]),
+        why=row["why"],
+        vm_id=row["vm_id"],
+        url=row["url"],
+        noticed=bool(row["noticed"]),
+        gone=None if row["gone"] is None else GoneReason(row["gone"]),
+    )
+
+
+def _event(row: sqlite3.Row) -> Event:
+    return Event(
+        id=row["id"],
+        at=datetime.fromisoformat(row["at"]),
+        kind=row["kind"],
+        message=row["message"],
+        replica=None if row["replica"] is None else ReplicaId(row["replica"]),
+        zone=None if row["zone"] is None else ZoneId(row["zone"]),
+        data=None if row["data"] is None else json.loads(row["data"]),
+    )
+
+
+def _damaged(path: Path, detail: str) -> StateDirectoryError:
+    return StateDirectoryError(
+        f"the journal {path} is damaged ({detail}); move it and its -wal and -shm files away and start again: "
+        "running VMs are found in the clouds' own lists, only the history is lost"
+    )
+
+
+def _explained(error: sqlite3.Error, path: Path) -> StateDirectoryError:
+    """SQLite's refusal as a sentence with a next step, by its primary result code (https://sqlite.org/rescode.html)."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return _damaged(path, str(error))
+    advice = {
+        sqlite3.SQLITE_FULL: "free some space on its disk",
+        sqlite3.SQLITE_READONLY: "make it and its directory writable for this user",
+        sqlite3.SQLITE_CANTOPEN: "make it and its directory readable and writable for this user",
+        sqlite3.SQLITE_PERM: "make it and its directory readable and writable for this user",
+        sqlite3.SQLITE_IOERR: "look at the disk (`dmesg` may say more)",
+        sqlite3.SQLITE_BUSY: "close the other program that has it open",
+        sqlite3.SQLITE_LOCKED: "close the other program that has it open",
+    }.get(code, "keep the file and report this")
+    return StateDirectoryError(f"the journal {path} cannot be used: {error}; {advice}")
