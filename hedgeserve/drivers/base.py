@@ -68,6 +68,8 @@ class Driver(Protocol):
     """One cloud. All methods raise the :class:`~hedgeserve.errors.CloudError` family and nothing else."""
 
     cloud: str
+    poll_s: float
+    """How often :meth:`list` may be asked without wearing out the cloud's patience."""
 
     async def offers(self) -> Sequence[Offer]:
         """What the pools allow here, at today's prices, whether or not there is capacity now."""
@@ -80,6 +82,9 @@ class Driver(Protocol):
 
     async def terminate(self, machine_id: str) -> None:
         """Take a VM away; returns when the cloud has accepted. One that is already gone is a success."""
+
+    async def run(self) -> None:
+        """Background work of the driver, if it has any; returns only when cancelled."""
 
     async def aclose(self) -> None:
         """Release what the driver holds in this process. VMs stay."""

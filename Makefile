@@ -1,0 +1,41 @@
+# Each target does its own set-up, once; afterwards it works offline.
+PYTHON_BIN := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint unit test-vllm soak docs clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+serve: ## serve examples/quickstart.toml: a make-believe cloud on this machine, no GPU needed
+	@scripts/setup serve
+	@exec .venv/bin/hedgeserve serve examples/quickstart.toml
+
+test: ## lint, types, layers, and the tests (under 10 minutes on 2 cores)
+	@scripts/setup test
+	@$(MAKE) --no-print-directory lint unit
+
+lint: # (set-up is `make test`'s)
+	.venv/bin/ruff check hedgeserve tests examples
+	.venv/bin/ruff format --check hedgeserve tests examples
+	.venv/bin/mypy --strict hedgeserve
+	.venv/bin/lint-imports
+
+unit:
+	$(PYTHON_BIN) -m pytest -q
+
+test-vllm: ## the tests against a real vLLM; HEDGESERVE_VLLM_PYTHON names its interpreter
+	@scripts/setup test
+	$(PYTHON_BIN) -m pytest -q -m vllm --timeout 900
+
+soak: ## 15 minutes of steady load with a preemption every few seconds; MINUTES=n for another length
+	@scripts/setup test
+	$(PYTHON_BIN) -m tests.soak --minutes $(or $(MINUTES),15)
+
+docs: ## write docs/configuration.md and the JSON Schema anew from hedgeserve/spec.py
+	@scripts/setup serve
+	$(PYTHON_BIN) -m hedgeserve.specdocs
+
+clean: ## remove what the other targets made
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,449 @@
+"""The service: puts the parts together, starts them, ticks, and takes them down again.
+
+The only room that knows everybody. It decides nothing itself: the autoscaler says how many replicas the load
+needs, the policy where they should be, the fleet sees to it, the balancer uses what is ready.
+"""
+
+import asyncio
+import os
+import platform
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+
+from hedgeserve._version import __version__
+from hedgeserve.balancer import Balancer
+from hedgeserve.drivers import make_drivers
+from hedgeserve.drivers.base import Driver
+from hedgeserve.engines import make_engine
+from hedgeserve.errors import CloudError, StateDirectoryError
+from hedgeserve.fleet import Fleet, FleetParts
+from hedgeserve.hedge import make_policy
+from hedgeserve.machines.journal import EventKind, Journal
+from hedgeserve.machines.keys import SshKeys
+from hedgeserve.machines.race import race
+from hedgeserve.metrics import Metrics
+from hedgeserve.policy.autoscale import Autoscaler, LoadSignal
+from hedgeserve.policy.plan import Observation, Plan, ZoneNews
+from hedgeserve.replica import GoneReason, Replica, ReplicaId, State
+from hedgeserve.spec import Cloud, OnExit, Spec
+from hedgeserve.specfile import load_api_keys
+from hedgeserve.statedir import StateDirectory, resolve_state_dir
+from hedgeserve.store import Event, Store
+from hedgeserve.web.admin import Admin
+
+_log = structlog.get_logger("hedgeserve.core")
+
+_TICK_S = 1.0
+_LAG_EVERY_S = 0.5
+_EVENTS_KEPT = 100_000
+_PRUNE_EVERY_S = 600.0
+_TERMINATE_IN_A_HURRY_S = 10.0
+
+
+class Service:
+    """A running HedgeServe::
+
+        async with Service(load_spec("model.toml")) as service:
+            print(service.url)
+            await service.run_until_stopped()
+
+    Entering starts the endpoint and the fleet; leaving lets running requests finish (``timeouts.drain``), then
+    terminates or keeps the VMs as ``service.on_exit`` says.
+
+    ``api_keys`` are the keys that clients must show; None reads them as model.toml says.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        api_keys: frozenset[str] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """Nothing is started yet.
+
+        Raises:
+            SpecError: The API keys cannot be read, or a public address would be served without any.
+        """
+        self.spec = spec
+        self._environ = os.environ if environ is None else environ
+        self._api_keys = load_api_keys(spec, self._environ) if api_keys is None else api_keys
+        self._state_path = resolve_state_dir(spec.service.name, spec.service.state_dir, self._environ)
+        self._started_at = datetime.now(UTC)
+        self._state = "starting"
+        self._policy = make_policy(spec.hedge)
+        self._autoscaler = Autoscaler(spec.replicas)
+        self._metrics = Metrics()
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._terminate_everywhere = False
+        self._plan = Plan(target=spec.replicas.lowest, spot_wanted=0, on_demand_wanted=0)
+        self._tick_trouble = ""
+        self._memory_is_new = False
+        self._moved = asyncio.Event()
+        self._stack = AsyncExitStack()
+        self._ticker: asyncio.Task[None] | None = None
+        self._directory: StateDirectory
+        self._store: Store
+        self._journal: Journal
+        self._drivers: Mapping[str, Driver]
+        self._balancer: Balancer
+        self._fleet: Fleet
+
+    # Start and end
+
+    async def __aenter__(self) -> Self:
+        """Start everything; when this returns the endpoint answers and the fleet is reconciled.
+
+        Raises:
+            StateLockedError: Another instance uses this state directory.
+            StateDirectoryError: The state directory cannot be used.
+            ListenError: The address is taken.
+            CloudError: A cloud cannot be listed.
+        """
+        try:
+            await self._start()
+        except BaseException as error:
+            await self._stack.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    async def _start(self) -> None:
+        enter, spec = self._stack.enter_async_context, self.spec
+        self._directory = await asyncio.to_thread(StateDirectory.open, self._state_path, service=spec.service.name)
+        self._stack.callback(self._directory.close)
+        self._store = await Store.open(self._directory.journal)
+        self._stack.push_async_callback(self._store.close)
+        generation = await self._store.acquire_lease(f"{socket.gethostname()}:{os.getpid()}")
+        self._journal = Journal(self._store, spec.service.name)
+        await self._recall()
+        self._balancer = Balancer(
+            spec,
+            self._metrics,
+            api_keys=self._api_keys,
+            boot_eta_s=self._boot_eta_s,
+            ready_checks=self._ready_checks,
+            on_wait=self._wake.set,
+        )
+        # The address first: if it is taken, nothing must have been launched.
+        await self._balancer.start()
+        self._stack.push_async_callback(self._balancer.aclose)
+        self._drivers, externals = make_drivers(spec, self._directory.local_dir, self._environ)
+        for driver in self._drivers.values():
+            self._stack.push_async_callback(driver.aclose)
+        self._fleet = await enter(
+            Fleet(
+                FleetParts(
+                    spec=spec,
+                    engine=make_engine(spec.model, self._environ),
+                    engine_key=await asyncio.to_thread(self._directory.secret, "engine_key"),
+                    drivers=self._drivers,
+                    externals=externals,
+                    keys=await asyncio.to_thread(SshKeys, self._directory.ssh_dir),
+                    journal=self._journal,
+                    metrics=self._metrics,
+                    traffic=self._balancer,
+                    news=self._learn,
+                    changed=self._changed,
+                )
+            )
+        )
+        admin = Admin(self, self._directory.admin_socket)
+        await admin.start()
+        self._stack.push_async_callback(admin.aclose)
+        await self._fleet.start(await self._store.alive_replicas(spec.service.name))
+        group = await enter(asyncio.TaskGroup())
+        background = [
+            group.create_task(self._measure_lag(), name="loop lag"),
+            group.create_task(self._prune(), name="prune"),
+        ]
+        self._ticker = group.create_task(self._tick_for_ever(), name="tick")
+        self._stack.callback(lambda: [task.cancel() for task in [*background, self._ticker] if task])
+        self._state = "serving"
+        await self._journal.event(
+            EventKind.STARTED,
+            f"HedgeServe {__version__} serves {spec.model.id} at {self.url}",
+            data={"generation": generation, "pid": os.getpid()},
+        )
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is not None:
+                self._stop_now.set()  # an error or a cancellation: no time for other people's requests
+            await self._wind_down()
+        finally:
+            await self._stack.__aexit__(kind, error, trace)
+
+    async def run_until_stopped(self) -> None:
+        """Return once somebody has asked the service to stop."""
+        await self._stop.wait()
+
+    def request_stop(self, *, now: bool = False) -> None:
+        """Ask the service to stop: after its running requests, or ``now``."""
+        self._stop.set()
+        if now:
+            self._stop_now.set()
+
+    def request_down(self) -> None:
+        """Ask the service to stop and to terminate every VM, whatever ``service.on_exit`` says."""
+        self._terminate_everywhere = True
+        self._stop.set()
+
+    async def _wind_down(self) -> None:
+        self._state = "stopping"
+        if self._ticker is not None:
+            self._ticker.cancel()  # first of all: nothing is launched any more
+        await self._journal.event(EventKind.STOPPING, "no new requests; the running ones may finish")
+        if not self._stop_now.is_set():
+            await race(
+                now=self._stop_now.wait(),
+                drained=self._balancer.drain(self.spec.timeouts.drain),
+            )
+        await self._balancer.aclose()
+        if clouds := self._clouds_to_clear():
+            # What is not done when a hurried stop runs out of time stands in the journal, for the next start.
+            await race(
+                done=self._fleet.terminate_all("the service stops", clouds=clouds),
+                hurried=self._after_a_hurry(),
+            )
+        kept = len(self._fleet.replicas()) - self._count_external()
+        told = f"; {kept} replicas keep running ({self._fleet.usd_per_hour():.2f} USD/h)" if kept else ""
+        await self._journal.event(EventKind.STOPPED, f"HedgeServe stopped{told}")
+
+    async def _after_a_hurry(self) -> None:
+        await self._stop_now.wait()
+        await asyncio.sleep(_TERMINATE_IN_A_HURRY_S)
+
+    def _clouds_to_clear(self) -> frozenset[str]:
+        all_clouds = frozenset(self._drivers)
+        if self._terminate_everywhere or self.spec.service.on_exit is OnExit.TERMINATE:
+            return all_clouds
+        if self.spec.service.on_exit is OnExit.AUTO:
+            return all_clouds & {Cloud.LOCAL}
+        return frozenset()
+
+    # The tick
+
+    async def _tick_for_ever(self) -> None:
+        """Observe, decide, act: every second, and at once when something has happened."""
+        while True:
+            self._wake.clear()
+            try:
+                await self._tick()
+                self._tick_trouble = ""
+            except Exception as error:  # the balancer serves on from its last snapshot whatever happens here
+                _log.exception("the control loop failed; trying again")
+                self._tick_trouble = repr(error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_S):
+                    await self._wake.wait()
+
+    async def _tick(self) -> None:
+        now_s, load = asyncio.get_running_loop().time(), self._balancer.load()
+        decision = self._autoscaler.decide(
+            LoadSignal(now_s, arrived_total=load.arrived_total, queued=load.queued, in_flight=load.in_flight)
+        )
+        if decision.target != self._plan.target:
+            await self._record(EventKind.SCALED, f"{self._plan.target} → {decision.target} replicas: {decision.reason}")
+        plan = self._policy.plan(
+            Observation(now_s, decision.target, replicas=self._fleet.replicas(), offers=self._fleet.offers())
+        )
+        for note in plan.notes:
+            if note not in self._plan.notes:
+                await self._record(EventKind.NOTE, note)
+        self._plan = plan
+        await self._fleet.apply(plan)
+        await self._remember(now_s)
+        self._metrics.set_replicas(self._fleet.replicas())
+        self._metrics.set_target(plan.target)
+
+    def _changed(self) -> None:
+        self._balancer.update(self._fleet.snapshot())
+        self._moved.set()
+        self._wake.set()
+
+    def _learn(self, news: ZoneNews) -> None:
+        self._policy.observe(news)
+        self._memory_is_new = True
+        self._wake.set()
+
+    async def _remember(self, now_s: float) -> None:
+        if not self._memory_is_new:
+            return
+        self._memory_is_new = False
+        with suppress(StateDirectoryError):  # worth keeping, not worth stopping for
+            await self._store.save_memory(self._policy.name, self._policy.export_memory(now_s))
+
+    async def _recall(self) -> None:
+        memory = await self._store.load_memory(self._policy.name)
+        saved_at = await self._store.memory_saved_at(self._policy.name)
+        if memory is not None and saved_at is not None:
+            # Its ages are those of the time when it was kept, which on our clock was so long ago.
+            away_s = max(0.0, (datetime.now(UTC) - saved_at).total_seconds())
+            self._policy.restore_memory(memory, asyncio.get_running_loop().time() - away_s)
+
+    async def _measure_lag(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            due_s = clock() + _LAG_EVERY_S
+            await asyncio.sleep(_LAG_EVERY_S)
+            self._metrics.loop_lagged(clock() - due_s)
+
+    async def _prune(self) -> None:
+        while True:
+            with suppress(StateDirectoryError):
+                await self._store.prune_events(keep=_EVENTS_KEPT)
+            await asyncio.sleep(_PRUNE_EVERY_S)
+
+    # What others may see
+
+    @property
+    def url(self) -> str:
+        """The endpoint's base URL, such as ``http://127.0.0.1:8000``."""
+        return self._balancer.url
+
+    @property
+    def admin_socket(self) -> Path:
+        """The Unix socket of the admin API."""
+        return self._directory.admin_socket
+
+    async def wait_ready(self, replicas: int = 1) -> None:
+        """Return once so many replicas are ready."""
+        while self._count_ready() < replicas:
+            self._moved.clear()
+            await self._moved.wait()
+
+    def status(self) -> dict[str, Any]:
+        """Everything at a glance, JSON-able; the shape is documented in ``docs/cli.md``."""
+        now_s, load, replicas = asyncio.get_running_loop().time(), self._balancer.load(), self._fleet.replicas()
+        on_demand = [o.usd_per_hour for o in self._fleet.offers() if o.market == "on_demand"]
+        return {
+            "service": self.spec.service.name,
+            "version": __version__,
+            "python": platform.python_version(),
+            "model": self.spec.model.id,
+            "url": self.url,
+            "state": self._state,
+            "started_at": self._started_at.isoformat(timespec="seconds"),
+            "uptime_s": round((datetime.now(UTC) - self._started_at).total_seconds(), 1),
+            "target": self._plan.target,
+            "ready": self._count_ready(),
+            "queued": load.queued,
+            "in_flight": load.in_flight,
+            "requests_total": load.arrived_total,
+            "usd_per_hour": round(self._fleet.usd_per_hour(), 4),
+            "on_demand_usd_per_hour": round(min(on_demand) * self._plan.target, 4) if on_demand else None,
+            "trouble": [text for text in self._ready_checks().values() if text],
+            "plan": {
+                "spot_wanted": self._plan.spot_wanted,
+                "on_demand_wanted": self._plan.on_demand_wanted,
+                "notes": list(self._plan.notes),
+            },
+            "replicas": [
+                {
+                    "id": replica.id,
+                    "zone": replica.zone,
+                    "market": str(replica.market),
+                    "instance_type": replica.offer.instance_type,
+                    "usd_per_hour": replica.offer.usd_per_hour,
+                    "state": str(replica.state),
+                    "since_s": round(now_s - replica.since_s, 1),
+                    "why": replica.why,
+                    "url": replica.url,
+                    "outstanding": self._balancer.outstanding(replica.id),
+                    "notice_in_s": round(replica.notice.deadline_s - now_s, 1) if replica.notice else None,
+                }
+                for replica in replicas
+            ],
+            "zones": [{"zone": zone, "state": state} for zone, state in self._policy.zone_states().items()],
+            "tasks": len(asyncio.all_tasks()),
+            "events": list(self._journal.recent),
+        }
+
+    async def events(self, *, after: int = 0, limit: int = 100, replica: str | None = None) -> Sequence[dict[str, Any]]:
+        """Events of the journal with an id above ``after``, oldest first; with 0 the newest ``limit`` ones."""
+        who = ReplicaId(replica) if replica else None
+        found = await self._store.events(after=after, limit=limit, replica=who, newest=after == 0)
+        return [_event_dict(event) for event in found]
+
+    async def logs(self, replica: str, lines: int = 100) -> str:
+        """The last lines of a replica's engine log.
+
+        Raises:
+            KeyError: There is no such replica (any more).
+            BootstrapError: Its VM cannot be reached.
+        """
+        return await self._fleet.logs(ReplicaId(replica), lines)
+
+    def _count_ready(self) -> int:
+        return sum(replica.state is State.READY for replica in self._fleet.replicas())
+
+    def _count_external(self) -> int:
+        return sum(replica.vm_id is None for replica in self._fleet.replicas())
+
+    def _boot_eta_s(self) -> float | None:
+        return self._fleet.boot_eta_s()
+
+    def _ready_checks(self) -> dict[str, str]:
+        return {"journal": self._journal.trouble, "control loop": self._tick_trouble}
+
+    async def _record(self, kind: EventKind, message: str) -> None:
+        await self._journal.event(kind, message)
+
+
+def _event_dict(event: Event) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "at": event.at.isoformat(timespec="milliseconds"),
+        "kind": event.kind,
+        "replica": event.replica,
+        "zone": event.zone,
+        "message": event.message,
+        "data": event.data,
+    }
+
+
+async def reap(spec: Spec, *, environ: Mapping[str, str] | None = None) -> list[str]:
+    """Terminate every VM of a service whose controller does not run; the ids of the VMs that were terminated.
+
+    Raises:
+        StateLockedError: The controller runs after all; ask it instead.
+        CloudError: A VM could not be terminated.
+    """
+    env = os.environ if environ is None else environ
+    path = resolve_state_dir(spec.service.name, spec.service.state_dir, env)
+    directory = await asyncio.to_thread(StateDirectory.open, path, service=spec.service.name)
+    async with AsyncExitStack() as stack:
+        stack.callback(directory.close)
+        store = await Store.open(directory.journal)
+        stack.push_async_callback(store.close)
+        drivers, _ = make_drivers(spec, directory.local_dir, env)
+        ended: list[str] = []
+        for driver in drivers.values():
+            stack.push_async_callback(driver.aclose)
+            for machine in await driver.list():
+                await driver.terminate(machine.id)
+                ended.append(machine.id)
+            if left := await driver.list():
+                raise CloudError(f"{driver.cloud} still lists {', '.join(machine.id for machine in left)}; run it again")
+        for known in await store.alive_replicas(spec.service.name):
+            replica = Replica(
+                id=known.id,
+                offer=known.offer,
+                state=State.TERMINATING,
+                since_s=0.0,
+                created_at=known.created_at,
+                vm_id=known.vm_id,
+            ).to(State.GONE, now_s=0.0, why="taken down by hand", gone=GoneReason.SCALED_DOWN)
+            await store.save(replica, at=datetime.now(UTC))
+        return ended

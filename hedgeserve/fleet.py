@@ -1,0 +1,382 @@
+"""The face of :mod:`hedgeserve.machines`: replicas launched, watched, drained, reaped, as a plan says.
+
+Crash-only: an intent is in the journal before a cloud is asked, and :meth:`Fleet.start` reconciles what the
+clouds list with what the journal says, so that no VM is lost and none is launched twice.
+"""
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from statistics import median
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+import structlog
+
+from hedgeserve.drivers.base import Driver, Machine, MachineState
+from hedgeserve.drivers.static import StaticServer
+from hedgeserve.engines.base import Engine
+from hedgeserve.errors import CloudError, StateDirectoryError
+from hedgeserve.machines.external import ExternalLife
+from hedgeserve.machines.inventory import Inventory
+from hedgeserve.machines.journal import EventKind, Journal
+from hedgeserve.machines.keys import SshKeys
+from hedgeserve.machines.life import Hands, Order, ReplicaLife
+from hedgeserve.machines.probe import Prober
+from hedgeserve.metrics import Metrics
+from hedgeserve.policy.plan import Action, Drain, Launch, Plan, Terminate, ZoneNews
+from hedgeserve.replica import (
+    STARTING,
+    GoneReason,
+    Market,
+    Offer,
+    Replica,
+    ReplicaId,
+    RouteTarget,
+    RoutingSnapshot,
+    State,
+    Traffic,
+)
+from hedgeserve.spec import Spec
+from hedgeserve.store import StoredReplica
+
+_log = structlog.get_logger("hedgeserve.fleet")
+
+_BOOTS_REMEMBERED = 20
+_OFFERS_REFRESH_S = 60.0
+_BILL_EVERY_S = 60.0
+_REAP_EVERY_S = 30.0
+_ROUTABLE = frozenset({State.READY, State.NOTICED, State.DRAINING})
+
+
+@dataclass(frozen=True, slots=True)
+class FleetParts:
+    """What a fleet is made of; ``core`` puts it together."""
+
+    spec: Spec
+    engine: Engine
+    engine_key: str
+    drivers: Mapping[str, Driver]
+    externals: Sequence[StaticServer]
+    keys: SshKeys
+    journal: Journal
+    metrics: Metrics
+    traffic: Traffic
+    news: Callable[[ZoneNews], None]
+    changed: Callable[[], None]
+
+
+class Fleet:
+    """All replicas of one service. An async context manager: on exit its tasks end and the VMs stay.
+
+    ``changed`` is called, synchronously, after every change of a replica; ``news`` with all that is learnt of
+    a zone.
+    """
+
+    def __init__(self, parts: FleetParts) -> None:
+        self._parts = parts
+        self._service = parts.spec.service.name
+        self._inventory = Inventory(parts.drivers, call_timeout_s=parts.spec.timeouts.cloud_call)
+        self._lives: dict[ReplicaId, ReplicaLife] = {}
+        self._externals: dict[ReplicaId, ExternalLife] = {}
+        self._offers: dict[str, tuple[Offer, ...]] = {}
+        self._boots_s: deque[float] = deque(maxlen=_BOOTS_REMEMBERED)
+        self._version = 0
+        self._refused_intent = False
+        self._stack = AsyncExitStack()
+        self._group: asyncio.TaskGroup
+        self._hands: Hands
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        parts = self._parts
+        session = await self._stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
+        self._hands = Hands(
+            spec=parts.spec,
+            engine=parts.engine,
+            engine_key=parts.engine_key,
+            drivers=parts.drivers,
+            inventory=self._inventory,
+            keys=parts.keys,
+            journal=parts.journal,
+            prober=Prober(session, parts.spec.probe, parts.engine),
+            traffic=parts.traffic,
+            metrics=parts.metrics,
+            news=parts.news,
+            changed=parts.changed,
+            boots_s=self._boots_s,
+        )
+        self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for life in self._lives.values():
+            await life.bill()
+        for task in self._tasks:
+            task.cancel()
+        await self._stack.__aexit__(kind, error, trace)
+
+    async def start(self, stored: Sequence[StoredReplica]) -> None:
+        """Reconcile, then begin to live.
+
+        The clouds are listed *before* the journal's replicas are judged: a VM that appears in between is
+        adopted or reaped by the next round, one that was judged missing too early would be launched again.
+
+        Raises:
+            CloudError: A cloud cannot be listed, so nothing can be said of its VMs; the message says which.
+        """
+        listed: dict[str, Machine] = {}
+        for cloud in self._parts.drivers:
+            listed |= {machine.name: machine for machine in (await self._inventory.refresh(cloud)).values()}
+            await self._refresh_offers(cloud)
+        for known in stored:
+            await self._take_up(known, listed.pop(known.id, None))
+        for machine in listed.values():
+            await self._reap(machine, "it belongs to no replica that the journal knows")
+        for cloud, driver in self._parts.drivers.items():
+            self._begin(f"driver {cloud}", driver.run())
+            self._begin(f"inventory {cloud}", self._inventory.run(cloud))
+        self._begin("offers", self._keep_offers())
+        self._begin("reaper", self._reap_regularly())
+        self._begin("billing", self._bill_regularly())
+        for number, server in enumerate(self._parts.externals, start=1):
+            self._begin_external(number, server)
+
+    # What others may see
+
+    def replicas(self) -> tuple[Replica, ...]:
+        """Every replica that is not gone, oldest first."""
+        return tuple(life.replica for life in [*self._externals.values(), *self._lives.values()])
+
+    def offers(self) -> tuple[Offer, ...]:
+        """What the pools allow, at the last known prices."""
+        return tuple(offer for offers in self._offers.values() for offer in offers)
+
+    def snapshot(self) -> RoutingSnapshot:
+        """All replicas that requests may be on."""
+        self._version += 1
+        targets = []
+        for replica in self.replicas():
+            if replica.state in _ROUTABLE and replica.url:
+                external = self._externals.get(replica.id)
+                targets.append(
+                    RouteTarget(
+                        id=replica.id,
+                        url=replica.url,
+                        zone=replica.zone,
+                        market=replica.market,
+                        accepting=replica.state is not State.DRAINING,
+                        preferred=replica.state is State.READY,
+                        api_key=external.api_key if external else self._parts.engine_key,
+                    )
+                )
+        return RoutingSnapshot(self._version, tuple(targets))
+
+    def usd_per_hour(self) -> float:
+        """What the replicas that have a VM cost now."""
+        return sum(replica.offer.usd_per_hour for replica in self.replicas() if replica.vm_id is not None)
+
+    def boot_eta_s(self) -> float | None:
+        """Seconds until the first of the starting replicas should be ready, by the boots seen so far; None if unknown."""
+        boots, now_s = self._boots_s, self._now_s()
+        starting = [life for life in self._lives.values() if life.replica.state in STARTING]
+        if not boots or not starting:
+            return None
+        return max(1.0, median(boots) - max(now_s - life.begun_s for life in starting))
+
+    async def logs(self, replica: ReplicaId, lines: int) -> str:
+        """The last lines of a replica's engine log.
+
+        Raises:
+            KeyError: There is no such replica (any more).
+            BootstrapError: Its VM cannot be reached.
+        """
+        return await self._lives[replica].log_tail(lines)
+
+    # What others may have done
+
+    async def apply(self, plan: Plan) -> list[Action]:
+        """Begin what the plan says; returns the actions that were begun.
+
+        Launches are in the journal, and in :meth:`replicas`, when this returns: the next plan counts them.
+        """
+        begun: list[Action] = []
+        for action in plan.actions:
+            match action:
+                case Launch():
+                    done = await self._launch(action)
+                case Drain(replica=replica, gone=gone, deadline_s=deadline_s, reason=reason):
+                    done = self._order(replica, Order(drain=True, why=reason, gone=gone, deadline_s=deadline_s))
+                case Terminate(replica=replica, gone=gone, reason=reason):
+                    done = self._order(replica, Order(drain=False, why=reason, gone=gone))
+            if done:
+                begun.append(action)
+                await self._note(action)
+        return begun
+
+    async def terminate_all(self, why: str, *, clouds: Collection[str]) -> None:
+        """Terminate every VM on these clouds, at once, and return when none is left."""
+        while ending := [life for life in self._lives.values() if life.replica.offer.cloud in clouds]:
+            self._ended.clear()
+            for life in ending:
+                life.order(Order(drain=False, why=why, gone=GoneReason.SCALED_DOWN))
+            await self._ended.wait()
+
+    # How it is done
+
+    async def _launch(self, action: Launch) -> bool:
+        token = secrets.token_hex(16)
+        try:
+            replica_id = await self._parts.journal.intend(action.offer, token, action.reason)
+        except StateDirectoryError as error:
+            if not self._refused_intent:
+                _log.error("nothing is launched while the intent cannot be written down", error=str(error))
+            self._refused_intent = True
+            return False
+        self._refused_intent = False
+        replica = Replica(
+            id=replica_id,
+            offer=action.offer,
+            state=State.PLANNED,
+            since_s=self._now_s(),
+            created_at=datetime.now(UTC),
+            why=action.reason,
+        )
+        self._live(ReplicaLife(replica, self._hands, token=token))
+        await self._parts.journal.event(
+            EventKind.LAUNCH,
+            f"{action.offer.market} in {action.offer.zone}: {action.reason}",
+            replica=replica_id,
+            zone=action.offer.zone,
+            data={"rule": str(action.rule), "market": str(action.offer.market)},
+        )
+        return True
+
+    def _order(self, replica: ReplicaId, order: Order) -> bool:
+        life = self._lives.get(replica)
+        if life is None or (life.ending and order.drain):
+            return False
+        already = life.ending
+        life.order(order)
+        return not already
+
+    async def _note(self, action: Action) -> None:
+        self._parts.metrics.decided(action)
+        if isinstance(action, Launch):
+            return
+        await self._parts.journal.event(
+            EventKind.DRAIN if isinstance(action, Drain) else EventKind.TERMINATE,
+            action.reason,
+            replica=action.replica,
+            data={"rule": str(action.rule)},
+        )
+
+    async def _take_up(self, known: StoredReplica, machine: Machine | None) -> None:
+        """Go on with a replica of an earlier run of the controller."""
+        leaving = known.state in (State.DRAINING, State.TERMINATING)
+        replica = Replica(
+            id=known.id,
+            offer=known.offer,
+            state=State.TERMINATING if leaving or machine is None else State.BOOTING,
+            since_s=self._now_s(),
+            created_at=known.created_at,
+            why=known.why if leaving else "adopted after a restart of the controller",
+            vm_id=machine.id if machine is not None else known.vm_id,
+            gone=known.gone,
+        )
+        if machine is None and not leaving:
+            reason = GoneReason.PREEMPTED if known.vm_id and replica.market is Market.SPOT else GoneReason.FAILED
+            why = "its VM was gone when the controller came back"
+            replica = replica.to(State.GONE, now_s=self._now_s(), why=why, gone=reason)
+            await self._parts.journal.save(replica)
+            await self._parts.journal.event(EventKind.GONE, why, replica=replica.id, zone=replica.zone)
+            return
+        self._live(ReplicaLife(replica, self._hands, token=known.token))
+        await self._parts.journal.event(
+            EventKind.ADOPTED, f"taken up again as {replica.state}", replica=replica.id, zone=replica.zone
+        )
+
+    def _live(self, life: ReplicaLife) -> None:
+        self._lives[life.replica.id] = life
+        self._parts.changed()
+
+        async def live() -> None:
+            await life.run()
+            del self._lives[life.replica.id]
+            self._ended.set()
+            self._parts.changed()
+
+        self._begin(f"replica {life.replica.id}", live())
+
+    def _begin_external(self, number: int, server: StaticServer) -> None:
+        replica_id = ReplicaId(f"{self._service}-static-{number}")
+        now = datetime.now(UTC)
+        offer = Offer(server.zone, "static", Market.EXTERNAL, usd_per_hour=0.0, read_at=now)
+        replica = Replica(id=replica_id, offer=offer, state=State.PLANNED, since_s=self._now_s(), created_at=now)
+        life = ExternalLife(replica, self._hands, url=server.url, api_key=server.api_key)
+        self._externals[replica_id] = life
+        self._begin(f"replica {replica_id}", life.run())
+
+    def _begin(self, name: str, coroutine: object) -> None:
+        task: asyncio.Task[None] = self._group.create_task(coroutine, name=name)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _keep_offers(self) -> None:
+        while True:
+            await asyncio.sleep(_OFFERS_REFRESH_S)
+            for cloud in self._parts.drivers:
+                try:
+                    await self._refresh_offers(cloud)
+                except CloudError as error:
+                    _log.warning("prices could not be read; the last ones stand", cloud=cloud, error=str(error))
+
+    async def _refresh_offers(self, cloud: str) -> None:
+        try:
+            async with asyncio.timeout(self._parts.spec.timeouts.cloud_call):
+                self._offers[cloud] = tuple(await self._parts.drivers[cloud].offers())
+        except TimeoutError:
+            raise CloudError(f"{cloud} did not tell its prices in time") from None
+
+    async def _reap_regularly(self) -> None:
+        """Find the VMs that bear this service's tag and that no replica owns."""
+        while True:
+            await asyncio.sleep(_REAP_EVERY_S)
+            for cloud in self._parts.drivers:
+                try:
+                    machines = await self._inventory.refresh(cloud)
+                except CloudError:
+                    continue  # the inventory's own round has said so
+                for machine in machines.values():
+                    known = ReplicaId(machine.name) in self._lives
+                    if not known and machine.state is not MachineState.STOPPING:
+                        await self._reap(machine, "no replica owns it")
+
+    async def _reap(self, machine: Machine, why: str) -> None:
+        cloud = machine.zone.split("/", 1)[0]
+        try:
+            async with asyncio.timeout(self._parts.spec.timeouts.cloud_call):
+                await self._parts.drivers[cloud].terminate(machine.id)
+        except (CloudError, TimeoutError) as error:
+            _log.error("an orphan could not be terminated; trying again later", vm=machine.id, error=str(error))
+            return
+        await self._parts.journal.event(
+            EventKind.REAPED, f"VM {machine.id} ({machine.name}) was terminated: {why}", zone=machine.zone
+        )
+
+    async def _bill_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(_BILL_EVERY_S)
+            for life in list(self._lives.values()):
+                await life.bill()
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,122 @@
+"""What happened and why, written down once for all readers: the store's event table and the log.
+
+A full disk must not stop a service that is serving: what cannot be written is logged, :attr:`Journal.trouble`
+says so (readiness shows it), and the fleet goes on from memory. Only an *intent* must be on disk before a
+cloud is asked; :meth:`Journal.intend` therefore lets the error through.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import structlog
+
+from hedgeserve.errors import StateDirectoryError
+from hedgeserve.replica import Offer, Replica, ReplicaId, ZoneId
+from hedgeserve.store import Store
+
+
+class EventKind(StrEnum):
+    """What an event is about; closed, so that events can be counted, filtered and documented."""
+
+    STARTED = "started"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    SCALED = "scaled"
+    LAUNCH = "launch"
+    REFUSED = "refused"
+    STATE = "state"
+    NOTICE = "notice"
+    REBALANCE = "rebalance"
+    DRAIN = "drain"
+    TERMINATE = "terminate"
+    GONE = "gone"
+    ADOPTED = "adopted"
+    REAPED = "reaped"
+    NOTE = "note"
+    TROUBLE = "trouble"
+
+
+_RECENT = 12
+_TROUBLES = frozenset({EventKind.REFUSED, EventKind.NOTICE, EventKind.TROUBLE, EventKind.REAPED})
+
+
+class Journal:
+    """Records transitions and events; never blocks the loop, never raises for a full disk but on an intent.
+
+    :attr:`recent` are the last few events, as the status shows them.
+    """
+
+    def __init__(self, store: Store, service: str) -> None:
+        self._store = store
+        self._service = service
+        self._log = structlog.get_logger("hedgeserve.fleet").bind(service=service)
+        self.trouble = ""
+        self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
+
+    async def intend(self, offer: Offer, token: str, reason: str) -> ReplicaId:
+        """Commit the intent to launch on this offer and return the new replica's id.
+
+        Raises:
+            StateDirectoryError: It could not be written, so no cloud may be asked.
+        """
+        try:
+            replica = await self._store.new_replica(
+                self._service, offer=offer, token=token, reason=reason, now=datetime.now(UTC)
+            )
+        except StateDirectoryError as error:
+            self.trouble = str(error)
+            raise
+        self.trouble = ""
+        return replica
+
+    async def save(self, replica: Replica) -> None:
+        """Write a replica's present state."""
+        try:
+            await self._store.save(replica, at=datetime.now(UTC))
+        except StateDirectoryError as error:
+            self._unwritten(error)
+
+    async def event(
+        self,
+        kind: EventKind,
+        message: str,
+        *,
+        replica: ReplicaId | None = None,
+        zone: ZoneId | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record one event, in the log always and in the store where it can be written."""
+        level = self._log.warning if kind in _TROUBLES else self._log.info
+        at = datetime.now(UTC)
+        self.recent.append(
+            {"at": at.isoformat(timespec="seconds"), "kind": str(kind), "replica": replica, "zone": zone, "message": message}
+        )
+        told = {key: value for key, value in (("replica", replica), ("zone", zone)) if value is not None}
+        level(message, event_kind=str(kind), **told, **(data or {}))
+        try:
+            await self._store.record_event(
+                kind, message, replica=replica, zone=zone, data=data, at=at
+            )
+        except StateDirectoryError as error:
+            self._unwritten(error)
+
+    async def charge(self, replica: Replica, seconds: float, purpose: str) -> None:
+        """Add seconds at the replica's price to the ledger."""
+        try:
+            await self._store.charge(
+                replica.id,
+                seconds=seconds,
+                usd_per_hour=replica.offer.usd_per_hour,
+                purpose=purpose,
+                at=datetime.now(UTC),
+            )
+        except StateDirectoryError as error:
+            self._unwritten(error)
+
+    def _unwritten(self, error: StateDirectoryError) -> None:
+        if not self.trouble:
+            self._log.error("the journal cannot be written; serving goes on from memory", error=str(error))
+        self.trouble = str(error)

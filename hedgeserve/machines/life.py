@@ -1,0 +1,397 @@
+"""A replica's life from intent to end: one state machine, owned by one task.
+
+The task acts and reports; it decides nothing. What should happen to a replica arrives as an :class:`Order` (from
+a plan), as news from the VM itself (a notice, a failed probe, silence) or as its absence from the cloud's list.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from hedgeserve.drivers.base import Driver, LaunchRequest, Machine
+from hedgeserve.engines.base import Engine
+from hedgeserve.errors import (
+    BootstrapError,
+    CapacityError,
+    CloudError,
+    QuotaError,
+    UnsupportedError,
+)
+from hedgeserve.machines.inventory import Inventory
+from hedgeserve.machines.journal import EventKind, Journal
+from hedgeserve.machines.keys import SshKeys
+from hedgeserve.machines.notices import NoticeSeen, Rebalance, Trouble, WatchEvent
+from hedgeserve.machines.probe import Prober
+from hedgeserve.machines.race import race
+from hedgeserve.machines.readiness import Readiness
+from hedgeserve.machines.session import VmSession
+from hedgeserve.metrics import Metrics
+from hedgeserve.policy.plan import NewsKind, ZoneNews
+from hedgeserve.replica import STARTING, GoneReason, Market, Notice, Replica, State, Traffic
+from hedgeserve.spec import Spec
+
+_log = structlog.get_logger("hedgeserve.fleet")
+
+_TERMINATE_RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)
+
+_PURPOSE = {State.READY: "serving", State.NOTICED: "serving", State.DRAINING: "draining"}
+_REFUSALS: dict[type[CloudError], NewsKind] = {
+    CapacityError: NewsKind.NO_CAPACITY,
+    QuotaError: NewsKind.QUOTA,
+    UnsupportedError: NewsKind.UNSUPPORTED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What all lives of a fleet share."""
+
+    spec: Spec
+    engine: Engine
+    engine_key: str = field(repr=False)
+    drivers: Mapping[str, Driver]
+    inventory: Inventory
+    keys: SshKeys
+    journal: Journal
+    prober: Prober
+    traffic: Traffic
+    metrics: Metrics
+    news: Callable[[ZoneNews], None]
+    changed: Callable[[], None]
+    boots_s: deque[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """End this replica: after its requests (until ``deadline_s``) where ``drain``, else at once."""
+
+    drain: bool
+    why: str
+    gone: GoneReason
+    deadline_s: float | None = None
+
+
+class _Over(Exception):
+    """This life is over, for a reason that came from the VM or its cloud and not from an order."""
+
+    def __init__(self, gone: GoneReason, why: str, news: NewsKind | None = None) -> None:
+        super().__init__(why)
+        self.gone, self.why, self.news = gone, why, news
+
+
+class ReplicaLife:
+    """Runs one replica; :attr:`replica` is always its present state."""
+
+    def __init__(self, replica: Replica, hands: Hands, *, token: str) -> None:
+        self.replica = replica
+        self._hands = hands
+        self._token = token
+        self._driver = hands.drivers[replica.offer.cloud]
+        self._order: Order | None = None
+        self._ordered = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._session: VmSession | None = None
+        self.begun_s = self._now_s()
+        self._billed_until_s = self.begun_s
+
+    # What the fleet may ask
+
+    def order(self, order: Order) -> None:
+        """Give an order; one that ends at once overrules one that drains, anything else comes too late."""
+        if self._order is None or (self._order.drain and not order.drain):
+            self._order = order
+            self._ordered.set()
+            if not order.drain:
+                self._hurry.set()
+
+    @property
+    def ending(self) -> bool:
+        """Whether it has been ordered to end, so that a plan need not say so again."""
+        return self._order is not None or self.replica.state in (State.TERMINATING, State.GONE)
+
+    async def log_tail(self, lines: int) -> str:
+        """The last lines of its engine's log.
+
+        Raises:
+            BootstrapError: There is no connection to the VM now.
+        """
+        if self._session is None:
+            raise BootstrapError("logs", f"{self.replica.id} is {self.replica.state}: it has no engine log now")
+        return await self._session.log_tail(lines)
+
+    async def bill(self) -> None:
+        """Write what it has cost since the last bill into the ledger."""
+        await self._bill(self.replica, self._now_s())
+
+    # Its course
+
+    async def run(self) -> None:
+        """Live until nothing is left of it. When cancelled the VM is left as it is, for a later adoption."""
+        try:
+            over = await self._live()
+        except Exception as error:  # a bug of ours must cost one replica, not the fleet
+            _log.exception("the task of a replica failed", replica=self.replica.id)
+            over = _Over(GoneReason.FAILED, f"an unexpected error: {error!r}", NewsKind.BOOT_FAILED)
+        if over is None:
+            return
+        if over.news is not None:
+            self._tell(over.news, over.why)
+        await self._terminate(over)
+
+    async def _live(self) -> _Over | None:
+        """Everything up to the decision that it ends; None when there is nothing to terminate."""
+        if self.replica.state is State.TERMINATING:
+            return _Over(self.replica.gone or GoneReason.REAPED, self.replica.why)
+        if self.replica.state is State.PLANNED:
+            refused = await self._provision()
+            if self.replica.state is State.GONE or refused is not None:
+                return refused
+        try:
+            _, over = await race(order=self._follow_order(), work=self._work())
+        except _Over as told:
+            return told
+        except BootstrapError as error:
+            return _Over(GoneReason.FAILED, str(error), NewsKind.BOOT_FAILED)
+        return over if isinstance(over, _Over) else None
+
+    async def _follow_order(self) -> _Over:
+        await self._ordered.wait()
+        order = self._order
+        assert order is not None
+        if order.drain and self.replica.state in (State.READY, State.NOTICED):
+            await self._to(State.DRAINING, order.why, gone=order.gone)
+            deadline_s = self._now_s() + self._hands.spec.timeouts.drain
+            if order.deadline_s is not None:
+                deadline_s = min(deadline_s, order.deadline_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline_s):
+                    await race(idle=self._hands.traffic.wait_idle(self.replica.id), hurry=self._hurry.wait())
+        return _Over(order.gone, order.why)
+
+    # Provisioning
+
+    async def _provision(self) -> _Over | None:
+        replica = self.replica
+        host_key = await self._hands.keys.make_host_key(replica.id)
+        await self._to(State.PROVISIONING, f"asking {replica.offer.cloud} for a VM")
+        request = LaunchRequest(
+            name=replica.id,
+            token=self._token,
+            offer=replica.offer,
+            tags={"hedgeserve-service": self._hands.spec.service.name, "hedgeserve-replica": replica.id},
+            authorized_key=self._hands.keys.authorized_key,
+            host_key=host_key,
+        )
+        try:
+            async with asyncio.timeout(self._hands.spec.timeouts.cloud_call):
+                machine = await self._driver.launch(request)
+        except TimeoutError:
+            why = f"{replica.offer.cloud} did not answer the launch within its time"
+            return await self._refused(CloudError(why))
+        except CloudError as error:
+            return await self._refused(error)
+        self._hands.metrics.launched(replica.zone, replica.market)
+        await self._to(State.BOOTING, "the VM was granted", vm_id=machine.id)
+        self._hands.inventory.ask_soon(replica.offer.cloud)
+        return None
+
+    async def _refused(self, error: CloudError) -> _Over | None:
+        kind = _REFUSALS.get(type(error), NewsKind.LAUNCH_ERROR)
+        self._hands.metrics.launched(self.replica.zone, self.replica.market, error)
+        await self._record(EventKind.REFUSED, str(error), {"kind": error.kind})
+        if type(error) is CloudError:  # unclear: there may be a VM, which is looked for by its name and taken away
+            return _Over(GoneReason.FAILED, str(error), kind)
+        self._tell(kind, str(error))
+        await self._hands.keys.forget(self.replica.id)
+        await self._to(State.GONE, str(error), gone=GoneReason.FAILED)
+        return None
+
+    # Booting, loading, serving
+
+    async def _work(self) -> None:
+        cloud, vm_id = self.replica.offer.cloud, self.replica.vm_id
+        assert vm_id is not None
+        inventory, boot_s = self._hands.inventory, self._hands.spec.timeouts.boot
+        try:
+            async with asyncio.timeout(boot_s):
+                machine = await inventory.wait_running(cloud, vm_id)
+        except TimeoutError:
+            raise BootstrapError("boot", f"{cloud} did not report the VM as running within {boot_s:g} s") from None
+        if machine is not None:
+            self.timed("boot", self._now_s() - self.begun_s)
+            self._session = self._open_session(machine)
+            try:
+                await race(
+                    vanished=inventory.wait_vanished(cloud, vm_id),
+                    readiness=self._keep_ready(self._session),
+                    session=self._session.run(),
+                )
+            except (_Over, BootstrapError):
+                # A VM that is being taken away fails in many ways; only the cloud knows which it was.
+                if not await self._is_gone(cloud, vm_id):
+                    raise
+            finally:
+                self._session = None
+        raise self._vanished()
+
+    def _open_session(self, machine: Machine) -> VmSession:
+        hands = self._hands
+        return VmSession(
+            machine,
+            keys=hands.keys,
+            engine=hands.engine,
+            engine_key=hands.engine_key,
+            transport=hands.spec.service.transport,
+            boot_timeout_s=hands.spec.timeouts.boot,
+            notice_poll_s=hands.spec.hedge.notice_poll,
+            ears=self,
+        )
+
+    async def _keep_ready(self, session: VmSession) -> None:
+        await session.started.wait()
+        self.replica = replace(self.replica, url=session.url)
+        readiness = Readiness(
+            self._hands.prober,
+            self._hands.spec.probe,
+            url=session.url,
+            api_key=self._hands.engine_key,
+            exited=session.exited,
+            timed=self.timed,
+        )
+        await readiness.wait_ready()
+        if self.replica.state is State.LOADING:
+            took_s = self._now_s() - self.begun_s
+            self.timed("total", took_s)
+            self._hands.boots_s.append(took_s)
+            self._tell(NewsKind.READY, "a replica became ready")
+            await self._to(State.READY, f"it answered its first token {took_s:.1f} s after the launch")
+        raise _Over(GoneReason.FAILED, await readiness.wait_failed(), NewsKind.BOOT_FAILED)
+
+    async def _is_gone(self, cloud: str, vm_id: str) -> bool:
+        try:
+            return vm_id not in await self._hands.inventory.refresh(cloud)
+        except CloudError:
+            return False
+
+    def _vanished(self) -> _Over:
+        noticed = self.replica.notice is not None
+        how = "at the end of its notice" if noticed else "without a notice"
+        if self.replica.market is not Market.SPOT:
+            return _Over(GoneReason.FAILED, f"the VM vanished {how}")
+        if not noticed:
+            self._hands.metrics.preempted(self.replica.zone, noticed=False)
+        return _Over(GoneReason.PREEMPTED, f"the VM was taken away {how}", NewsKind.PREEMPTED)
+
+    # What the session tells (machines.session.Ears)
+
+    async def connected(self) -> None:
+        """SSH answers: from here on the engine is being started."""
+        if self.replica.state is State.BOOTING:
+            self.timed("ssh", self._now_s() - self.begun_s)
+            await self._to(State.LOADING, "SSH answers; the engine is being started")
+
+    async def lost(self) -> None:
+        """The connection ended: have the cloud asked at once whether the VM is still there."""
+        self._hands.inventory.ask_soon(self.replica.offer.cloud)
+
+    async def heard(self, event: WatchEvent) -> None:
+        """Act on a notice; write down the rest."""
+        match event:
+            case NoticeSeen(notice=notice):
+                await self._noticed(notice)
+            case Rebalance():
+                told = "the cloud recommends to move elsewhere: the risk of a preemption is raised"
+                await self._record(EventKind.REBALANCE, told)
+            case Trouble(what=what):
+                await self._record(EventKind.TROUBLE, f"notices cannot be watched: {what}")
+
+    def timed(self, phase: str, seconds: float) -> None:
+        """Add one phase to the picture of the cold start."""
+        self._hands.metrics.booted(phase, seconds)
+
+    async def _noticed(self, notice: Notice) -> None:
+        if self.replica.notice is not None:
+            return
+        left_s = max(0.0, notice.deadline_s - self._now_s())
+        why = f"preemption notice: the VM goes in {left_s:.0f} s ({notice.source})"
+        self._hands.metrics.preempted(self.replica.zone, noticed=True)
+        self._tell(NewsKind.NOTICE, why)
+        if self.replica.state is State.READY:
+            await self._to(State.NOTICED, why, notice=notice)
+        else:
+            self.replica = replace(self.replica, notice=notice)
+        await self._record(EventKind.NOTICE, why)
+        if self.replica.state in STARTING:
+            raise _Over(GoneReason.PREEMPTED, why)
+
+    # Its end
+
+    async def _terminate(self, over: _Over) -> None:
+        """Have the VM taken away; a cloud that fails to is asked again and again, loudly, for ever."""
+        if self.replica.state is not State.TERMINATING:
+            await self._to(State.TERMINATING, over.why, gone=over.gone)
+        attempt = 0
+        while True:
+            try:
+                async with asyncio.timeout(self._hands.spec.timeouts.cloud_call):
+                    if (vm_id := await self._known_vm()) is not None:
+                        await self._driver.terminate(vm_id)
+                break
+            except (CloudError, TimeoutError) as error:
+                told = str(error) or "no answer in time"
+                await self._record(
+                    EventKind.TROUBLE,
+                    f"it could not be terminated and goes on costing money: {told}; trying again",
+                )
+            await asyncio.sleep(_TERMINATE_RETRY_S[min(attempt, len(_TERMINATE_RETRY_S) - 1)])
+            attempt += 1
+        await self._hands.keys.forget(self.replica.id)
+        await self._to(State.GONE, over.why, gone=over.gone)
+
+    async def _known_vm(self) -> str | None:
+        if self.replica.vm_id is not None:
+            return self.replica.vm_id
+        # The launch was not answered: its VM, if there is one, bears the name that the journal holds.
+        listed = await self._hands.inventory.refresh(self.replica.offer.cloud)
+        return next((machine.id for machine in listed.values() if machine.name == self.replica.id), None)
+
+    # Small things
+
+    async def _to(
+        self,
+        state: State,
+        why: str,
+        *,
+        gone: GoneReason | None = None,
+        vm_id: str | None = None,
+        notice: Notice | None = None,
+    ) -> None:
+        # The step itself before anything that waits: two tasks of this life may have news at the same time.
+        before, now_s = self.replica, self._now_s()
+        self.replica = before.to(state, now_s=now_s, why=why, gone=gone, vm_id=vm_id, notice=notice)
+        self._hands.changed()
+        await self._bill(before, now_s)
+        await self._hands.journal.save(self.replica)
+        data = {"market": str(before.market), "gone": str(self.replica.gone or "")}
+        kind = EventKind.GONE if state is State.GONE else EventKind.STATE
+        await self._record(kind, f"{before.state} → {state}: {why}", data)
+
+    async def _bill(self, replica: Replica, now_s: float) -> None:
+        seconds, self._billed_until_s = now_s - self._billed_until_s, now_s
+        if seconds > 0 and replica.vm_id is not None:
+            self._hands.metrics.spent(replica.market, seconds * replica.offer.usd_per_hour / 3600)
+            await self._hands.journal.charge(replica, seconds, _PURPOSE.get(replica.state, "booting"))
+
+    async def _record(self, kind: EventKind, message: str, data: Mapping[str, str] | None = None) -> None:
+        await self._hands.journal.event(kind, message, replica=self.replica.id, zone=self.replica.zone, data=data)
+
+    def _tell(self, kind: NewsKind, detail: str) -> None:
+        replica = self.replica
+        self._hands.news(ZoneNews(replica.zone, replica.market, kind, at_s=self._now_s(), detail=detail))
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,160 @@
+"""Everything that goes over SSH to one VM, held up for as long as the VM lives.
+
+A connection that breaks is made again; what was done before is found done (the bootstrap is idempotent). The
+owner hears of what happens through :class:`Ears` and may ask for the engine's log at any time.
+"""
+
+import asyncio
+from contextlib import aclosing
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import Protocol
+
+from hedgeserve.drivers.base import Machine
+from hedgeserve.engines.base import Engine
+from hedgeserve.errors import BootstrapError
+from hedgeserve.machines.bootstrap import Bootstrap
+from hedgeserve.machines.keys import SshKeys
+from hedgeserve.machines.notices import WatchEvent, parse_line, watcher_command
+from hedgeserve.machines.ssh import Remote, Unreachable, connect
+from hedgeserve.spec import Transport
+
+_RECONNECT_S = 60.0
+_PAUSE_S = 0.5
+_WATCHER_SILENCE_S = 15.0
+
+
+class Ears(Protocol):
+    """Who is told what a session learns."""
+
+    async def connected(self) -> None:
+        """SSH answers (said after each new connection)."""
+
+    async def lost(self) -> None:
+        """The connection ended, which is usually how a VM that is gone shows first."""
+
+    async def heard(self, event: WatchEvent) -> None:
+        """The watcher on the VM said something."""
+
+    def timed(self, phase: str, seconds: float) -> None:
+        """A phase of the bootstrap took this long."""
+
+
+class VmSession:
+    """The SSH side of one VM; :attr:`url` is where its engine answers, once :attr:`started` is set."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        *,
+        keys: SshKeys,
+        engine: Engine,
+        engine_key: str,
+        transport: Transport,
+        boot_timeout_s: float,
+        notice_poll_s: float,
+        ears: Ears,
+    ) -> None:
+        """Nothing is dialled yet.
+
+        Raises:
+            BootstrapError: ``transport`` would send requests over a public address unencrypted.
+        """
+        self._machine = machine
+        self._keys = keys
+        self._boot_timeout_s = boot_timeout_s
+        self._notice_poll_s = notice_poll_s
+        self._ears = ears
+        self._tunnel = _needs_tunnel(machine, transport)
+        self._tunnel_port = 0
+        address = machine.address or ""
+        # A VM of the local driver shares its loopback interface with the others, hence its own address there.
+        self._listen = "127.0.0.1" if self._tunnel and not ip_address(address).is_loopback else address
+        self._bootstrap = Bootstrap(
+            engine, api_key=engine_key, listen=self._listen, port=machine.engine_port, timed=ears.timed
+        )
+        self._remote: Remote | None = None
+        self.started = asyncio.Event()
+        self.url = ""
+
+    async def run(self) -> None:
+        """Keep the session up; returns only when cancelled.
+
+        Raises:
+            BootstrapError: SSH did not answer in time, or the engine could not be started.
+        """
+        patience_s = self._boot_timeout_s
+        while True:
+            try:
+                async with connect(self._machine, self._keys, timeout_s=patience_s) as remote:
+                    await self._over(remote)
+            except Unreachable:
+                pass
+            finally:
+                self._remote = None
+            await self._ears.lost()
+            patience_s = _RECONNECT_S
+            await asyncio.sleep(_PAUSE_S)
+
+    async def exited(self) -> str:
+        """A sentence on how the engine ended; empty while it runs, or while there is no connection to ask over."""
+        if self._remote is None:
+            return ""
+        try:
+            return await self._bootstrap.exited(self._remote)
+        except Unreachable:
+            return ""
+
+    async def log_tail(self, lines: int) -> str:
+        """The last lines of the engine's log.
+
+        Raises:
+            BootstrapError: There is no connection to the VM now.
+        """
+        if self._remote is None:
+            raise BootstrapError("logs", f"{self._machine.name} cannot be reached by SSH now; try again")
+        try:
+            return await self._bootstrap.log_tail(self._remote, lines)
+        except Unreachable as error:
+            raise BootstrapError("logs", f"the connection to {self._machine.name} was lost: {error}") from None
+
+    async def _over(self, remote: Remote) -> None:
+        self._remote = remote
+        await self._ears.connected()
+        await self._bootstrap.start(remote)
+        port = self._machine.engine_port
+        if self._tunnel:
+            # The same local port again after a reconnect: the URL is in snapshots that are in use.
+            self._tunnel_port = await remote.forward(self._listen, port, local_port=self._tunnel_port)
+            self.url = f"http://127.0.0.1:{self._tunnel_port}"
+        else:
+            self.url = f"http://{f'[{self._listen}]' if ':' in self._listen else self._listen}:{port}"
+        self.started.set()
+        await self._watch(remote)
+
+    async def _watch(self, remote: Remote) -> None:
+        """Follow the notice watcher until it ends or falls silent."""
+        path = await self._bootstrap.watcher_path(remote)
+        command = watcher_command(self._machine, path=path, poll_s=self._notice_poll_s)
+        async with aclosing(remote.lines(command)) as lines:
+            while True:
+                try:
+                    async with asyncio.timeout(_WATCHER_SILENCE_S):
+                        line = await anext(lines)
+                except StopAsyncIteration:
+                    return
+                now_s = asyncio.get_running_loop().time()
+                event = parse_line(line, now_s=now_s, utc_now=datetime.now(UTC))
+                if event is not None:
+                    await self._ears.heard(event)
+
+
+def _needs_tunnel(machine: Machine, transport: Transport) -> bool:
+    address = ip_address(machine.address or "")
+    if transport is Transport.DIRECT and not address.is_private:
+        raise BootstrapError(
+            "transport",
+            f"{address} is a public address, and requests would go there unencrypted; "
+            'set service.transport to "ssh" or "auto"',
+        )
+    return transport is Transport.SSH or (transport is Transport.AUTO and not address.is_loopback)

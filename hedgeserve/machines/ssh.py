@@ -1,0 +1,117 @@
+"""One SSH connection to one VM: commands, files, a long-running watcher and, where wanted, the engine's port.
+
+The host key is known beforehand (we made it); a server that presents another is refused.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import asyncssh
+
+from hedgeserve.drivers.base import Machine
+from hedgeserve.errors import BootstrapError
+from hedgeserve.machines.keys import SshKeys
+
+asyncssh.set_log_level("ERROR")
+
+_RETRY_S = 0.25
+_KEEPALIVE_S = 5.0
+_KEEPALIVE_COUNT = 3
+_LOGIN_TIMEOUT_S = 15.0
+_COMMAND_TIMEOUT_S = 60.0
+
+Unreachable = (OSError, asyncssh.Error, TimeoutError)
+"""What a VM that is not there (yet, or any more) makes asyncssh raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A live connection; every call has a deadline and raises one of :data:`Unreachable` when it is lost."""
+
+    connection: asyncssh.SSHClientConnection
+    machine: Machine
+
+    async def run(
+        self, command: str, *, stdin: str | None = None, timeout_s: float = _COMMAND_TIMEOUT_S
+    ) -> tuple[int, str]:
+        """Run a shell command to its end; its exit status and what it printed (both streams)."""
+        done = await asyncio.wait_for(
+            self.connection.run(command, input=stdin, stderr=asyncssh.STDOUT, encoding="utf-8", errors="replace"),
+            timeout_s,
+        )
+        status = done.exit_status if done.exit_status is not None else -1
+        return status, str(done.stdout or "")
+
+    async def lines(self, command: str) -> AsyncIterator[str]:
+        """What a long-running command prints, line by line; ends with the command or the connection."""
+        async with self.connection.create_process(
+            command, stderr=asyncssh.STDOUT, encoding="utf-8", errors="replace"
+        ) as process:
+            async for line in process.stdout:
+                yield line
+
+    @asynccontextmanager
+    async def sftp(self) -> AsyncIterator[asyncssh.SFTPClient]:
+        """A file-transfer session."""
+        async with asyncio.timeout(_COMMAND_TIMEOUT_S):
+            client = await self.connection.start_sftp_client()
+        async with client:
+            yield client
+
+    async def forward(self, host: str, port: int, *, local_port: int = 0) -> int:
+        """Make ``host:port``, as seen from the VM, answer on a loopback port of ours; returns that port."""
+        async with asyncio.timeout(_COMMAND_TIMEOUT_S):
+            listener = await self.connection.forward_local_port("127.0.0.1", local_port, host, port)
+        return listener.get_port()
+
+
+@asynccontextmanager
+async def connect(machine: Machine, keys: SshKeys, *, timeout_s: float) -> AsyncIterator[Remote]:
+    """A connection to a VM whose SSH server may not answer yet: tried again until ``timeout_s`` has passed.
+
+    Raises:
+        BootstrapError: It did not answer in time (the last refusal is in the text), or it presented a host
+            key that is not the one we gave it.
+    """
+    host_key = await keys.host_key(machine.name)
+    if host_key is None:
+        raise BootstrapError("ssh", f"no host key is known for {machine.name}, so its identity cannot be checked")
+    connection = await _dial(machine, keys, host_key, timeout_s)
+    try:
+        yield Remote(connection, machine)
+    finally:
+        connection.abort()
+
+
+async def _dial(
+    machine: Machine, keys: SshKeys, host_key: asyncssh.SSHKey, timeout_s: float
+) -> asyncssh.SSHClientConnection:
+    last = "nothing was tried"
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                try:
+                    async with asyncio.timeout(_LOGIN_TIMEOUT_S):
+                        return await asyncssh.connect(
+                            machine.address or "",
+                            machine.ssh_port,
+                            username=machine.ssh_user,
+                            client_keys=[keys.client],
+                            known_hosts=([host_key], [], []),
+                            agent_path=None,
+                            config=None,
+                            keepalive_interval=_KEEPALIVE_S,
+                            keepalive_count_max=_KEEPALIVE_COUNT,
+                        )
+                except asyncssh.HostKeyNotVerifiable as error:
+                    raise BootstrapError(
+                        "ssh", f"{machine.address} presented a host key that is not {machine.name}'s: {error}"
+                    ) from None
+                except Unreachable as error:
+                    last = str(error) or type(error).__name__
+                await asyncio.sleep(_RETRY_S)
+    except TimeoutError:
+        where = f"{machine.address}:{machine.ssh_port}"
+        raise BootstrapError("ssh", f"{where} did not let us in within {timeout_s:g} s (last: {last})") from None
