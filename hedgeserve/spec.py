@@ -5,57 +5,52 @@ environment, near misses) is the work of :mod:`hedgeserve.specfile`; here only t
 between them.
 """
 
-import re
+# ruff: noqa: RUF012 (pydantic copies mutable defaults for each instance)
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Set
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, Strict, model_validator
+from pydantic import Field, PrivateAttr, Strict
 
 from hedgeserve.replica import Market
-from hedgeserve.units import (
-    format_bytes,
-    format_duration,
-    format_usd_per_hour,
-    parse_bytes,
-    parse_duration_s,
-    parse_usd_per_hour,
+from hedgeserve.spectable import (
+    Conflict,
+    Duration,
+    EnvName,
+    Listen,
+    Origin,
+    Shape,
+    Share,
+    Size,
+    Table,
+    UsdPerHour,
+    Zone,
+    split_listen,
 )
 
-
-def _text_with_unit(parse: Any, example: str) -> BeforeValidator:
-    """Text is parsed; a bare number is refused with an example, since its unit could only be guessed."""
-
-    def convert(value: object) -> object:
-        if isinstance(value, str):
-            return parse(value)
-        raise ValueError(f'{value!r} has no unit; write it in quotes with one, such as "{example}"')
-
-    return BeforeValidator(convert, json_schema_input_type=str)
-
-
-Duration = Annotated[
-    float, _text_with_unit(parse_duration_s, "90s"), PlainSerializer(format_duration, return_type=str)
+__all__ = [
+    "Cloud",
+    "EngineName",
+    "HedgeSpec",
+    "LimitsSpec",
+    "LocalSpec",
+    "LocalZoneSpec",
+    "ModelSpec",
+    "OnExit",
+    "PoolSpec",
+    "ProbeSpec",
+    "ReplicasSpec",
+    "ServiceSpec",
+    "Spec",
+    "TimeoutsSpec",
+    "Transport",
+    "split_listen",
 ]
-"""Seconds; written ``"90s"``, ``"5m"``, ``"1h30m"``, ``"250ms"``."""
-
-UsdPerHour = Annotated[
-    float,
-    _text_with_unit(parse_usd_per_hour, "2.50 USD/h"),
-    PlainSerializer(format_usd_per_hour, return_type=str),
-]
-"""US dollars per hour; written ``"2.50 USD/h"``."""
-
-Size = Annotated[int, _text_with_unit(parse_bytes, "16 MiB"), PlainSerializer(format_bytes, return_type=str)]
-"""Bytes; written ``"16 MiB"`` or ``"10 MB"``."""
-
-Share = Annotated[float, Field(ge=0, le=1)]
-"""A part of the whole, 0 to 1."""
-
-
-class _Table(BaseModel):
-    """A table of model.toml. Unknown keys are mistakes, values are not coerced, nothing changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class OnExit(StrEnum):
@@ -89,16 +84,22 @@ class EngineName(StrEnum):
     DEMO = "demo"
 
 
-class ServiceSpec(_Table):
+class ServiceSpec(Table):
     """The service as its clients and its operator see it."""
 
-    name: str = Field("hedgeserve", pattern=r"^[a-z][a-z0-9-]{0,39}$")
+    name: Annotated[
+        str,
+        Shape(
+            r"[a-z][a-z0-9-]{0,39}",
+            "is not a service name; start with a lower-case letter, go on with up to 39 of them, digits, dashes",
+        ),
+    ] = "hedgeserve"
     """Name of the service: lower-case letters, digits, dashes. Names the VMs, their tags and the state directory."""
-    listen: str = "127.0.0.1:8000"
+    listen: Listen = "127.0.0.1:8000"
     """Address and port of the endpoint; port 0 takes a free one."""
     state_dir: str = ""
-    """Directory for the journal, keys and admin socket; empty: `$STATE_DIRECTORY`, else `$XDG_STATE_HOME/hedgeserve/<name>`."""
-    api_keys_env: str = "HEDGESERVE_API_KEYS"
+    """Directory for the journal, keys and admin socket; empty: `$STATE_DIRECTORY`, else `$XDG_STATE_HOME/hedgeserve/<name>`; a relative path starts at model.toml."""
+    api_keys_env: EnvName = "HEDGESERVE_API_KEYS"
     """Environment variable that holds the accepted API keys, separated by commas; unset: no keys from there."""
     api_keys_file: str = ""
     """File with one accepted API key a line (`#` starts a comment); a relative path starts at model.toml."""
@@ -110,7 +111,7 @@ class ServiceSpec(_Table):
     """Requests go to engines `direct` (plain HTTP, private addresses only), through `ssh`, or `auto` (direct on loopback, else ssh)."""
 
 
-class ModelSpec(_Table):
+class ModelSpec(Table):
     """The model and the engine that runs it."""
 
     id: str = Field("demo", min_length=1)
@@ -123,27 +124,53 @@ class ModelSpec(_Table):
     """Further arguments for the engine, one string each."""
     command: list[str] = []
     """For `engine = "command"`: what to run; `{host}`, `{port}`, `{model}` and `{api_key_file}` are filled in."""
-    health_path: str = Field("/health", pattern="^/")
+    health_path: Annotated[str, Shape(r"/\S*", "is not a path; start it with a slash")] = "/health"
     """For `engine = "command"`: path that answers 200 when the server is up."""
     python: str = ""
     """Interpreter on the VM that has vLLM installed; empty: the VM's own, with vLLM installed by us where it is missing."""
     version: str = ""
     """vLLM version to install where it is missing, such as `0.32.0`; empty: the newest."""
-    env: dict[str, str] = {}
+    env: dict[EnvName, str] = {}
     """Environment variables for the engine; not for secrets."""
-    secret_env: list[str] = []
+    secret_env: list[EnvName] = []
     """Names of the controller's environment variables to hand to the engine as secrets, such as `HF_TOKEN`."""
 
-    @model_validator(mode="after")
-    def _command_is_there(self) -> Self:
-        if self.engine is EngineName.COMMAND and not self.command:
-            raise ValueError('engine = "command" needs `command`, such as ["llama-server", "--port", "{port}"]')
-        if self.engine is not EngineName.COMMAND and self.command:
-            raise ValueError(f'`command` is only for engine = "command", not for "{self.engine}"')
-        return self
+    def conflicts(self) -> Iterator[Conflict]:
+        """Names that are taken twice, and keys that the engine has no use for."""
+        given = self.model_fields_set
+        for index, alias in enumerate(self.aliases):
+            if not alias:
+                yield Conflict(("aliases", index), "an alias cannot be empty")
+            elif alias == self.id:
+                yield Conflict(("aliases", index), f'"{alias}" is already the `id`', "remove it")
+            elif alias in self.aliases[:index]:
+                yield Conflict(("aliases", index), f'"{alias}" is there twice', "remove one of them")
+        if self.engine is EngineName.COMMAND:
+            if not self.command:
+                yield Conflict(
+                    ("command",),
+                    'engine = "command" needs `command`',
+                    'write what to run, such as ["llama-server", "--port", "{port}"]',
+                )
+        else:
+            for key in ("command", "health_path"):
+                if key in given:
+                    yield Conflict(
+                        (key,), f'`{key}` is only for engine = "command", not for "{self.engine}"', "remove it"
+                    )
+        if self.engine is EngineName.VLLM and "id" not in given:
+            yield Conflict(
+                ("id",), 'engine = "vllm" needs `id`', 'write a repository or path, such as "Qwen/Qwen3-8B"'
+            )
+        if self.engine is not EngineName.VLLM:
+            for key in ("python", "version"):
+                if getattr(self, key):
+                    yield Conflict(
+                        (key,), f'`{key}` is only for engine = "vllm", not for "{self.engine}"', "remove it"
+                    )
 
 
-class ReplicasSpec(_Table):
+class ReplicasSpec(Table):
     """How many replicas: fixed, or following the load between two bounds."""
 
     count: int | None = Field(None, ge=1, le=1000)
@@ -161,20 +188,22 @@ class ReplicasSpec(_Table):
     downscale_delay: Duration = Field(1200.0, ge=0)
     """The load must have asked for fewer for this long before replicas are taken away."""
 
-    @model_validator(mode="after")
-    def _bounds_fit(self) -> Self:
-        given = self.model_fields_set
+    def conflicts(self) -> Iterator[Conflict]:
+        """Bounds that contradict each other or leave nothing to scale by."""
         if self.count is not None:
-            if clash := sorted(given & {"min", "max", "target_requests_per_second"}):
-                raise ValueError(f"`count` fixes the number of replicas; remove {', '.join(clash)} or `count`")
-            return self
-        if self.max is not None and self.max < self.min:
-            raise ValueError(f"`max` ({self.max}) is below `min` ({self.min})")
-        if self.min == 0 and self.max is None:
-            raise ValueError("`min = 0` needs `max`, the most replicas that requests may wake")
-        if self.highest > self.lowest and self.target_requests_per_second is None:
-            raise ValueError("`max` above `min` needs `target_requests_per_second` to scale by")
-        return self
+            for key in ("min", "max", "target_requests_per_second"):
+                if key in self.model_fields_set:
+                    yield Conflict((key,), "`count` fixes the number of replicas", f"remove `{key}` or `count`")
+        elif self.max is not None and self.max < self.min:
+            yield Conflict(("max",), f"`max` ({self.max}) is below `min` ({self.min})", "raise it")
+        elif self.min == 0 and self.max is None:
+            yield Conflict(("max",), "`min = 0` needs `max`, the most replicas that requests may wake")
+        elif self.highest > self.lowest and self.target_requests_per_second is None:
+            yield Conflict(
+                ("target_requests_per_second",),
+                f"`max` ({self.max}) above `min` ({self.min}) needs `target_requests_per_second` to scale by",
+                "write the requests per second that one replica is to carry",
+            )
 
     @property
     def lowest(self) -> int:
@@ -189,7 +218,7 @@ class ReplicasSpec(_Table):
         return self.max if self.max is not None else self.min
 
 
-class HedgeSpec(_Table):
+class HedgeSpec(Table):
     """How preemptions are hedged."""
 
     policy: Literal["spothedge"] = "spothedge"
@@ -210,55 +239,72 @@ class HedgeSpec(_Table):
     """How often a VM's metadata service is asked for a preemption notice (where it cannot be waited on)."""
 
 
-class PoolSpec(_Table):
+class PoolSpec(Table):
     """Where replicas may run; any number of pools."""
 
     cloud: Annotated[Cloud, Strict(False)]
     """`local` (processes of this machine, for trying things out) or `static` (servers that somebody else runs)."""
-    zones: list[str] = []
+    zones: list[Zone] = []
     """Zones to use, as `region/zone`, such as `["east/a", "east/b"]`."""
     instance_types: list[str] = ["small"]
     """Instance types that can run the model."""
-    markets: list[Annotated[Market, Strict(False)]] = [Market.SPOT, Market.ON_DEMAND]
+    markets: list[Literal[Market.SPOT, Market.ON_DEMAND]] = [Market.SPOT, Market.ON_DEMAND]
     """Markets to use: `spot`, `on_demand`."""
     max_usd_per_hour: UsdPerHour | None = Field(None, gt=0)
     """Offers above this price are not taken."""
-    urls: list[str] = []
+    urls: list[
+        Annotated[
+            str,
+            Shape(
+                r"https?://[^/\s?#@]+/?",
+                'is not a base URL; write scheme, host and port only, such as "http://10.0.0.5:8000"',
+            ),
+        ]
+    ] = []
     """For `cloud = "static"`: base URLs of the servers, such as `["http://10.0.0.5:8000"]`."""
-    api_key_env: str = ""
+    api_key_env: Annotated[
+        str, Shape(r"([A-Za-z_][A-Za-z0-9_]*)?", "is not the name of an environment variable, such as RACK_KEY")
+    ] = ""
     """For `cloud = "static"`: environment variable with the key that these servers ask for."""
 
-    @model_validator(mode="after")
-    def _fits_its_cloud(self) -> Self:
-        given = self.model_fields_set
-        if self.cloud is Cloud.STATIC:
+    def conflicts(self) -> Iterator[Conflict]:
+        """Keys that the pool's cloud needs or has no use for."""
+        static = self.cloud is Cloud.STATIC
+        for key in (
+            ("zones", "instance_types", "markets", "max_usd_per_hour") if static else ("urls", "api_key_env")
+        ):
+            if key in self.model_fields_set:
+                why = 'cloud = "static" launches nothing' if static else f'`{key}` is only for cloud = "static"'
+                yield Conflict((key,), why, f"remove `{key}`")
+        if static:
             if not self.urls:
-                raise ValueError('cloud = "static" needs `urls`, such as ["http://10.0.0.5:8000"]')
-            if extra := sorted(given & {"zones", "instance_types", "markets", "max_usd_per_hour"}):
-                raise ValueError(f'cloud = "static" launches nothing; remove {", ".join(extra)}')
-            for url in self.urls:
-                if not re.fullmatch(r"https?://[^/\s]+", url.rstrip("/")):
-                    raise ValueError(
-                        f"{url!r} is not a base URL; write scheme, host and port only, such as "
-                        '"http://10.0.0.5:8000"'
-                    )
-            return self
-        if extra := sorted(given & {"urls", "api_key_env"}):
-            raise ValueError(f'{", ".join(extra)} is only for cloud = "static"')
+                yield Conflict(
+                    ("urls",), 'cloud = "static" needs `urls`', 'write them, such as ["http://10.0.0.5:8000"]'
+                )
+            for index, url in enumerate(self.urls):
+                try:
+                    _ = urlsplit(url).port
+                except ValueError as error:
+                    yield Conflict(("urls", index), f'"{url}" is not a base URL', str(error))
+            return
         if not self.zones:
-            raise ValueError(f'cloud = "{self.cloud}" needs `zones`, such as ["east/a", "east/b"]')
-        for zone in self.zones:
-            if not re.fullmatch(r"[a-z0-9-]+/[a-z0-9-]+", zone):
-                raise ValueError(f'{zone!r} is not a zone; write "region/zone", such as "east/a"')
-        if not self.markets or Market.EXTERNAL in self.markets:
-            raise ValueError('`markets` holds "spot", "on_demand" or both')
-        return self
+            yield Conflict(
+                ("zones",), f'cloud = "{self.cloud}" needs `zones`', 'write them, such as ["east/a", "east/b"]'
+            )
+        if not self.instance_types or "" in self.instance_types:
+            yield Conflict(("instance_types",), "names no instance type", 'write at least one, such as ["small"]')
+        if not self.markets:
+            yield Conflict(("markets",), 'holds "spot", "on_demand" or both')
+        for key in ("zones", "instance_types", "markets"):
+            for value, count in Counter(getattr(self, key)).items():
+                if count > 1:
+                    yield Conflict((key,), f'"{value}" is there {count} times', "once is enough")
 
 
-class ProbeSpec(_Table):
+class ProbeSpec(Table):
     """When a replica counts as ready, and when no longer."""
 
-    path: str = Field("", pattern="^(/.*)?$")
+    path: Annotated[str, Shape(r"(/\S*)?", "is not a path; start it with a slash")] = ""
     """Path that must answer 200; empty: the engine's own."""
     post_body: dict[str, Any] | None = None
     """JSON body to POST to `path` in place of a GET."""
@@ -273,8 +319,19 @@ class ProbeSpec(_Table):
     failure_threshold: int = Field(3, ge=1)
     """Probes that a ready replica may fail in a row before it is replaced."""
 
+    def conflicts(self) -> Iterator[Conflict]:
+        """A body without a path to POST it to, or one that is no JSON."""
+        if self.post_body is None:
+            return
+        if not self.path:
+            yield Conflict(("path",), "`post_body` needs `path`", "write the path that it is to be sent to")
+        try:
+            json.dumps(self.post_body, allow_nan=False)
+        except (TypeError, ValueError):
+            yield Conflict(("post_body",), "cannot be sent as JSON, which has no dates, `inf` and `nan`")
 
-class LimitsSpec(_Table):
+
+class LimitsSpec(Table):
     """Bounds on what clients may ask for."""
 
     max_body: Size = Field(16 * 2**20, gt=0)
@@ -289,7 +346,7 @@ class LimitsSpec(_Table):
     """Requests that one replica is given at a time; more wait in the queue."""
 
 
-class TimeoutsSpec(_Table):
+class TimeoutsSpec(Table):
     """How long HedgeServe waits, for each thing that it waits for."""
 
     connect: Duration = Field(3.0, gt=0)
@@ -312,10 +369,10 @@ class TimeoutsSpec(_Table):
     """A VM whose controller has not been heard of for this long takes itself down."""
 
 
-class LocalZoneSpec(_Table):
+class LocalZoneSpec(Table):
     """One zone of the local driver; what is left out is as in `[local]`."""
 
-    zone: str = Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")
+    zone: Zone
     """The zone, as `region/zone`."""
     dialect: Literal["aws", "gcp", "azure"] = "aws"
     """Whose metadata service its VMs have, and so how a preemption is announced."""
@@ -338,8 +395,13 @@ class LocalZoneSpec(_Table):
     no_notice_share: Share | None = None
     """Share of preemptions that come without a notice."""
 
+    def conflicts(self) -> Iterator[Conflict]:
+        """Two sources for one capacity."""
+        if self.trace and self.capacity is not None:
+            yield Conflict(("capacity",), "`trace` already says how many VMs there are", "remove one of the two")
 
-class LocalSpec(_Table):
+
+class LocalSpec(Table):
     """The local driver: a make-believe cloud of this machine's processes, with real SSH, HTTP and preemptions."""
 
     seed: int = 0
@@ -366,7 +428,7 @@ class LocalSpec(_Table):
     """What differs in single zones."""
 
 
-class Spec(_Table):
+class Spec(Table):
     """A whole model.toml."""
 
     service: ServiceSpec = ServiceSpec()
@@ -379,6 +441,75 @@ class Spec(_Table):
     timeouts: TimeoutsSpec = TimeoutsSpec()
     local: LocalSpec = LocalSpec()
 
+    _origin: Origin | None = PrivateAttr(None)
+
     def clouds(self) -> frozenset[Cloud]:
         """The clouds that the pools name."""
         return frozenset(pool.cloud for pool in self.pools)
+
+    @property
+    def origin(self) -> Origin:
+        """Where the words of this spec stand, for messages about them."""
+        return self._origin or Origin("model.toml", {})
+
+    def with_origin(self, origin: Origin) -> Self:
+        """The same spec, with messages that point into this file."""
+        spec = self.model_copy()
+        spec._origin = origin
+        return spec
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Every way in which the tables cannot stand together."""
+        yield from self.conflicts_among(type(self).model_fields.keys())
+
+    def conflicts_among(self, tables: Set[str]) -> Iterator[Conflict]:
+        """The conflicts that involve these tables only: the others may be wrong in themselves."""
+        if "pools" in tables:
+            yield from self._places_twice()
+        if {"pools", "local"} <= tables and "local" in self.model_fields_set:
+            yield from self._local_without_pool()
+        if {"pools", "hedge"} <= tables:
+            yield from self._no_on_demand()
+
+    def _places_twice(self) -> Iterator[Conflict]:
+        first_pool: dict[tuple[Cloud, str], int] = {}
+        for number, pool in enumerate(self.pools):
+            for key, places in (("zones", pool.zones), ("urls", [url.rstrip("/") for url in pool.urls])):
+                for index, place in enumerate(places):
+                    first = first_pool.setdefault((pool.cloud, place), number)
+                    if first != number or (key == "urls" and place in places[:index]):
+                        yield Conflict(
+                            ("pools", number, key, index),
+                            f'"{place}" is already in `pools[{first}].{key}`',
+                            "remove one of the two",
+                        )
+
+    def _local_without_pool(self) -> Iterator[Conflict]:
+        if Cloud.LOCAL not in self.clouds():
+            yield Conflict(
+                ("local",), 'no pool has cloud = "local"', "remove the [local] tables or add such a pool"
+            )
+            return
+        known = [zone for pool in self.pools if pool.cloud is Cloud.LOCAL for zone in pool.zones]
+        seen: set[str] = set()
+        for index, local_zone in enumerate(self.local.zones):
+            zone = local_zone.zone
+            if zone not in known:
+                close = get_close_matches(zone, known, n=1)
+                yield Conflict(
+                    ("local", "zones", index, "zone"),
+                    f'no pool with cloud = "local" has the zone "{zone}"',
+                    f'did you mean "{close[0]}"?' if close else f"zones there: {', '.join(known)}",
+                )
+            elif zone in seen:
+                yield Conflict(("local", "zones", index, "zone"), f'"{zone}" is there twice', "merge the two")
+            seen.add(zone)
+
+    def _no_on_demand(self) -> Iterator[Conflict]:
+        if any(pool.cloud is Cloud.STATIC or Market.ON_DEMAND in pool.markets for pool in self.pools):
+            return
+        hint = 'add "on_demand" to the `markets` of a pool'
+        if self.hedge.fallback and "fallback" in self.hedge.model_fields_set:
+            yield Conflict(("hedge", "fallback"), "no pool has on-demand VMs to fall back to", hint)
+        if self.hedge.always_on_demand:
+            yield Conflict(("hedge", "always_on_demand"), "no pool has on-demand VMs", hint)
