@@ -149,7 +149,8 @@ class Story:
         elif not BYTE_0 + 0x80 <= number < BYTE_0 + 0xC0:
             self._units += 1
             if self._units == 1:
-                self._template = TEMPLATES[number % len(TEMPLATES)]
+                # Halved: the vocabulary holds each word twice, so that those after a space have even ids.
+                self._template = TEMPLATES[number // 2 % len(TEMPLATES)]
 
     def next(self, *, may_end: bool) -> int:
         """The id that follows; ``may_end`` false rules out the end-of-text id."""
@@ -312,6 +313,8 @@ def read_job(body: dict[str, Any], *, chat: bool, max_model_len: int, seed: int)
         message = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
         raise Refusal(400, message)
     count = fields.integer("n", 1)
+    if count is not None and count < 1:
+        raise Refusal(400, f"n must be at least 1, got {count}.")
     if count not in (None, 1):
         raise Refusal(400, f"n must be 1 when using greedy sampling, got {count}.")
     temperature = fields.number("temperature", 1.0)
@@ -630,7 +633,6 @@ class Engine:
 
     def metrics(self) -> str:
         """The counters in Prometheus' text format, under vLLM's names."""
-        labels = f'engine="0",model_name="{self.settings.names[0]}"'
         rows: list[tuple[str, str, str, float]] = [
             ("num_requests_running", "gauge", "", self.running),
             ("num_requests_waiting", "gauge", "", self.waiting),
@@ -645,7 +647,8 @@ class Engine:
             if number == 0 or rows[number - 1][0] != name:
                 family = name[: -len("_total")] if kind == "counter" else name
                 lines += [f"# HELP vllm:{family} {name} of the demo engine.", f"# TYPE vllm:{family} {kind}"]
-            lines.append(f"vllm:{name}{{{label}{labels}}} {float(value)}")
+            labels = f'engine="0",{label}model_name="{self.settings.names[0]}"'
+            lines.append(f"vllm:{name}{{{labels}}} {float(value)}")
         return "\n".join(lines) + "\n"
 
 
@@ -1083,7 +1086,7 @@ def _count(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line, which is also the reference of the options."""
-    top = argparse.ArgumentParser(prog="demo_server.py", description=WHAT_I_AM + ".")
+    top = argparse.ArgumentParser(description=WHAT_I_AM + ".", allow_abbrev=False)
     add = top.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one (%(default)s)")
