@@ -1,0 +1,234 @@
+"""A make-believe cloud on this machine: VMs are process trees, but SSH, metadata and preemptions are real.
+
+Everything that a VM is made of lies in one directory; who opens the same directory later sees the same VMs.
+What befalls the zones is decided by :mod:`~hedgeserve.drivers.local_weather`; :meth:`LocalDriver.run` plays it.
+"""
+
+import asyncio
+import re
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from hedgeserve.drivers.base import LaunchRequest, Machine
+from hedgeserve.drivers.local_directory import LocalVm, VmDirectory
+from hedgeserve.drivers.local_record import CONTROL_PORT, ENGINE_PORT, METADATA_PORT, SSH_PORT, VmRecord
+from hedgeserve.drivers.local_sshd import find_sshd, sshd_refusal, user_name
+from hedgeserve.drivers.local_weather import SpotVm, Weather, climates_of
+from hedgeserve.errors import CapacityError, CloudError, UnsupportedError
+from hedgeserve.replica import Market, Offer, ZoneId
+from hedgeserve.spec import Cloud, LocalSpec, PoolSpec
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_CALL_DEADLINE_S = 30.0
+_TICK_S = 0.25
+
+_T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
+
+
+class LocalDriver:
+    """The local cloud of one service.
+
+    ``lease_s`` is how long a VM lives on when nobody touches its lease; ``sshd`` names the OpenSSH server to
+    use in place of the one that is found. Constructing it reads the zones' traces.
+
+    Raises:
+        SpecError: A trace cannot be used.
+    """
+
+    cloud = "local"
+    poll_s = 0.5
+
+    def __init__(
+        self,
+        *,
+        service: str,
+        pools: Sequence[PoolSpec],
+        local: LocalSpec,
+        directory: Path,
+        lease_s: float = 900.0,
+        sshd: str | None = None,
+    ) -> None:
+        self._service = service
+        self._pools = [pool for pool in pools if pool.cloud is Cloud.LOCAL]
+        self._ssh_server = local.ssh_server
+        self._sshd = sshd
+        self._lease_s = lease_s
+        self._vms = VmDirectory(directory)
+        self._weather = Weather(
+            climates=climates_of(local, (zone for pool in self._pools for zone in pool.zones)),
+            seed=local.seed,
+            began_at=datetime.now(UTC),
+            trace_speed=local.trace_speed,
+        )
+        self._doomed: set[str] = set()
+
+    async def offers(self) -> Sequence[Offer]:
+        """Every zone, instance type and market of the pools, at most ``max_usd_per_hour`` each."""
+        read_at = datetime.now(UTC)
+        offers: dict[tuple[ZoneId, str, Market], Offer] = {}
+        for pool in self._pools:
+            for name in pool.zones:
+                climate = self._weather.climates[ZoneId(f"local/{name}")]
+                prices = {
+                    Market.SPOT: climate.spot_usd_per_hour,
+                    Market.ON_DEMAND: climate.on_demand_usd_per_hour,
+                }
+                for market in pool.markets:
+                    if pool.max_usd_per_hour is not None and prices[market] > pool.max_usd_per_hour:
+                        continue
+                    for kind in pool.instance_types:
+                        key = (climate.zone, kind, market)
+                        offers[key] = Offer(*key, usd_per_hour=prices[market], read_at=read_at)
+        return tuple(offers.values())
+
+    async def launch(self, request: LaunchRequest) -> Machine:
+        """Start a VM, or find the one that this token has started; returns at once, long before it has booted.
+
+        Raises:
+            CapacityError: The zone has no spot VM now.
+            UnsupportedError: The pools have no such zone.
+            CloudError: This machine cannot run another VM, or cannot run the SSH server that was asked for.
+        """
+        return await self._in_thread(f"launch {request.name}", lambda: self._launch(request))
+
+    async def list(self) -> Sequence[Machine]:
+        """Every VM of this directory that lives; what is left of dead ones is cleared away."""
+        return [vm.machine for vm in await self._in_thread("list the VMs", self._mine)]
+
+    async def terminate(self, machine_id: str) -> None:
+        """Kill a VM; returns when no process and no file of it is left. One that is already gone is a success."""
+        await self._in_thread(f"terminate {machine_id}", lambda: self._vms.terminate(machine_id))
+        self._doomed.discard(machine_id)
+
+    async def preempt(self, machine_id: str, *, notice_s: float | None = None) -> None:
+        """Take a spot VM back as the cloud does, ``notice_s`` after it was told (None: as its zone has it).
+
+        0 is without a word. Returns when the notice is out, or the VM is dead.
+
+        Raises:
+            UnsupportedError: It is an on-demand VM, which is never preempted.
+            CloudError: There is no such VM.
+        """
+        await self._in_thread(f"preempt {machine_id}", lambda: self._preempt(machine_id, notice_s))
+
+    async def rebalance(self, machine_id: str) -> None:
+        """Have a VM's metadata service recommend to move elsewhere; only AWS's dialect has a word for it."""
+        await self._in_thread(f"rebalance {machine_id}", lambda: self._vms.rebalance(machine_id))
+
+    async def run(self) -> None:
+        """Play the weather: preempt what the seed and the capacities demand. Returns only when cancelled."""
+        if self._weather.calm:
+            await asyncio.get_running_loop().create_future()
+        while True:
+            try:
+                await self._in_thread("play the weather", self._play)
+            except CloudError as error:
+                # The fleet meets the same trouble in its own calls and handles it there.
+                _log.warning("local_weather_failed", error=str(error))
+            await asyncio.sleep(_TICK_S)
+
+    async def aclose(self) -> None:
+        """Nothing is held in this process. VMs stay."""
+
+    async def _in_thread(self, what: str, work: Callable[[], _T]) -> _T:
+        """Do blocking work off the loop. Past the deadline it goes on, and `list` tells what came of it."""
+        try:
+            async with asyncio.timeout(_CALL_DEADLINE_S):
+                return await asyncio.to_thread(work)
+        except TimeoutError:
+            raise CloudError(
+                f"could not {what} within {_CALL_DEADLINE_S:g} s; is the disk of {self._vms.root} hanging?"
+            ) from None
+
+    def _mine(self) -> Sequence[LocalVm]:
+        return [vm for vm in self._vms.living() if vm.record.service == self._service]
+
+    def _launch(self, request: LaunchRequest) -> Machine:
+        zone, market = request.offer.zone, request.offer.market
+        if not _NAME.fullmatch(request.name):
+            raise CloudError(f"{request.name!r} cannot name a VM; use lower-case letters, digits and dashes")
+        if zone not in self._weather.climates or market is Market.EXTERNAL:
+            zones = ", ".join(self._weather.climates)
+            raise UnsupportedError(f"there are no {market} VMs in {zone}; the pools have {zones}")
+        there = self._mine()
+        for vm in there:
+            if vm.record.token == request.token:
+                return vm.machine
+        sshd = self._choose_sshd()
+        now = datetime.now(UTC)
+        if market is Market.SPOT:
+            in_use = sum(vm.record.market is Market.SPOT and vm.record.zone == zone for vm in there)
+            refusal = self._weather.refusal(zone, token=request.token, in_use=in_use, now=now)
+            if refusal is not None:
+                raise CapacityError(refusal)
+        climate = self._weather.climates[zone]
+        record = VmRecord(
+            name=request.name,
+            service=self._service,
+            token=request.token,
+            tags=dict(request.tags),
+            zone=zone,
+            market=market,
+            instance_type=request.offer.instance_type,
+            launched_at=now,
+            address="",
+            ssh_port=SSH_PORT,
+            metadata_port=METADATA_PORT,
+            control_port=CONTROL_PORT,
+            engine_port=ENGINE_PORT,
+            dialect=climate.dialect,
+            user=user_name(),
+            python=sys.executable,
+            sshd=sshd,
+            boot_time_s=climate.boot_time_s,
+            notice_s=climate.notice_s,
+            lease_s=self._lease_s,
+            control_token=secrets.token_urlsafe(32),
+        )
+        keys = {"authorized_key": request.authorized_key, "host_key": request.host_key}
+        return self._vms.launch(record, **keys).machine
+
+    def _choose_sshd(self) -> str | None:
+        """The OpenSSH server to use; None: asyncssh's own."""
+        if self._ssh_server == "asyncssh":
+            return None
+        sshd = self._sshd or find_sshd()
+        refusal = sshd_refusal(sshd, self._vms.root)
+        if refusal is None:
+            return sshd
+        if self._ssh_server == "sshd":
+            raise CloudError(
+                f'local.ssh_server = "sshd" cannot work: {refusal}; or set it to "auto" or "asyncssh"'
+            )
+        return None
+
+    def _preempt(self, machine_id: str, notice_s: float | None) -> None:
+        for vm in self._mine():
+            if vm.record.name == machine_id:
+                if vm.record.market is not Market.SPOT:
+                    raise UnsupportedError(f"{machine_id} is an {vm.record.market} VM; only spot is preempted")
+                self._doomed.add(machine_id)
+                notice_s = vm.record.notice_s if notice_s is None else notice_s
+                self._vms.preempt(machine_id, notice_s=notice_s)
+                return
+        raise CloudError(f"there is no VM {machine_id}")
+
+    def _play(self) -> None:
+        there = [vm.record for vm in self._mine() if vm.record.market is Market.SPOT]
+        self._doomed &= {record.name for record in there}
+        spared = [
+            SpotVm(record.name, record.zone, record.launched_at)
+            for record in there
+            if record.name not in self._doomed and record.zone in self._weather.climates
+        ]
+        for preemption in self._weather.preemptions(spared, datetime.now(UTC)):
+            self._doomed.add(preemption.vm)
+            self._vms.preempt(preemption.vm, notice_s=preemption.notice_s)
+            _log.info("local_preemption", vm=preemption.vm, notice_s=preemption.notice_s, reason=preemption.why)

@@ -1,0 +1,139 @@
+"""Which processes belong to a local VM, and how all of them are killed: read from ``/proc``, Linux only.
+
+A VM's processes are found in three ways at once, because each alone has a hole: a marker in the environment
+(inherited by everything, but wiped by programs that write their own title, ``sshd`` among them), descent from
+a member (lost when a parent dies), and membership in a session that a member leads.
+"""
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+MARKER_VARIABLE = "HEDGESERVE_VM"
+"""The environment variable that every process of a local VM inherits."""
+
+_PROC = Path("/proc")
+_PR_SET_CHILD_SUBREAPER = 36
+_DEAD_STATES = frozenset("ZXx")
+_PAUSE_S = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process for ever: its number, when it started and in which boot of this machine, so that a number
+    that is used again is not taken for it."""
+
+    pid: int
+    started_ticks: int
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    pid: int
+    parent: int
+    session: int
+    started_ticks: int
+
+
+def become_subreaper() -> None:
+    """Make every orphan among this process's descendants its child, whatever sessions they have made.
+
+    Raises ``OSError`` where the kernel refuses.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(number)}")
+
+
+def boot_id() -> str:
+    """The random id of this boot of the machine; empty where the kernel does not tell."""
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def identify(pid: int) -> Identity | None:
+    """Who has this number now; None when nobody has, or only a zombie."""
+    process = _read(pid)
+    return None if process is None else Identity(pid, process.started_ticks, boot_id())
+
+
+def lives(identity: Identity) -> bool:
+    """Whether that very process still runs."""
+    return identify(identity.pid) == identity
+
+
+def family(marker: str, roots: Iterable[Identity] = ()) -> frozenset[int]:
+    """The numbers of all live processes of the VM with this marker, ``roots`` and their descendants included."""
+    table = {process.pid: process for process in map(_read, _numbers()) if process is not None}
+    members = {pid for pid in table if _carries(pid, marker)}
+    members |= {root.pid for root in roots if root.pid in table and lives(root)}
+    growing = bool(members)
+    while growing:
+        more = {
+            process.pid
+            for process in table.values()
+            if process.pid not in members and (process.parent in members or process.session in members)
+        }
+        members |= more
+        growing = bool(more)
+    return frozenset(members)
+
+
+def kill_family(
+    marker: str, roots: Collection[Identity] = (), *, spare: Collection[int] = (), deadline_s: float = 10.0
+) -> frozenset[int]:
+    """Kill every process of a VM but the spared ones; returns those that are left, which is none but in trouble.
+
+    All are stopped before the first is killed: a stopped process cannot fork behind our back, and nobody's
+    parent is gone before the children have been found. Blocks, for ``deadline_s`` at most.
+    """
+    give_up_at_s = time.monotonic() + deadline_s
+    while True:
+        found: frozenset[int] = frozenset()
+        while (now_there := family(marker, roots) - frozenset(spare)) - found:
+            _signal(now_there - found, signal.SIGSTOP)
+            found |= now_there
+        if not now_there or time.monotonic() > give_up_at_s:
+            return now_there
+        _signal(now_there, signal.SIGKILL)
+        time.sleep(_PAUSE_S)
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+def _numbers() -> list[int]:
+    return [int(name) for name in os.listdir(_PROC) if name.isdigit()]
+
+
+def _read(pid: int) -> _Process | None:
+    try:
+        text = (_PROC / str(pid) / "stat").read_bytes()
+    except OSError:
+        return None
+    # The name stands in brackets and may hold anything, brackets and spaces included.
+    fields = text[text.rindex(b")") + 2 :].decode("ascii").split()
+    if fields[0] in _DEAD_STATES:
+        return None
+    return _Process(pid=pid, parent=int(fields[1]), session=int(fields[3]), started_ticks=int(fields[19]))
+
+
+def _carries(pid: int, marker: str) -> bool:
+    try:
+        environment = (_PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return False
+    return f"{MARKER_VARIABLE}={marker}".encode() in environment.split(b"\0")
