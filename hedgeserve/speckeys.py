@@ -144,6 +144,8 @@ def _toml(value: Any, kind: Kind | None) -> str:
         return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
     if isinstance(value, int) and value.bit_length() > 256:
         return "a number of more than 70 digits"
+    if isinstance(value, float) and value.is_integer() and kind in (Kind.WHOLE, Kind.NUMBER):
+        return str(int(value))
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item, None) for item in value) + "]"
     if isinstance(value, dict):
