@@ -1,0 +1,37 @@
+"""The face of :mod:`hedgeserve.policy`: an :class:`Observation` goes in, a :class:`Plan` comes out."""
+
+from hedgeserve.policy.plan import (
+    Action,
+    Drain,
+    Launch,
+    NewsKind,
+    Observation,
+    Plan,
+    Policy,
+    Rule,
+    Terminate,
+    ZoneNews,
+)
+from hedgeserve.policy.spothedge import SpotHedge
+from hedgeserve.spec import HedgeSpec
+
+__all__ = [
+    "Action",
+    "Drain",
+    "Launch",
+    "NewsKind",
+    "Observation",
+    "Plan",
+    "Policy",
+    "Rule",
+    "Terminate",
+    "ZoneNews",
+    "make_policy",
+]
+
+
+def make_policy(hedge: HedgeSpec) -> Policy:
+    """The policy that model.toml names, knowing nothing yet."""
+    match hedge.policy:
+        case "spothedge":
+            return SpotHedge(hedge)

@@ -1,0 +1,66 @@
+"""Where the next replica goes: the zone with the fewest, the cheapest of them, the same answer every time."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from hedgeserve.replica import Market, Offer, Replica, ZoneId
+from hedgeserve.units import format_usd_per_hour
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """An offer, and the words that say why it was this one."""
+
+    offer: Offer
+    why: str
+
+
+def cheapest_by_zone(offers: Iterable[Offer], market: Market) -> dict[ZoneId, Offer]:
+    """For each zone that has this market, its cheapest instance type; of equal ones the first by name."""
+    cheapest: dict[ZoneId, Offer] = {}
+    for offer in sorted(offers, key=lambda offer: (offer.zone, offer.usd_per_hour, offer.instance_type)):
+        if offer.market is market:
+            cheapest.setdefault(offer.zone, offer)
+    return cheapest
+
+
+def place(offers: Mapping[ZoneId, Offer], taken: Counter[ZoneId]) -> Placement | None:
+    """The best of these offers when ``taken`` says how many replicas each zone has; None when there is no offer.
+
+    A zone without a replica before any with one, then fewer before more; of those the cheapest (SELECT-NEXT-ZONE
+    of arXiv 2411.01438, Algorithm 1, with its text's preference for fewer placements); then by name.
+    """
+    if not offers:
+        return None
+    offer = min(offers.values(), key=lambda offer: (taken[offer.zone], offer.usd_per_hour, offer.zone))
+    fewest = taken[offer.zone]
+    rivals = sum(taken[zone] == fewest for zone in offers)
+    has = "without one" if fewest == 0 else f"with the fewest ({fewest})"
+    rank = f"the cheapest of {rivals} zones {has}" if rivals > 1 else f"the only zone {has}"
+    return Placement(offer, f"{offer.zone} is {rank} that may be asked, {format_usd_per_hour(offer.usd_per_hour)}")
+
+
+def most_dispensable(replicas: Iterable[Replica], *, crowding: bool) -> list[Replica]:
+    """The replicas in the order in which they may go.
+
+    Those that do not serve yet go first, the least advanced of them before the others; then, with ``crowding``,
+    those in the zone with the most, counted anew after each; then the dearest; then the newest.
+    """
+    left, order = list(replicas), []
+    while left:
+        crowd = Counter(replica.zone for replica in left)
+
+        def dispensable(replica: Replica, crowd: Counter[ZoneId] = crowd) -> tuple[object, ...]:
+            return (
+                list(type(replica.state)).index(replica.state),
+                -crowd[replica.zone] if crowding else 0,
+                -replica.offer.usd_per_hour,
+                -replica.created_at.timestamp(),
+                replica.id,
+            )
+
+        next_one = min(left, key=dispensable)
+        left.remove(next_one)
+        order.append(next_one)
+    return order

@@ -1,0 +1,316 @@
+"""SpotHedge: spot replicas over many zones, one or more to spare, and on-demand only while spot is missing.
+
+The policy of Mao et al., "SkyServe: Serving AI Models across Regions and Clouds with Spot Instances", EuroSys '25
+(arXiv 2411.01438, section 3), kept faithful so that others can be compared with it. Added, because real clouds
+ask for it: a preemption notice counts as the loss itself, so that the replacement starts then; pauses after
+refusals; and on-demand is let go only once spot has been ready for a while, so that it does not flap.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hedgeserve.policy.placement import cheapest_by_zone, most_dispensable, place
+from hedgeserve.policy.plan import Action, Drain, Launch, Observation, Plan, Rule, Terminate, ZoneNews
+from hedgeserve.policy.zonememory import ZoneMemory
+from hedgeserve.replica import STARTING, GoneReason, Market, Offer, Replica, State, ZoneId
+from hedgeserve.spec import HedgeSpec
+from hedgeserve.units import format_duration
+
+_LAST_MOMENT_S = 2.0
+"""A replica under notice that is the last one to serve is let go this long before its deadline."""
+
+
+def spot_wanted(*, target: int, overprovision: int, base: int) -> int:
+    """Spot replicas to keep: ``N_target + N_extra`` less the base that needs no spot; none for a target of 0."""
+    return max(0, target + overprovision - base) if target > 0 else 0
+
+
+def on_demand_wanted(
+    *, target: int, base: int, external: int, always: int, spot_wanted: int, spot_ready: int, fallback: bool
+) -> int:
+    """On-demand replicas to keep, ``O = min(N_target, N_target + N_extra - S_ready)``, written with a base.
+
+    ``base`` replicas need no spot: ``always`` of our own on-demand ones and ``external`` ones of somebody else
+    (which are in ``base`` and not in the answer). Where the base is no more than ``N_target + N_extra``,
+    ``base + spot_wanted`` is just that sum, and with no base this is the paper's formula. Never below ``always``.
+    """
+    if target == 0 or not fallback:
+        return always
+    return max(always, min(target, base + max(0, spot_wanted - spot_ready)) - external)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """What is there and what is wanted, at one moment. ``_kept`` is the bound above which on-demand may go."""
+
+    target: int
+    now_s: float
+    external: int
+    ready: int
+    spot: tuple[Replica, ...]
+    spot_ready: int
+    spot_settled: int
+    spot_wanted: int
+    on_demand: tuple[Replica, ...]
+    on_demand_wanted: int
+    on_demand_kept: int
+
+
+class SpotHedge:
+    """The policy ``spothedge``; :class:`~hedgeserve.policy.zonememory.ZoneMemory` is all that it remembers."""
+
+    name = "spothedge"
+
+    def __init__(self, hedge: HedgeSpec) -> None:
+        self._hedge = hedge
+        self._memory = ZoneMemory(retry_delay_s=hedge.retry_delay, rebalance_below=hedge.rebalance_below)
+        # For zone_states alone, which is asked without a time: no decision reads it.
+        self._last_offers: tuple[Offer, ...] = ()
+        self._last_now_s = 0.0
+
+    def observe(self, news: ZoneNews) -> None:
+        """Learn one thing about a zone."""
+        self._memory.observe(news)
+
+    def plan(self, observation: Observation) -> Plan:
+        """What to launch, drain and terminate now; launches stand first: what replaces comes before what goes."""
+        self._last_offers, self._last_now_s = observation.offers, observation.now_s
+        offers = {
+            market: {
+                zone: offer
+                for zone, offer in cheapest_by_zone(observation.offers, market).items()
+                if self._memory.supports(zone, market)
+            }
+            for market in (Market.SPOT, Market.ON_DEMAND)
+        }
+        sums = self._sums(observation, spot_offered=bool(offers[Market.SPOT]))
+        held = self._memory.held(observation.now_s)
+        launches: list[Launch] = []
+        if held is None:
+            launches += self._missing_spot(sums, offers[Market.SPOT])
+            launches += self._missing_on_demand(
+                sums, offers[Market.ON_DEMAND], launches, bool(offers[Market.SPOT])
+            )
+        actions: list[Action] = [*launches]
+        actions += self._noticed(observation, sums)
+        actions += self._surplus(sums)
+        return Plan(
+            target=observation.target,
+            spot_wanted=sums.spot_wanted,
+            on_demand_wanted=sums.on_demand_wanted,
+            actions=tuple(actions),
+            notes=tuple(self._notes(observation, sums, offers, held)),
+        )
+
+    def zone_states(self) -> Mapping[ZoneId, str]:
+        """Each zone in a word and a reason, as of the last plan."""
+        now_s = self._last_now_s
+        spot = self._askable_spot(cheapest_by_zone(self._last_offers, Market.SPOT), now_s)
+        preempted = self._memory.preempted(spot)
+        states: dict[ZoneId, str] = {}
+        for zone in sorted({offer.zone for offer in self._last_offers}):
+            markets = sorted({offer.market for offer in self._last_offers if offer.zone == zone})
+            rests = [rest for market in markets if (rest := self._memory.rest(zone, market, now_s))]
+            if zone in preempted:
+                lost, at_s = preempted[zone]
+                states[zone] = f"preempted: {lost} {format_duration(round(max(0.0, now_s - at_s)))} ago"
+            elif rests:
+                states[zone] = f"{rests[0].word}: it {rests[0].reason}"
+            else:
+                states[zone] = "available"
+        return states
+
+    def export_memory(self, now_s: float) -> dict[str, Any]:
+        """What was learnt, as JSON-able data with ages in place of times."""
+        return self._memory.export(now_s)
+
+    def restore_memory(self, memory: Mapping[str, Any], now_s: float) -> None:
+        """Take up what an earlier run learnt; a memory of another shape is forgotten."""
+        self._memory.restore(memory, now_s)
+
+    # The sums
+
+    def _sums(self, observation: Observation, *, spot_offered: bool) -> _Sums:
+        hedge, now_s, target = self._hedge, observation.now_s, observation.target
+        ready = [replica for replica in observation.replicas if replica.state is State.READY]
+        external = sum(replica.market is Market.EXTERNAL for replica in ready)
+        spot_ready = [replica for replica in ready if replica.market is Market.SPOT]
+        settled = sum(now_s - _ready_since_s(replica) >= hedge.on_demand_hold for replica in spot_ready)
+        always, base = hedge.always_on_demand, hedge.always_on_demand + external
+        wanted = spot_wanted(target=target, overprovision=hedge.overprovision, base=base) if spot_offered else 0
+
+        def on_demand(spot_that_counts: int) -> int:
+            if not spot_offered:
+                return max(always, target - external)
+            return on_demand_wanted(
+                target=target, base=base, external=external, always=always,
+                spot_wanted=wanted, spot_ready=spot_that_counts, fallback=hedge.fallback,
+            )  # fmt: skip
+
+        return _Sums(
+            target=target,
+            now_s=now_s,
+            external=external,
+            ready=len(ready),
+            spot=_alive(observation, Market.SPOT),
+            spot_ready=len(spot_ready),
+            spot_settled=settled,
+            spot_wanted=wanted,
+            on_demand=_alive(observation, Market.ON_DEMAND),
+            on_demand_wanted=on_demand(len(spot_ready)),
+            on_demand_kept=on_demand(settled),
+        )
+
+    # What is missing
+
+    def _askable_spot(self, offers: Mapping[ZoneId, Offer], now_s: float) -> dict[ZoneId, Offer]:
+        """The zones that count when it is asked how many are left: a zone without quota is not one of them."""
+        return {z: offer for z, offer in offers.items() if self._memory.barred(z, Market.SPOT, now_s) is None}
+
+    def _missing_spot(self, sums: _Sums, offers: Mapping[ZoneId, Offer]) -> Iterable[Launch]:
+        candidates = self._askable_spot(offers, sums.now_s)
+        preempted = self._memory.preempted(candidates)
+        available = {
+            zone: offer
+            for zone, offer in candidates.items()
+            if zone not in preempted and self._memory.rest(zone, Market.SPOT, sums.now_s) is None
+        }
+        taken = Counter(replica.zone for replica in sums.spot)
+        extra = f", {self._hedge.overprovision} more to spare" if self._hedge.overprovision else ""
+        for alive in range(len(sums.spot), sums.spot_wanted):
+            chosen = place(available, taken)
+            if chosen is None:
+                return
+            taken[chosen.offer.zone] += 1
+            have = (
+                f"{alive} of {sums.spot_wanted} spot replicas run or start (the load needs {sums.target}{extra})"
+            )
+            yield Launch(chosen.offer, Rule.SPREAD, f"{have}: {chosen.why}")
+
+    def _missing_on_demand(
+        self, sums: _Sums, offers: Mapping[ZoneId, Offer], spot_launches: Iterable[Launch], spot_offered: bool
+    ) -> Iterable[Launch]:
+        free = {
+            zone: offer
+            for zone, offer in offers.items()
+            if self._memory.rest(zone, Market.ON_DEMAND, sums.now_s) is None
+        }
+        taken = Counter(replica.zone for replica in sums.on_demand)
+        starting = {replica.zone for replica in sums.spot if replica.state in STARTING}
+        coming = sorted(starting | {launch.offer.zone for launch in spot_launches})
+        until = f"until {', '.join(coming)} {'come' if len(coming) > 1 else 'comes'} up"
+        bridge = (
+            f"{sums.spot_ready} of {sums.spot_wanted} spot replicas are ready: on-demand bridges "
+            f"{until if coming else 'until a zone has spot capacity again'}"
+        )
+        for alive in range(len(sums.on_demand), sums.on_demand_wanted):
+            chosen = place(free, taken)
+            if chosen is None:
+                return
+            taken[chosen.offer.zone] += 1
+            always = self._hedge.always_on_demand
+            if alive < always:
+                rule, why = Rule.ALWAYS_ON, f"{alive} of {always} on-demand replicas that are to run at all times"
+            elif not spot_offered:
+                rule = Rule.ALWAYS_ON
+                why = (
+                    f"{alive} of {sums.on_demand_wanted} on-demand replicas run or start, and no pool offers spot"
+                )
+            else:
+                rule, why = Rule.FALLBACK, bridge
+            yield Launch(chosen.offer, rule, f"{why}; {chosen.why}")
+
+    # What goes
+
+    def _noticed(self, observation: Observation, sums: _Sums) -> Iterable[Drain]:
+        for replica in observation.replicas:
+            if replica.state is not State.NOTICED:
+                continue
+            deadline_s = replica.notice.deadline_s if replica.notice else None
+            at_last = deadline_s is not None and sums.now_s >= deadline_s - _LAST_MOMENT_S
+            if not (sums.ready or sums.target == 0 or at_last):
+                continue
+            left = "" if deadline_s is None else f" in {format_duration(round(max(0.0, deadline_s - sums.now_s)))}"
+            who = replica.notice.source if replica.notice else "its cloud"
+            if sums.ready:
+                others = f"{sums.ready} other {'replicas are' if sums.ready > 1 else 'replica is'} ready"
+            else:
+                others = "no other replica is ready, and there is no time left to wait for one"
+                if sums.target == 0:
+                    others = "none is needed"
+            reason = f"{who} says that the VM is taken back{left}; {others}"
+            yield Drain(replica.id, Rule.NOTICE, reason, GoneReason.PREEMPTED, deadline_s)
+
+    def _surplus(self, sums: _Sums) -> Iterable[Action]:
+        # What serves may go only as long as enough others do: make before break. On-demand is looked at first,
+        # for it is what costs most.
+        spare = sums.ready - sums.target
+        leaving = [
+            (replica, *self._why_on_demand_goes(sums))
+            for replica in _dispensable(sums.on_demand, sums.on_demand_kept, crowding=False)
+        ]
+        spot_goes = f"{_load(sums)}: of {len(sums.spot)} spot replicas {sums.spot_wanted} are wanted"
+        leaving += [
+            (replica, Rule.SCALE_DOWN, spot_goes, GoneReason.SCALED_DOWN)
+            for replica in _dispensable(sums.spot, sums.spot_wanted, crowding=True)
+        ]
+        for replica, rule, reason, gone in leaving:
+            if replica.state in STARTING:
+                yield Terminate(replica.id, rule, reason, gone)
+            elif spare > 0:
+                spare -= 1
+                yield Drain(replica.id, rule, reason, gone)
+
+    def _why_on_demand_goes(self, sums: _Sums) -> tuple[Rule, str, GoneReason]:
+        have, kept = len(sums.on_demand), sums.on_demand_kept
+        counts = f"of {have} on-demand ones {kept} {'is' if kept == 1 else 'are'} needed"
+        if sums.target == 0 or not self._hedge.fallback or kept + sums.external >= sums.target:
+            others = f", {sums.external} external ones are ready" if sums.external and sums.target else ""
+            return Rule.SCALE_DOWN, f"{_load(sums)}{others}: {counts}", GoneReason.SCALED_DOWN
+        hold_s = self._hedge.on_demand_hold
+        been = f"have been ready for {format_duration(hold_s)}" if hold_s else "are ready"
+        settled = f"{sums.spot_settled} of {sums.spot_wanted} spot replicas {been}"
+        return Rule.BACK_TO_SPOT, f"{settled}: {counts}", GoneReason.REPLACED
+
+    # What is not done, and why
+
+    def _notes(
+        self,
+        observation: Observation,
+        sums: _Sums,
+        offers: Mapping[Market, Mapping[ZoneId, Offer]],
+        held: str | None,
+    ) -> Iterable[str]:
+        """No sentence holds a clock or a count that changes by itself: a note is journalled when it changes."""
+        if held is not None:
+            yield held
+        if sums.target and not offers[Market.SPOT] and offers[Market.ON_DEMAND]:
+            yield "no pool offers spot: all replicas are on-demand"
+        if sums.on_demand_wanted > len(sums.on_demand) and not offers[Market.ON_DEMAND]:
+            yield "on-demand replicas are wanted, and no pool offers any"
+        for market in (Market.SPOT, Market.ON_DEMAND):
+            for zone in cheapest_by_zone(observation.offers, market):
+                if rest := self._memory.rest(zone, market, sums.now_s):
+                    yield f"{zone} {rest.reason}"
+        for replica in observation.replicas:
+            if replica.state is State.NOTICED and not sums.ready and sums.target:
+                yield f"{replica.id} serves on under its notice: no other replica is ready"
+
+
+def _load(sums: _Sums) -> str:
+    return f"the load needs {sums.target}" if sums.target else "no request needs a replica"
+
+
+def _alive(observation: Observation, market: Market) -> tuple[Replica, ...]:
+    return tuple(replica for replica in observation.replicas if replica.market is market and replica.alive)
+
+
+def _ready_since_s(replica: Replica) -> float:
+    return replica.since_s if replica.ready_since_s is None else replica.ready_since_s
+
+
+def _dispensable(replicas: tuple[Replica, ...], kept: int, *, crowding: bool) -> list[Replica]:
+    """Those that are more than ``kept``, in the order in which they may go."""
+    return most_dispensable(replicas, crowding=crowding)[: max(0, len(replicas) - kept)]

@@ -1,0 +1,251 @@
+"""What a policy has learnt of its zones: which lost a replica last, which refuse launches and for how long.
+
+It keeps the news, not conclusions. Which zones are available follows from the news and from the zones that
+there are today, so that a question changes nothing and a zone more or less is no special case.
+"""
+
+from collections import deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hedgeserve.policy.plan import NewsKind, ZoneNews
+from hedgeserve.replica import Market, ZoneId
+from hedgeserve.units import format_duration
+
+_MOVES_KEPT = 256
+"""Moves between available and preempted that are remembered; older ones are as if they had not been."""
+
+_MOST_DOUBLINGS = 4
+_QUOTA_REST_S = 600.0
+_LONGEST_HOLD_S = 600.0
+_FORGET_S = 86400.0
+"""What is older is not written to the store: a zone that was taken out of the pools must not stay for ever."""
+
+_LOST = frozenset({NewsKind.NOTICE, NewsKind.PREEMPTED, NewsKind.NO_CAPACITY})
+_REFUSED = frozenset({NewsKind.NO_CAPACITY, NewsKind.LAUNCH_ERROR})
+_WORDS = {
+    NewsKind.NOTICE: "a preemption notice",
+    NewsKind.PREEMPTED: "a preemption",
+    NewsKind.NO_CAPACITY: "no capacity",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A spot replica was lost or refused (``lost`` says how) or became ready (``lost`` is empty)."""
+
+    zone: ZoneId
+    at_s: float
+    lost: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusals:
+    """Launches refused in a row, those aside that were under way when the first of them was refused."""
+
+    count: int
+    at_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Why a zone is not asked for a market now, though it may be available; the sentence has no clock in it."""
+
+    word: str
+    reason: str
+
+
+class ZoneMemory:
+    """The zones' news, and what follows from them (arXiv 2411.01438, Algorithm 1, with pauses added).
+
+    A zone that loses or refuses a spot replica moves from the available zones Z_A to the preempted ones Z_P;
+    one where a spot replica becomes ready moves back. When a move leaves fewer than ``rebalance_below`` zones
+    in Z_A, all return. The paper sets that bound to 2 and has many zones; with few, a bound above "all but one"
+    would call the zone back that has just failed, so it is never more than that, and never less than 1: with two
+    zones the failed one is avoided while the other stands, and a single zone is always available.
+    """
+
+    def __init__(self, *, retry_delay_s: float, rebalance_below: int) -> None:
+        self._retry_delay_s = retry_delay_s
+        self._rebalance_below = rebalance_below
+        self._moves: deque[_Move] = deque(maxlen=_MOVES_KEPT)
+        self._refusals: dict[tuple[ZoneId, Market], _Refusals] = {}
+        self._quota: dict[tuple[ZoneId, Market], _Refusals] = {}
+        self._unsupported: dict[tuple[ZoneId, Market], str] = {}
+        self._boot_failures: _Refusals | None = None
+
+    def observe(self, news: ZoneNews) -> None:
+        """Learn one thing."""
+        place = (news.zone, news.market)
+        why = f"{news.kind.replace('_', ' ')}: {news.detail}" if news.detail else news.kind.replace("_", " ")
+        if news.market is Market.SPOT and news.kind in _LOST:
+            self._moves.append(_Move(news.zone, news.at_s, _WORDS[news.kind]))
+        if news.kind in _REFUSED:
+            self._refused(place, news.at_s, why)
+        match news.kind:
+            case NewsKind.READY:
+                self._ready(news)
+            case NewsKind.QUOTA:
+                self._quota[place] = _Refusals(1, news.at_s, news.detail)
+            case NewsKind.UNSUPPORTED:
+                self._unsupported[place] = news.detail
+            case NewsKind.BOOT_FAILED:
+                self._boot_failed(news)
+
+    def _ready(self, news: ZoneNews) -> None:
+        place = (news.zone, news.market)
+        self._boot_failures = None
+        self._refusals.pop(place, None)
+        self._quota.pop(place, None)
+        last = next((move for move in reversed(self._moves) if move.zone == news.zone), None)
+        # Ready after ready moves nothing, whatever else happened in between: only losses are worth remembering.
+        if news.market is Market.SPOT and last is not None and last.lost:
+            self._moves.append(_Move(news.zone, news.at_s, ""))
+
+    def _refused(self, place: tuple[ZoneId, Market], at_s: float, why: str) -> None:
+        before = self._refusals.get(place)
+        if before is None:
+            self._refusals[place] = _Refusals(1, at_s, why)
+        elif at_s >= self._rests_until_s(before):
+            self._refusals[place] = _Refusals(before.count + 1, at_s, why)
+        # A refusal during the pause answers a launch from before it: the same asking, not one more in a row.
+
+    def _rests_until_s(self, refusals: _Refusals) -> float:
+        return float(refusals.at_s + self._retry_delay_s * 2 ** min(refusals.count - 1, _MOST_DOUBLINGS))
+
+    def _boot_failed(self, news: ZoneNews) -> None:
+        before, why = self._boot_failures, f"{news.zone}: {news.detail}" if news.detail else str(news.zone)
+        if before is None:
+            self._boot_failures = _Refusals(1, news.at_s, why)
+        elif news.at_s >= self._held_until_s(before):
+            self._boot_failures = _Refusals(before.count + 1, news.at_s, why)
+        # As above: what fails during the hold was launched before it.
+
+    def _held_until_s(self, failures: _Refusals) -> float:
+        if failures.count < 2:
+            return failures.at_s
+        # The bound on the exponent only keeps the number finite; the longest hold is reached before.
+        hold_s = self._retry_delay_s * 2 ** min(failures.count - 1, 20)
+        return float(failures.at_s + min(hold_s, _LONGEST_HOLD_S))
+
+    def held(self, now_s: float) -> str | None:
+        """Why nothing at all is launched now: VMs come up, but no ready replica does, which is no zone's fault.
+
+        None when launches are free. From the second failure in a row without a ready replica on, launches wait
+        for the retry delay doubled per failure, 10 minutes at most: an image that crashes must not burn money.
+        """
+        failures = self._boot_failures
+        if failures is None or now_s >= self._held_until_s(failures):
+            return None
+        return (
+            f"launches wait: {failures.count} times in a row no ready replica came of them (last {failures.why})"
+        )
+
+    def preempted(self, zones: Collection[ZoneId]) -> Mapping[ZoneId, tuple[str, float]]:
+        """Z_P among these spot zones: for each of them, what was lost there and when."""
+        everywhere = frozenset(zones)
+        fewest = max(1, min(self._rebalance_below, len(everywhere) - 1))
+        lost: dict[ZoneId, tuple[str, float]] = {}
+        for move in self._moves:
+            if move.zone not in everywhere:
+                continue
+            if not move.lost:
+                lost.pop(move.zone, None)
+            elif move.zone not in lost:
+                lost[move.zone] = (move.lost, move.at_s)
+                if len(everywhere) - len(lost) < fewest:
+                    lost.clear()
+        return lost
+
+    def supports(self, zone: ZoneId, market: Market) -> bool:
+        """Whether a zone has this market at all, as far as is known."""
+        return (zone, market) not in self._unsupported
+
+    def barred(self, zone: ZoneId, market: Market, now_s: float) -> Rest | None:
+        """Why a zone does not count for this market now, unsupported or without quota; None if it counts."""
+        place = (zone, market)
+        if place in self._unsupported:
+            return Rest("unsupported", f"has no {_name(market)} of this kind{_because(self._unsupported[place])}")
+        quota = self._quota.get(place)
+        if quota is not None and now_s < quota.at_s + _QUOTA_REST_S:
+            asked = f"it is asked again every {format_duration(_QUOTA_REST_S)}"
+            return Rest("no quota", f"has no quota left for {_name(market)}, {asked}{_because(quota.why)}")
+        return None
+
+    def rest(self, zone: ZoneId, market: Market, now_s: float) -> Rest | None:
+        """Why a zone is not asked for this market now: barred, or resting after a refusal; None if it may be."""
+        if barred := self.barred(zone, market, now_s):
+            return barred
+        refusals = self._refusals.get((zone, market))
+        if refusals is None or now_s >= self._rests_until_s(refusals):
+            return None
+        pause = format_duration(self._rests_until_s(refusals) - refusals.at_s)
+        times = "once" if refusals.count == 1 else f"{refusals.count} times in a row"
+        return Rest("resting", f"rests for {pause} from {_name(market)}: refused {times} ({refusals.why})")
+
+    def export(self, now_s: float) -> dict[str, Any]:
+        """Everything but what holds only until a restart, JSON-able, with ages for times."""
+
+        def refusals(known: Mapping[tuple[ZoneId, Market], _Refusals]) -> list[dict[str, Any]]:
+            return [
+                {
+                    "zone": zone,
+                    "market": str(market),
+                    "count": one.count,
+                    "age_s": now_s - one.at_s,
+                    "why": one.why,
+                }
+                for (zone, market), one in known.items()
+                if now_s - one.at_s < _FORGET_S
+            ]
+
+        failures = self._boot_failures
+        return {
+            "moves": [
+                {"zone": move.zone, "age_s": now_s - move.at_s, "lost": move.lost}
+                for move in self._moves
+                if now_s - move.at_s < _FORGET_S
+            ],
+            "refusals": refusals(self._refusals),
+            "quota": refusals(self._quota),
+            "boot_failures": None
+            if failures is None
+            else {"count": failures.count, "age_s": now_s - failures.at_s, "why": failures.why},
+        }
+
+    def restore(self, memory: Mapping[str, Any], now_s: float) -> None:
+        """Take up what :meth:`export` gave; in place of a memory of another shape, none.
+
+        Zones that are no longer in the pools do no harm: every question names the zones that it is about.
+        """
+        try:
+            moves = [
+                _Move(ZoneId(str(one["zone"])), now_s - float(one["age_s"]), str(one["lost"]))
+                for one in memory["moves"]
+            ]
+            refusals = _restored(memory["refusals"], now_s)
+            quota = _restored(memory["quota"], now_s)
+            failures = memory["boot_failures"]
+            boot_failures = None if failures is None else _restored_one(failures, now_s)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return
+        self._moves = deque(moves, maxlen=_MOVES_KEPT)
+        self._refusals, self._quota, self._boot_failures = refusals, quota, boot_failures
+
+
+def _restored_one(one: Mapping[str, Any], now_s: float) -> _Refusals:
+    return _Refusals(max(1, int(one["count"])), now_s - float(one["age_s"]), str(one["why"]))
+
+
+def _restored(many: list[Mapping[str, Any]], now_s: float) -> dict[tuple[ZoneId, Market], _Refusals]:
+    return {(ZoneId(str(one["zone"])), Market(one["market"])): _restored_one(one, now_s) for one in many}
+
+
+def _name(market: Market) -> str:
+    return "on-demand" if market is Market.ON_DEMAND else str(market)
+
+
+def _because(detail: str) -> str:
+    return f" ({detail})" if detail else ""
