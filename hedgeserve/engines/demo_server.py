@@ -288,6 +288,20 @@ class Fields:
             raise _invalid(name, "float_type", "Input should be a valid number")
         return float(value)
 
+    def table(self, name: str) -> dict[str, Any]:
+        """An object; empty where it is missing."""
+        value = self._body.get(name)
+        if value is not None and not isinstance(value, dict):
+            raise _invalid(name, "dict_type", "Input should be a valid dictionary")
+        return value or {}
+
+    def ids(self, name: str) -> list[int]:
+        """A list of token ids; empty where it is missing."""
+        value = self._body.get(name) or []
+        if not isinstance(value, list) or not all(isinstance(number, int) for number in value):
+            raise _invalid(name, "list_type", "Input should be a valid list")
+        return value
+
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""
         value = self._body.get(name)
@@ -307,7 +321,7 @@ def read_job(body: dict[str, Any], *, chat: bool, max_model_len: int, seed: int)
     for name in _CANNOT:
         if fields.get(name) not in (None, False, 0):
             raise Refusal(400, f"the demo engine has no {name}; leave it out or use a real engine", param=name)
-    if (fields.get("response_format") or {"type": "text"}).get("type") != "text":
+    if fields.table("response_format").get("type", "text") != "text":
         raise Refusal(400, "the demo engine writes plain text only", param="response_format")
     if fields.get("tools") and fields.get("tool_choice") != "none":
         message = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
@@ -322,7 +336,7 @@ def read_job(body: dict[str, Any], *, chat: bool, max_model_len: int, seed: int)
         _refuse_value("temperature", "must be non-negative", temperature)
     if temperature > 2:
         _refuse_value("temperature", "must be in [0, 2]", temperature)
-    options = fields.get("stream_options") or {}
+    options = fields.table("stream_options")
     stream = fields.flag("stream", False)
     if options and not stream:
         message = "Stream options can only be defined when `stream=True`. (parameter=stream_options)"
@@ -347,7 +361,7 @@ def read_job(body: dict[str, Any], *, chat: bool, max_model_len: int, seed: int)
         min_tokens=least,
         ignore_eos=fields.flag("ignore_eos", False),
         stop=_read_stop(fields.get("stop")),
-        stop_ids=frozenset(fields.get("stop_token_ids") or ()),
+        stop_ids=frozenset(fields.ids("stop_token_ids")),
         keep_stop=fields.flag("include_stop_str_in_output", False),
         skip_special=fields.flag("skip_special_tokens", True),
         seed=seed if own_seed is None or temperature == 0 else _mixed((seed + own_seed + 1) & _MASK),
@@ -786,7 +800,11 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.settimeout(SEND_TIMEOUT_S)
         self.watch = Watch(self.connection)
         try:
-            body = self._read_body()
+            try:
+                body = self._read_body()
+            except ValueError:
+                self.close_connection = True
+                raise Refusal(400, "the body's length or its chunks make no sense", "Bad Request") from None
             if self.server.engine.settings.hang:
                 self.watch.wait(86400)
             self._route(body)
@@ -803,6 +821,8 @@ class Handler(BaseHTTPRequestHandler):
         if path.startswith("/v1/") and settings.api_key and not self._authorized(settings.api_key):
             self._send_json(401, {"error": "Unauthorized"})
             return
+        if path.startswith("/v1/") and not self.server.engine.loaded:
+            raise Refusal(503, "the demo engine is still loading", "ServiceUnavailableError")
         methods = ROUTES.get(path)
         if methods is None:
             self._send_json(404, {"detail": "Not Found"})
@@ -928,18 +948,14 @@ class Handler(BaseHTTPRequestHandler):
     def tokenize(self, body: bytes) -> None:
         """Text or messages to ids."""
         fields = Fields(self._json_body(body))
-        ids = (
-            _read_messages(fields)[0] if fields.get("messages") is not None else encode(fields.get("prompt") or "")
-        )
+        ids = _read_prompt(fields) if fields.get("messages") is None else _read_messages(fields)[0]
         texts = [VOCABULARY[number].decode("utf-8", "replace") for number in ids]
         answer = {"count": len(ids), "max_model_len": self.server.engine.settings.max_model_len, "tokens": ids}
         self._send_json(200, {**answer, "token_strs": texts if fields.get("return_token_strs") else None})
 
     def detokenize(self, body: bytes) -> None:
         """Ids to text, special tokens included."""
-        tokens = self._json_body(body).get("tokens")
-        if not isinstance(tokens, list) or not all(isinstance(number, int) for number in tokens):
-            raise _invalid("tokens", "list_type", "Input should be a valid list")
+        tokens = Fields(self._json_body(body)).ids("tokens")
         self._send_json(200, {"prompt": decode(tokens).decode("utf-8", "replace")})
 
     def chat(self, body: bytes) -> None:
@@ -953,11 +969,9 @@ class Handler(BaseHTTPRequestHandler):
     def _generate(self, raw: bytes, *, chat: bool) -> None:
         engine = self.server.engine
         settings = engine.settings
-        if not engine.loaded:
-            raise Refusal(503, "the demo engine is still loading", "ServiceUnavailableError")
         body = self._json_body(raw)
         job = read_job(body, chat=chat, max_model_len=settings.max_model_len, seed=settings.seed)
-        request_id = self.headers.get("X-Request-Id") or body.get("request_id") or _new_id()
+        request_id = self.headers.get("X-Request-Id") or str(body.get("request_id") or _new_id())
         fingerprint = f"{VERSION}-{_mixed(settings.seed & _MASK):016x}"
         teller = Teller(job, request_id=request_id, model=settings.names[0], fingerprint=fingerprint)
         pieces = engine.run(job, self.watch)
