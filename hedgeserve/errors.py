@@ -45,6 +45,10 @@ class StateDirectoryError(HedgeServeError):
     """The state directory cannot be used: it cannot be made, read or written, or its disk is full."""
 
 
+class NotRunningError(HedgeServeError):
+    """No HedgeServe runs where one was looked for, or it went away while it was asked."""
+
+
 class ListenError(HedgeServeError):
     """An address that HedgeServe was told to listen on cannot be had."""
 
