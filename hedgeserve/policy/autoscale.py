@@ -8,7 +8,7 @@ from hedgeserve.spec import ReplicasSpec
 from hedgeserve.units import format_duration
 
 _SAMPLES_PER_SPAN = 120
-"""Samples that a window or a delay is cut into: finer ones are merged, so that memory does not grow with the tick."""
+"""Samples that the window is cut into: finer ones are not kept, so that memory does not grow with the tick."""
 
 
 @dataclass(frozen=True, slots=True)
