@@ -18,22 +18,18 @@ from typing import Any, Self
 import structlog
 
 from hedgeserve._version import __version__
+from hedgeserve.apikeys import load_api_keys
 from hedgeserve.balancer import Balancer
 from hedgeserve.drivers import make_drivers
 from hedgeserve.drivers.base import Driver
 from hedgeserve.engines import make_engine
 from hedgeserve.errors import CloudError, StateDirectoryError
-from hedgeserve.fleet import Fleet, FleetParts
-from hedgeserve.hedge import make_policy
-from hedgeserve.machines.journal import EventKind, Journal
-from hedgeserve.machines.keys import SshKeys
-from hedgeserve.machines.race import race
+from hedgeserve.fleet import EventKind, Fleet, FleetParts, Journal, SshKeys
+from hedgeserve.hedge import Autoscaler, LoadSignal, Observation, Plan, ZoneNews, make_policy
 from hedgeserve.metrics import Metrics
-from hedgeserve.policy.autoscale import Autoscaler, LoadSignal
-from hedgeserve.policy.plan import Observation, Plan, ZoneNews
+from hedgeserve.race import race
 from hedgeserve.replica import GoneReason, Replica, ReplicaId, State
 from hedgeserve.spec import Cloud, OnExit, Spec
-from hedgeserve.specfile import load_api_keys
 from hedgeserve.statedir import StateDirectory, resolve_state_dir
 from hedgeserve.store import Event, Store
 from hedgeserve.web.admin import Admin
@@ -254,7 +250,9 @@ class Service:
             LoadSignal(now_s, arrived_total=load.arrived_total, queued=load.queued, in_flight=load.in_flight)
         )
         if decision.target != self._plan.target:
-            await self._record(EventKind.SCALED, f"{self._plan.target} → {decision.target} replicas: {decision.reason}")
+            await self._record(
+                EventKind.SCALED, f"{self._plan.target} → {decision.target} replicas: {decision.reason}"
+            )
         plan = self._policy.plan(
             Observation(now_s, decision.target, replicas=self._fleet.replicas(), offers=self._fleet.offers())
         )
@@ -370,7 +368,9 @@ class Service:
             "events": list(self._journal.recent),
         }
 
-    async def events(self, *, after: int = 0, limit: int = 100, replica: str | None = None) -> Sequence[dict[str, Any]]:
+    async def events(
+        self, *, after: int = 0, limit: int = 100, replica: str | None = None
+    ) -> Sequence[dict[str, Any]]:
         """Events of the journal with an id above ``after``, oldest first; with 0 the newest ``limit`` ones."""
         who = ReplicaId(replica) if replica else None
         found = await self._store.events(after=after, limit=limit, replica=who, newest=after == 0)
@@ -435,7 +435,9 @@ async def reap(spec: Spec, *, environ: Mapping[str, str] | None = None) -> list[
                 await driver.terminate(machine.id)
                 ended.append(machine.id)
             if left := await driver.list():
-                raise CloudError(f"{driver.cloud} still lists {', '.join(machine.id for machine in left)}; run it again")
+                raise CloudError(
+                    f"{driver.cloud} still lists {', '.join(machine.id for machine in left)}; run it again"
+                )
         for known in await store.alive_replicas(spec.service.name):
             replica = Replica(
                 id=known.id,

@@ -22,6 +22,7 @@ from hedgeserve.drivers.base import Driver, Machine, MachineState
 from hedgeserve.drivers.static import StaticServer
 from hedgeserve.engines.base import Engine
 from hedgeserve.errors import CloudError, StateDirectoryError
+from hedgeserve.hedge import Action, Drain, Launch, Plan, Terminate, ZoneNews
 from hedgeserve.machines.external import ExternalLife
 from hedgeserve.machines.inventory import Inventory
 from hedgeserve.machines.journal import EventKind, Journal
@@ -29,7 +30,6 @@ from hedgeserve.machines.keys import SshKeys
 from hedgeserve.machines.life import Hands, Order, ReplicaLife
 from hedgeserve.machines.probe import Prober
 from hedgeserve.metrics import Metrics
-from hedgeserve.policy.plan import Action, Drain, Launch, Plan, Terminate, ZoneNews
 from hedgeserve.replica import (
     STARTING,
     GoneReason,
@@ -44,6 +44,8 @@ from hedgeserve.replica import (
 )
 from hedgeserve.spec import Spec
 from hedgeserve.store import StoredReplica
+
+__all__ = ["EventKind", "Fleet", "FleetParts", "Journal", "SshKeys"]
 
 _log = structlog.get_logger("hedgeserve.fleet")
 
@@ -154,7 +156,8 @@ class Fleet:
 
     def replicas(self) -> tuple[Replica, ...]:
         """Every replica that is not gone, oldest first."""
-        return tuple(life.replica for life in [*self._externals.values(), *self._lives.values()])
+        external = tuple(life.replica for life in self._externals.values())
+        return external + tuple(life.replica for life in self._lives.values())
 
     def offers(self) -> tuple[Offer, ...]:
         """What the pools allow, at the last known prices."""
@@ -185,7 +188,7 @@ class Fleet:
         return sum(replica.offer.usd_per_hour for replica in self.replicas() if replica.vm_id is not None)
 
     def boot_eta_s(self) -> float | None:
-        """Seconds until the first of the starting replicas should be ready, by the boots seen so far; None if unknown."""
+        """Seconds until the next replica should be ready, going by the boots seen so far; None if unknown."""
         boots, now_s = self._boots_s, self._now_s()
         starting = [life for life in self._lives.values() if life.replica.state in STARTING]
         if not boots or not starting:
@@ -213,13 +216,13 @@ class Fleet:
             match action:
                 case Launch():
                     done = await self._launch(action)
-                case Drain(replica=replica, gone=gone, deadline_s=deadline_s, reason=reason):
-                    done = self._order(replica, Order(drain=True, why=reason, gone=gone, deadline_s=deadline_s))
-                case Terminate(replica=replica, gone=gone, reason=reason):
-                    done = self._order(replica, Order(drain=False, why=reason, gone=gone))
+                case Drain():
+                    done = self._order(action.replica, drain=True, action=action, deadline_s=action.deadline_s)
+                case Terminate():
+                    done = self._order(action.replica, drain=False, action=action)
             if done:
                 begun.append(action)
-                await self._note(action)
+                self._parts.metrics.decided(action)
         return begun
 
     async def terminate_all(self, why: str, *, clouds: Collection[str]) -> None:
@@ -260,24 +263,14 @@ class Fleet:
         )
         return True
 
-    def _order(self, replica: ReplicaId, order: Order) -> bool:
+    def _order(
+        self, replica: ReplicaId, *, drain: bool, action: Drain | Terminate, deadline_s: float | None = None
+    ) -> bool:
         life = self._lives.get(replica)
-        if life is None or (life.ending and order.drain):
+        if life is None or life.ending:
             return False
-        already = life.ending
-        life.order(order)
-        return not already
-
-    async def _note(self, action: Action) -> None:
-        self._parts.metrics.decided(action)
-        if isinstance(action, Launch):
-            return
-        await self._parts.journal.event(
-            EventKind.DRAIN if isinstance(action, Drain) else EventKind.TERMINATE,
-            action.reason,
-            replica=action.replica,
-            data={"rule": str(action.rule)},
-        )
+        life.order(Order(drain, action.reason, action.gone, rule=action.rule, deadline_s=deadline_s))
+        return True
 
     async def _take_up(self, known: StoredReplica, machine: Machine | None) -> None:
         """Go on with a replica of an earlier run of the controller."""

@@ -1,5 +1,9 @@
-"""The face of :mod:`hedgeserve.policy`: an :class:`Observation` goes in, a :class:`Plan` comes out."""
+"""The face of :mod:`hedgeserve.policy`: an :class:`Observation` goes in, a :class:`Plan` comes out.
 
+How many replicas the load needs is the :class:`Autoscaler`'s to say; where they should be, the policy's.
+"""
+
+from hedgeserve.policy.autoscale import Autoscaler, LoadSignal, ScaleDecision
 from hedgeserve.policy.plan import (
     Action,
     Drain,
@@ -17,13 +21,16 @@ from hedgeserve.spec import HedgeSpec
 
 __all__ = [
     "Action",
+    "Autoscaler",
     "Drain",
     "Launch",
+    "LoadSignal",
     "NewsKind",
     "Observation",
     "Plan",
     "Policy",
     "Rule",
+    "ScaleDecision",
     "Terminate",
     "ZoneNews",
     "make_policy",

@@ -30,8 +30,6 @@ class EventKind(StrEnum):
     STATE = "state"
     NOTICE = "notice"
     REBALANCE = "rebalance"
-    DRAIN = "drain"
-    TERMINATE = "terminate"
     GONE = "gone"
     ADOPTED = "adopted"
     REAPED = "reaped"
@@ -92,14 +90,18 @@ class Journal:
         level = self._log.warning if kind in _TROUBLES else self._log.info
         at = datetime.now(UTC)
         self.recent.append(
-            {"at": at.isoformat(timespec="seconds"), "kind": str(kind), "replica": replica, "zone": zone, "message": message}
+            {
+                "at": at.isoformat(timespec="seconds"),
+                "kind": str(kind),
+                "replica": replica,
+                "zone": zone,
+                "message": message,
+            }
         )
         told = {key: value for key, value in (("replica", replica), ("zone", zone)) if value is not None}
         level(message, event_kind=str(kind), **told, **(data or {}))
         try:
-            await self._store.record_event(
-                kind, message, replica=replica, zone=zone, data=data, at=at
-            )
+            await self._store.record_event(kind, message, replica=replica, zone=zone, data=data, at=at)
         except StateDirectoryError as error:
             self._unwritten(error)
 

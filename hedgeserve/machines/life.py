@@ -21,18 +21,19 @@ from hedgeserve.errors import (
     QuotaError,
     UnsupportedError,
 )
+from hedgeserve.hedge import NewsKind, Rule, ZoneNews
 from hedgeserve.machines.inventory import Inventory
 from hedgeserve.machines.journal import EventKind, Journal
 from hedgeserve.machines.keys import SshKeys
 from hedgeserve.machines.notices import NoticeSeen, Rebalance, Trouble, WatchEvent
 from hedgeserve.machines.probe import Prober
-from hedgeserve.machines.race import race
 from hedgeserve.machines.readiness import Readiness
 from hedgeserve.machines.session import VmSession
 from hedgeserve.metrics import Metrics
-from hedgeserve.policy.plan import NewsKind, ZoneNews
+from hedgeserve.race import race
 from hedgeserve.replica import STARTING, GoneReason, Market, Notice, Replica, State, Traffic
 from hedgeserve.spec import Spec
+from hedgeserve.units import format_duration
 
 _log = structlog.get_logger("hedgeserve.fleet")
 
@@ -72,15 +73,18 @@ class Order:
     drain: bool
     why: str
     gone: GoneReason
+    rule: Rule | None = None
     deadline_s: float | None = None
 
 
 class _Over(Exception):
     """This life is over, for a reason that came from the VM or its cloud and not from an order."""
 
-    def __init__(self, gone: GoneReason, why: str, news: NewsKind | None = None) -> None:
+    def __init__(
+        self, gone: GoneReason, why: str, news: NewsKind | None = None, *, rule: Rule | None = None
+    ) -> None:
         super().__init__(why)
-        self.gone, self.why, self.news = gone, why, news
+        self.gone, self.why, self.news, self.rule = gone, why, news, rule
 
 
 class ReplicaLife:
@@ -146,11 +150,9 @@ class ReplicaLife:
         """Everything up to the decision that it ends; None when there is nothing to terminate."""
         if self.replica.state is State.TERMINATING:
             return _Over(self.replica.gone or GoneReason.REAPED, self.replica.why)
-        if self.replica.state is State.PLANNED:
-            refused = await self._provision()
-            if self.replica.state is State.GONE or refused is not None:
-                return refused
         try:
+            if self.replica.state is State.PLANNED and not await self._provision():
+                return None
             _, over = await race(order=self._follow_order(), work=self._work())
         except _Over as told:
             return told
@@ -162,21 +164,30 @@ class ReplicaLife:
         await self._ordered.wait()
         order = self._order
         assert order is not None
-        if order.drain and self.replica.state in (State.READY, State.NOTICED):
-            await self._to(State.DRAINING, order.why, gone=order.gone)
-            deadline_s = self._now_s() + self._hands.spec.timeouts.drain
-            if order.deadline_s is not None:
-                deadline_s = min(deadline_s, order.deadline_s)
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline_s):
-                    await race(idle=self._hands.traffic.wait_idle(self.replica.id), hurry=self._hurry.wait())
-        return _Over(order.gone, order.why)
+        if not order.drain or self.replica.state not in (State.READY, State.NOTICED):
+            return _Over(order.gone, order.why, rule=order.rule)
+        await self._to(State.DRAINING, order.why, gone=order.gone, rule=order.rule)
+        begun_s, traffic = self._now_s(), self._hands.traffic
+        deadline_s = begun_s + self._hands.spec.timeouts.drain
+        if order.deadline_s is not None:
+            deadline_s = min(deadline_s, order.deadline_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline_s):
+                await race(idle=traffic.wait_idle(self.replica.id), hurry=self._hurry.wait())
+        left, took = traffic.outstanding(self.replica.id), format_duration(self._now_s() - begun_s)
+        ended = f"{left} requests had not ended after {took}" if left else f"its requests had ended after {took}"
+        return _Over(order.gone, ended)
 
     # Provisioning
 
-    async def _provision(self) -> _Over | None:
+    async def _provision(self) -> bool:
+        """Ask the cloud; false when it refused, so that there is nothing to end."""
         replica = self.replica
-        host_key = await self._hands.keys.make_host_key(replica.id)
+        try:
+            host_key = await self._hands.keys.make_host_key(replica.id)
+        except OSError as error:
+            why = f"the VM's host key could not be written down: {error}"
+            raise _Over(GoneReason.FAILED, why, NewsKind.LAUNCH_ERROR) from None
         await self._to(State.PROVISIONING, f"asking {replica.offer.cloud} for a VM")
         request = LaunchRequest(
             name=replica.id,
@@ -191,24 +202,25 @@ class ReplicaLife:
                 machine = await self._driver.launch(request)
         except TimeoutError:
             why = f"{replica.offer.cloud} did not answer the launch within its time"
-            return await self._refused(CloudError(why))
+            await self._refused(CloudError(why))
+            return False
         except CloudError as error:
-            return await self._refused(error)
+            await self._refused(error)
+            return False
         self._hands.metrics.launched(replica.zone, replica.market)
         await self._to(State.BOOTING, "the VM was granted", vm_id=machine.id)
         self._hands.inventory.ask_soon(replica.offer.cloud)
-        return None
+        return True
 
-    async def _refused(self, error: CloudError) -> _Over | None:
+    async def _refused(self, error: CloudError) -> None:
         kind = _REFUSALS.get(type(error), NewsKind.LAUNCH_ERROR)
         self._hands.metrics.launched(self.replica.zone, self.replica.market, error)
         await self._record(EventKind.REFUSED, str(error), {"kind": error.kind})
         if type(error) is CloudError:  # unclear: there may be a VM, which is looked for by its name and taken away
-            return _Over(GoneReason.FAILED, str(error), kind)
+            raise _Over(GoneReason.FAILED, str(error), kind)
         self._tell(kind, str(error))
         await self._hands.keys.forget(self.replica.id)
         await self._to(State.GONE, str(error), gone=GoneReason.FAILED)
-        return None
 
     # Booting, loading, serving
 
@@ -332,8 +344,11 @@ class ReplicaLife:
 
     async def _terminate(self, over: _Over) -> None:
         """Have the VM taken away; a cloud that fails to is asked again and again, loudly, for ever."""
+        if self.replica.state is State.PLANNED:  # no cloud was asked
+            await self._to(State.GONE, over.why, gone=over.gone)
+            return
         if self.replica.state is not State.TERMINATING:
-            await self._to(State.TERMINATING, over.why, gone=over.gone)
+            await self._to(State.TERMINATING, over.why, gone=over.gone, rule=over.rule)
         attempt = 0
         while True:
             try:
@@ -350,7 +365,9 @@ class ReplicaLife:
             await asyncio.sleep(_TERMINATE_RETRY_S[min(attempt, len(_TERMINATE_RETRY_S) - 1)])
             attempt += 1
         await self._hands.keys.forget(self.replica.id)
-        await self._to(State.GONE, over.why, gone=over.gone)
+        lived_s = self._now_s() - self.begun_s
+        usd = lived_s * self.replica.offer.usd_per_hour / 3600
+        await self._to(State.GONE, f"{self.replica.gone} after {format_duration(lived_s)}, for {usd:.4f} USD")
 
     async def _known_vm(self) -> str | None:
         if self.replica.vm_id is not None:
@@ -369,6 +386,7 @@ class ReplicaLife:
         gone: GoneReason | None = None,
         vm_id: str | None = None,
         notice: Notice | None = None,
+        rule: Rule | None = None,
     ) -> None:
         # The step itself before anything that waits: two tasks of this life may have news at the same time.
         before, now_s = self.replica, self._now_s()
@@ -376,7 +394,11 @@ class ReplicaLife:
         self._hands.changed()
         await self._bill(before, now_s)
         await self._hands.journal.save(self.replica)
-        data = {"market": str(before.market), "gone": str(self.replica.gone or "")}
+        data = {"market": str(before.market)}
+        if self.replica.gone is not None:
+            data["gone"] = str(self.replica.gone)
+        if rule is not None:
+            data["rule"] = str(rule)
         kind = EventKind.GONE if state is State.GONE else EventKind.STATE
         await self._record(kind, f"{before.state} → {state}: {why}", data)
 

@@ -4,7 +4,7 @@ The host key is known beforehand (we made it); a server that presents another is
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -44,7 +44,7 @@ class Remote:
         status = done.exit_status if done.exit_status is not None else -1
         return status, str(done.stdout or "")
 
-    async def lines(self, command: str) -> AsyncIterator[str]:
+    async def lines(self, command: str) -> AsyncGenerator[str, None]:
         """What a long-running command prints, line by line; ends with the command or the connection."""
         async with self.connection.create_process(
             command, stderr=asyncssh.STDOUT, encoding="utf-8", errors="replace"

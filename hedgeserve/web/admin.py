@@ -1,4 +1,4 @@
-"""The admin API: what ``hedgeserve status`` and its sisters ask, over a Unix socket that only the owner can open."""
+"""The admin API: what ``hedgeserve status`` and its sisters ask, over a Unix socket only for its owner."""
 
 import asyncio
 import json
@@ -81,7 +81,9 @@ class Admin:
         try:
             return web.Response(text=await self._service.logs(replica, lines))
         except KeyError:
-            raise web.HTTPNotFound(text=f"there is no replica {replica} now; `hedgeserve status` lists them") from None
+            raise web.HTTPNotFound(
+                text=f"there is no replica {replica} now; `hedgeserve status` lists them"
+            ) from None
         except BootstrapError as error:
             raise web.HTTPConflict(text=str(error)) from None
 
