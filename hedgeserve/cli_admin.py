@@ -1,0 +1,155 @@
+"""A running service as the command line reaches it: HTTP over the admin socket in its state directory.
+
+Blocking and from the standard library alone: ``hedgeserve status`` should not wait for an HTTP stack either.
+"""
+
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from hedgeserve.errors import HedgeServeError, NotRunningError
+from hedgeserve.statedir import admin_socket_in, resolve_state_dir, state_root
+
+_ANSWER_S = 30.0
+_FOLLOW_EVERY_S = 0.5
+_MOST_EVENTS = 1000
+
+
+def find_state_dir(
+    model: str | None, state_dir: str | None, service: str | None, environ: Mapping[str, str]
+) -> Path:
+    """The state directory of the service that was named, or of the only one that runs under the default root.
+
+    Raises:
+        SpecError: The model file that names it is wrong.
+        NotRunningError: None was named, and not exactly one runs; says which there are.
+    """
+    if model is not None:
+        from hedgeserve.specfile import load_spec
+
+        spec = load_spec(model, environ, surroundings=False)
+        return resolve_state_dir(spec.service.name, spec.service.state_dir, environ)
+    if state_dir is not None:
+        return Path(state_dir).expanduser().absolute()
+    if service is not None:
+        return resolve_state_dir(service, "", environ)
+    return _only_running(environ)
+
+
+def _only_running(environ: Mapping[str, str]) -> Path:
+    root = state_root(environ)
+    try:
+        below = sorted(path for path in root.iterdir() if path.is_dir())
+    except OSError:
+        below = []
+    running = [path for path in (root, *below) if _answers(path)]
+    if len(running) == 1:
+        return running[0]
+    name_one = "name one with MODEL.toml, --service or --state-dir"
+    if running:
+        names = ", ".join(path.name for path in running)
+        raise NotRunningError(f"{len(running)} services run under {root}: {names}; {name_one}")
+    ended = [path.name for path in below if (path / "journal.db").exists()]
+    there = f" (not running: {', '.join(ended)})" if ended else ""
+    raise NotRunningError(f"no service runs under {root}{there}; start one with `hedgeserve serve`, or {name_one}")
+
+
+def _answers(directory: Path) -> bool:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(2.0)
+            probe.connect(str(directory / "admin.sock"))
+    except OSError:
+        return False
+    return True
+
+
+class AdminClient:
+    """Asks the service that holds one state directory.
+
+    Every method raises :class:`~hedgeserve.errors.NotRunningError` when none answers there, and
+    :class:`~hedgeserve.errors.HedgeServeError` with the service's own words when it refuses.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def status(self) -> dict[str, Any]:
+        """Everything at a glance."""
+        found: dict[str, Any] = json.loads(self._ask("GET", "/admin/v1/status"))
+        return found
+
+    def events(self, *, limit: int, replica: str | None = None, follow: bool = False) -> Iterator[dict[str, Any]]:
+        """The newest ``limit`` events, oldest first; then, if wanted, each new one until the service ends."""
+        after, wanted = 0, limit
+        while True:
+            query: dict[str, str | int] = {"after": after, "limit": wanted}
+            if replica is not None:
+                query["replica"] = replica
+            try:
+                page = json.loads(self._ask("GET", f"/admin/v1/events?{urlencode(query)}"))["events"]
+            except NotRunningError:
+                if after:
+                    return
+                raise
+            yield from page
+            if not follow:
+                return
+            if page:
+                after, wanted = page[-1]["id"], _MOST_EVENTS
+            time.sleep(_FOLLOW_EVERY_S)
+
+    def logs(self, replica: str, lines: int) -> str:
+        """The end of a replica's engine log."""
+        return self._ask("GET", f"/admin/v1/logs/{quote(replica, safe='')}?{urlencode({'lines': lines})}")
+
+    def down(self) -> None:
+        """Tell the service to stop and to terminate every VM; returns when it has understood."""
+        self._ask("POST", "/admin/v1/down")
+
+    def _ask(self, method: str, path: str) -> str:
+        connection = _UnixConnection(admin_socket_in(self.directory))
+        try:
+            connection.request(method, path)
+            response = connection.getresponse()
+            text = response.read().decode("utf-8", "replace")
+        except TimeoutError:
+            raise HedgeServeError(
+                f"the service at {self.directory} did not answer within {_ANSWER_S:.0f} s"
+            ) from None
+        except PermissionError:
+            raise HedgeServeError(
+                f"this user may not ask the service at {self.directory}; run as the user who started it"
+            ) from None
+        except (OSError, http.client.HTTPException):
+            raise NotRunningError(
+                f"no service runs with the state directory {self.directory}; start it with `hedgeserve serve`"
+            ) from None
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise HedgeServeError(_error_message(text) or f"the service answered {response.status}")
+        return text
+
+
+def _error_message(text: str) -> str:
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return text.strip()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_ANSWER_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_ANSWER_S)
+        self.sock.connect(str(self._path))

@@ -1,0 +1,125 @@
+"""``hedgeserve down``: ends a service and all of its VMs, whether or not its controller still runs."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hedgeserve.cli_admin import AdminClient
+from hedgeserve.errors import HedgeServeError, NotRunningError, StateLockedError
+
+if TYPE_CHECKING:
+    from hedgeserve.statedir import StateDirectory
+    from hedgeserve.store import StoredReplica
+
+_LOOK_EVERY_S = 0.3
+_LET_GO_S = 15.0
+
+
+def take_down(client: AdminClient, model: str | None, *, agreed: Callable[[str], bool]) -> None:
+    """Show what will end and what it costs now, ask, and see it through.
+
+    Raises:
+        NotRunningError: No controller runs, and without a model file nobody knows the clouds to ask.
+    """
+    try:
+        status = client.status()
+    except NotRunningError:
+        if model is None:
+            raise
+        _reap(client, model, agreed)
+        return
+    mine = [replica for replica in status["replicas"] if replica["market"] != "external"]
+    for replica in mine:
+        click.echo(
+            _line(replica["id"], replica["zone"], replica["market"], replica["state"], replica["usd_per_hour"])
+        )
+    usd_per_hour = status["usd_per_hour"]
+    agreed(f"Stop {status['service']} and terminate {_vms(len(mine))}, {usd_per_hour:.2f} USD/h in all?")
+    client.down()
+    click.echo("Running requests finish, then the VMs go.", err=True)
+    started_s, told = time.monotonic(), ""
+    while True:
+        time.sleep(_LOOK_EVERY_S)
+        try:
+            left = [one for one in client.status()["replicas"] if one["market"] != "external"]
+        except NotRunningError:
+            break
+        now = f"{_vms(len(left))} left after {time.monotonic() - started_s:.0f} s"
+        if sys.stderr.isatty() and now != told:
+            click.echo(f"\r{now} ", nl=False, err=True)
+            told = now
+    if told:
+        click.echo(err=True)
+    if stayed := asyncio.run(_journalled(client, status["service"])):
+        names = ", ".join(replica.id for replica in stayed)
+        raise HedgeServeError(
+            f"{_vms(len(stayed))} could not be terminated: {names}; run `hedgeserve down MODEL.toml`"
+        )
+    click.echo(f"Done: {status['service']} has stopped; {usd_per_hour:.2f} USD/h are no longer spent.", err=True)
+
+
+def _reap(client: AdminClient, model: str, agreed: Callable[[str], bool]) -> None:
+    from hedgeserve.core import reap
+    from hedgeserve.specfile import load_spec
+
+    if not (client.directory / "journal.db").exists():
+        raise HedgeServeError(
+            f"no service runs with the state directory {client.directory}, nor has one ever run there"
+        )
+    spec = load_spec(model, surroundings=False)
+    left = asyncio.run(_journalled(client, spec.service.name))
+    for replica in left:
+        offer = replica.offer
+        click.echo(_line(replica.id, offer.zone, offer.market, replica.state, offer.usd_per_hour))
+    usd_per_hour = sum(replica.offer.usd_per_hour for replica in left)
+    agreed(
+        f"No controller runs. Terminate {_vms(len(left))} that an earlier run left, {usd_per_hour:.2f} USD/h in "
+        "all, and any other that its clouds list?"
+    )
+    ended = asyncio.run(reap(spec, environ=os.environ))
+    for vm in ended:
+        click.echo(f"terminated {vm}")
+    click.echo(f"Done: {_vms(len(ended))} terminated.", err=True)
+
+
+async def _journalled(client: AdminClient, service: str) -> "list[StoredReplica]":
+    """The replicas with a VM that the journal of a stopped service still counts as alive."""
+    from hedgeserve.store import Store
+
+    directory = await _hold(client.directory, service)
+    try:
+        store = await Store.open(directory.journal)
+        try:
+            return [one for one in await store.alive_replicas(service) if one.offer.market != "external"]
+        finally:
+            await store.close()
+    finally:
+        directory.close()
+
+
+async def _hold(path: Path, service: str) -> "StateDirectory":
+    """The state directory, held, so that no controller starts meanwhile; waits for one that is just ending."""
+    from hedgeserve.statedir import StateDirectory
+
+    deadline_s = time.monotonic() + _LET_GO_S
+    while True:
+        try:
+            return await asyncio.to_thread(StateDirectory.open, path, service=service)
+        except StateLockedError:
+            if time.monotonic() > deadline_s:
+                raise
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def _line(replica: str, zone: str, market: str, state: str, usd_per_hour: float) -> str:
+    return f"{replica}  {zone}  {market}  {state}  {usd_per_hour:.2f} USD/h"
+
+
+def _vms(count: int) -> str:
+    return f"{count} VM{'s' * (count != 1)}"

@@ -1,0 +1,163 @@
+"""``hedgeserve serve``: runs a service in this process, tells the terminal about it, and stops on Ctrl-C."""
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import TextIO, cast
+
+import click
+import structlog
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from hedgeserve.cli_log import configure_logging
+from hedgeserve.cli_view import status_view
+from hedgeserve.core import Service
+from hedgeserve.spec import Spec
+from hedgeserve.units import format_duration
+
+_REFRESH_S = 0.5
+
+
+def serve_spec(
+    spec: Spec, api_keys: frozenset[str], environ: Mapping[str, str], *, log_format: str, log_level: str | None
+) -> None:
+    """Serve until a signal or ``hedgeserve down``: with a live status on a terminal, else with log lines."""
+    live = (
+        log_format == "auto" and sys.stdout.isatty() and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    )
+    level = log_level or ("error" if live else "info")
+    if live:
+        console = Console(highlight=False)
+        configure_logging(cast(TextIO, _AboveLive(console)), as_json=False, level=level)
+        asyncio.run(_serve(spec, api_keys, environ, console))
+    else:
+        configure_logging(sys.stderr, as_json=log_format == "json", level=level)
+        asyncio.run(_serve(spec, api_keys, environ, None))
+
+
+async def _serve(
+    spec: Spec, api_keys: frozenset[str], environ: Mapping[str, str], console: Console | None
+) -> None:
+    service = Service(spec, api_keys=api_keys, environ=environ)
+    stopper = _Stopper(service, spec.timeouts.drain)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(stopper)
+        if console is not None:
+            # Entered before the service, so that the picture goes on while the service drains.
+            view = _View(service, console)
+            await stack.enter_async_context(view)
+        async with service:
+            click.echo(_welcome(service.url, spec, keys=bool(api_keys)))
+            stopper.started = True
+            if console is not None:
+                view.begin()
+            await service.run_until_stopped()
+    click.echo("HedgeServe has stopped.", err=True)
+
+
+def _welcome(url: str, spec: Spec, *, keys: bool) -> str:
+    """The endpoint, and a line that can be pasted; the key itself is never shown."""
+    body = {
+        "model": spec.model.id,
+        "stream": True,
+        "messages": [{"role": "user", "content": "What is a spot VM?"}],
+    }
+    curl = f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json'"
+    hint = ""
+    if keys:
+        curl += ' -H "Authorization: Bearer $KEY"'
+        hint = f"\n(KEY is one of the keys in {spec.service.api_keys_file or '$' + spec.service.api_keys_env})"
+    curl += f" -d {shlex.quote(json.dumps(body))}"
+    return f"HedgeServe serves {spec.model.id} at {url}/v1\nTry it:\n  {curl}{hint}\n"
+
+
+class _Stopper:
+    """Ctrl-C and the signals of service managers, as requests to stop; the old handlers come back at the end."""
+
+    def __init__(self, service: Service, drain_s: float) -> None:
+        self._service = service
+        self._drain_s = drain_s
+        self._asked = False
+        self.started = False
+
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        loop.add_signal_handler(signal.SIGINT, self._ask, True)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._ask, False)
+
+    def __exit__(self, *exc_info: object) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+
+    def _ask(self, may_hurry: bool) -> None:
+        if not self._asked:
+            self._asked = True
+            self._service.request_stop()
+            patience = format_duration(self._drain_s)
+            click.echo(
+                f"Stopping: running requests may finish (at most {patience}). Press Ctrl-C again to stop at once.",
+                err=True,
+            )
+        elif may_hurry:
+            self._service.request_stop(now=True)
+            click.echo("Stopping at once.", err=True)
+            if not self.started and self._task is not None:
+                self._task.cancel()
+
+
+class _View:
+    """The live status, from :meth:`begin` until the service has stopped."""
+
+    def __init__(self, service: Service, console: Console) -> None:
+        self._service = service
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        self._live.start()
+        self._task = asyncio.create_task(self._refresh(), name="live status")
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._live.stop()
+
+    async def _refresh(self) -> None:
+        try:
+            while True:
+                self._live.update(status_view(self._service.status()), refresh=True)
+                await asyncio.sleep(_REFRESH_S)
+        except Exception:  # a picture that cannot be drawn must not end the service
+            structlog.get_logger("hedgeserve.cli").exception("the live status failed; the service goes on")
+
+
+class _AboveLive:
+    """A stream whose lines appear above the live status."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def write(self, text: str) -> int:
+        if line := text.rstrip("\n"):
+            self._console.print(Text.from_ansi(line))
+        return len(text)
+
+    def flush(self) -> None:
+        self._console.file.flush()
+
+    def isatty(self) -> bool:
+        return self._console.is_terminal
