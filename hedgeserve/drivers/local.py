@@ -110,7 +110,7 @@ class LocalDriver:
     async def preempt(self, machine_id: str, *, notice_s: float | None = None) -> None:
         """Take a spot VM back as the cloud does, ``notice_s`` after it was told (None: as its zone has it).
 
-        0 is without a word. Returns when the notice is out, or the VM is dead.
+        0 is without a word. Returns when the notice is out, or without one when everything in the VM is dead.
 
         Raises:
             UnsupportedError: It is an on-demand VM, which is never preempted.

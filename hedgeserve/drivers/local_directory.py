@@ -102,15 +102,15 @@ class VmDirectory:
             self._clear(files)
 
     def preempt(self, name: str, *, notice_s: float) -> None:
-        """Have the VM announce its end and come to it; returns when the notice is out.
+        """Have the VM announce its end and come to it; returns when the notice is out, or all of it is dead.
 
-        A VM that does not take the order is killed at once: a cloud asks nobody for leave.
+        Without notice, and where a VM does not take the order, it is killed here: a cloud asks nobody for leave.
 
         Raises:
             CloudError: There is no such VM, or something of it cannot be killed.
         """
         files, record = self._look_up(name)
-        if not _command(files, record, "preempt", {"notice_s": notice_s}):
+        if notice_s <= 0 or not _command(files, record, "preempt", {"notice_s": notice_s}):
             _kill(files)
 
     def rebalance(self, name: str) -> None:
@@ -263,7 +263,7 @@ def _with_address(record: VmRecord, files: VmFiles, *, taken: set[str]) -> VmRec
         if address in taken:
             continue
         usual = (record.ssh_port, record.metadata_port, record.control_port, record.engine_port)
-        ports = [_free_port(address, port) for port in usual]
+        ports = [free_port(address, port) for port in usual]
         if tuple(ports) == usual:
             return replace(record, address=address)
     return replace(
@@ -276,7 +276,7 @@ def _with_address(record: VmRecord, files: VmFiles, *, taken: set[str]) -> VmRec
     )
 
 
-def _free_port(address: str, wanted: int) -> int:
+def free_port(address: str, wanted: int) -> int:
     """The wanted port if it can be had at this address, else some other one."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

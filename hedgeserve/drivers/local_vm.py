@@ -179,8 +179,6 @@ class Supervisor:
 
     def _preempt(self, notice_s: float) -> None:
         """Announce the end and come to it; of two announcements the earlier end holds."""
-        if notice_s <= 0:
-            self._end("preempted without notice")
         loop = asyncio.get_running_loop()
         end_at_s = loop.time() + notice_s
         if self._end_at_s is not None and self._end_at_s <= end_at_s:
