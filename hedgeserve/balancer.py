@@ -23,7 +23,7 @@ from hedgeserve.proxy.routes import ROUTES
 from hedgeserve.proxy.server import Server
 from hedgeserve.proxy.upstream import Upstream
 from hedgeserve.replica import ReplicaId, RoutingSnapshot
-from hedgeserve.spec import Spec
+from hedgeserve.spec import Spec, split_listen
 
 _IDLE_CLIENT_S = 75.0
 _BACKLOG = 1024
@@ -99,7 +99,7 @@ class Balancer:
         Raises:
             ListenError: The address cannot be had; says why and what to do.
         """
-        host, port = _host_and_port(self._listen)
+        host, port = split_listen(self._listen)
         server = Server(
             self._front.handle,
             handler_cancellation=True,  # a client that goes away takes its request with it
@@ -183,14 +183,6 @@ class Balancer:
         if self._drained_at_s is None:
             return None
         return math.ceil(max(self._drained_at_s - self._now_s(), 0)) + _RETRY_AFTER_STOP_S
-
-
-def _host_and_port(listen: str) -> tuple[str, int]:
-    host, colon, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise ListenError(f'"{listen}" is no address to listen on; write host and port, such as "127.0.0.1:8000"')
-    return host, int(port)
 
 
 def _why_not(listen: str, error: OSError) -> str:

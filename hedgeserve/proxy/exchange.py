@@ -169,7 +169,13 @@ class _Exchange:
                 await self._relay_held(answer, hold_bytes=0)
         else:
             await self._relay_held(answer, hold_bytes=self._shared.limits.max_held_response)
-        self._report.outcome = Outcome.CLIENT_ERROR if 400 <= answer.status < 500 else Outcome.OK
+        self._report.outcome = (
+            Outcome.OK
+            if answer.status < 400
+            else Outcome.CLIENT_ERROR
+            if answer.status < 500
+            else Outcome.UPSTREAM_ERROR
+        )
 
     async def _relay_events(self, answer: Answer) -> None:
         route = self._ask.route

@@ -1,0 +1,108 @@
+"""The waiting line: order, bound, and the advice given to those turned away."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hedgeserve.proxy.admission import Line, Place
+from hedgeserve.replica import Market, ReplicaId, RouteTarget, ZoneId
+
+REPLICA = RouteTarget(ReplicaId("r-1"), "http://r", ZoneId("local/east/a"), Market.SPOT)
+
+
+def slots(free: int):
+    """Chooses the one replica for the first ``free`` places that ask and have not failed on it."""
+    left = free
+
+    def choose(place: Place) -> RouteTarget | None:
+        nonlocal left
+        if left == 0 or (REPLICA.id in place.failed_on and not place.may_return):
+            return None
+        left -= 1
+        return REPLICA
+
+    return choose
+
+
+@given(st.lists(st.integers(1, 1000), unique=True), st.integers(0, 20))
+def test_the_line_is_served_in_order_of_arrival(arrivals: list[int], free: int) -> None:
+    """However they entered it, those who arrived first are served first, and the others stay."""
+    line = Line(longest=1000)
+    for arrival in arrivals:
+        assert line.enter(Place(arrival))
+    served = [place.arrival for place, _ in line.assign(slots(free), now_s=0.0)]
+    assert served == sorted(arrivals)[:free]
+    assert len(line) == len(arrivals) - len(served)
+
+
+@given(st.integers(0, 5), st.integers(0, 10))
+def test_the_line_never_grows_beyond_its_bound_by_newcomers(longest: int, newcomers: int) -> None:
+    """The first ``longest`` get in, the rest are turned away."""
+    line = Line(longest)
+    let_in = [line.enter(Place(arrival)) for arrival in range(newcomers)]
+    assert let_in == [True] * min(longest, newcomers) + [False] * max(0, newcomers - longest)
+
+
+def test_a_request_that_a_replica_failed_returns_to_where_it_stood() -> None:
+    """It was admitted once: a full line does not turn it away, and it goes ahead of those behind it."""
+    line = Line(longest=1)
+    early, late = Place(1), Place(2)
+    line.enter(early)
+    line.assign(slots(1), now_s=0.0)
+    line.enter(late)
+    assert line.enter(early)
+    assert [place for place, _ in line.assign(slots(1), now_s=1.0)] == [early]
+
+
+def test_one_that_cannot_use_what_is_free_does_not_hold_up_the_others() -> None:
+    """The only free replica has failed the first in line; the second takes it."""
+    line = Line(longest=9)
+    burnt, fresh = Place(1), Place(2)
+    burnt.failed_on.add(REPLICA.id)
+    line.enter(burnt)
+    line.enter(fresh)
+    assert [place for place, _ in line.assign(slots(9), now_s=0.0)] == [fresh]
+    burnt.may_return = True
+    assert [place for place, _ in line.assign(slots(9), now_s=0.0)] == [burnt]
+
+
+def test_leaving_twice_is_leaving_once() -> None:
+    """A client that goes away in the very moment in which it is served leaves twice."""
+    line, place = Line(longest=9), Place(1)
+    line.enter(place)
+    line.leave(place)
+    line.leave(place)
+    assert len(line) == 0
+
+
+@given(
+    ready=st.booleans(),
+    eta=st.one_of(st.none(), st.floats(0, 1e6)),
+    jitter=st.floats(0, 1),
+    waiting=st.integers(0, 50),
+)
+def test_retry_after_is_a_sane_number_of_seconds(
+    ready: bool, eta: float | None, jitter: float, waiting: int
+) -> None:
+    """Never zero, never hours, whatever the sums say."""
+    line = Line(longest=50)
+    for arrival in range(waiting):
+        line.enter(Place(arrival))
+    assert 1 <= line.retry_after_s(0.0, ready=ready, boot_eta_s=eta, jitter=jitter) <= 375
+
+
+def test_retry_after_follows_the_pace_of_the_line() -> None:
+    """Ten requests in five seconds were served: with twenty more in line, come back in about ten seconds."""
+    line = Line(longest=50)
+    for arrival in range(30):
+        line.enter(Place(arrival))
+    for second in range(5):
+        line.assign(slots(2), now_s=float(second))
+    assert len(line) == 20
+    assert line.retry_after_s(5.0, ready=True, boot_eta_s=None, jitter=0.0) == 11
+
+
+def test_retry_after_is_the_boot_time_that_is_left_where_nothing_is_ready() -> None:
+    """A replica is expected in 42 s; jitter adds a quarter at most."""
+    line = Line(longest=50)
+    assert line.retry_after_s(0.0, ready=False, boot_eta_s=42.0, jitter=0.0) == 42
+    assert line.retry_after_s(0.0, ready=False, boot_eta_s=42.0, jitter=1.0) == 53

@@ -1,0 +1,134 @@
+"""Metrics: what the rooms tell is what Prometheus reads, and every name is explained."""
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from hedgeserve.errors import CapacityError
+from hedgeserve.metrics import FailurePhase, Metrics, Outcome
+from hedgeserve.policy.plan import Launch, Rule
+from hedgeserve.replica import Market, Offer, Replica, ReplicaId, State, ZoneId
+
+ZONE = ZoneId("local/east/a")
+OFFER = Offer(ZONE, "small", Market.SPOT, 0.3, datetime.now(UTC))
+DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
+
+
+def read(metrics: Metrics, name: str, **labels: str) -> float | None:
+    """The value of one sample as a scraper sees it."""
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        for sample in family.samples:
+            if sample.name == name and labels.items() <= sample.labels.items():
+                return float(sample.value)
+    return None
+
+
+def replica(number: int, state: State) -> Replica:
+    return Replica(ReplicaId(f"demo-{number}"), OFFER, state, 0.0, datetime.now(UTC))
+
+
+def test_every_metric_has_its_heading_in_the_docs_and_no_other_has() -> None:
+    """The heading names the metric, a line below its type and labels as they are."""
+    text = DOCS.read_text()
+    headings = dict(re.findall(r"^### `([a-z_]+)`\n\n(.*)$", text, re.MULTILINE))
+    described = Metrics().describe()
+    assert set(headings) == {each.name for each in described}
+    for each in described:
+        labels = ", ".join(f"`{label}`" for label in each.labels)
+        said = f"*{each.kind}*" + (f", by {labels}" if labels else "")
+        assert headings[each.name].startswith(said), each.name
+
+
+def test_what_is_described_is_what_is_served() -> None:
+    """No metric escapes the list."""
+    metrics = Metrics()
+    served = set(re.findall(r"^# TYPE (\w+)", metrics.render().decode(), re.MULTILINE))
+    created = {name for name in served if name.endswith("_created")}
+    assert served - created == {each.name for each in metrics.describe()}
+
+
+def test_only_counters_end_in_total_and_units_are_in_the_names() -> None:
+    """Prometheus's conventions, held for the metrics to come too."""
+    for each in Metrics().describe():
+        assert each.name.startswith("hedgeserve_")
+        assert each.name.endswith("_total") == (each.kind == "counter")
+
+
+def test_series_that_alarms_need_are_there_before_anything_happens() -> None:
+    """A rate cannot see the step from nothing to one."""
+    metrics = Metrics()
+    metrics.expect_routes(["/v1/completions"])
+    assert read(metrics, "hedgeserve_requests_total", route="/v1/completions", outcome="ok") == 0
+    for phase in FailurePhase:
+        assert read(metrics, "hedgeserve_upstream_failures_total", phase=phase) == 0
+    for rule in Rule:
+        assert read(metrics, "hedgeserve_decisions_total", kind="launch", rule=rule) == 0
+
+
+def test_two_services_in_one_process_do_not_mix() -> None:
+    """Each has a registry of its own."""
+    one, other = Metrics(), Metrics()
+    one.request_ended("/v1/completions", Outcome.OK, 200)
+    assert read(one, "hedgeserve_requests_total", route="/v1/completions") == 1
+    assert read(other, "hedgeserve_requests_total", route="/v1/completions") is None
+
+
+def test_a_state_that_no_replica_is_in_any_more_is_shown_as_zero() -> None:
+    """It loaded, then it was ready: it must not be counted twice."""
+    metrics = Metrics()
+    metrics.set_replicas([replica(1, State.LOADING), replica(2, State.LOADING)])
+    metrics.set_replicas([replica(1, State.READY), replica(2, State.LOADING)])
+    metrics.set_replicas([replica(1, State.READY)])
+    assert read(metrics, "hedgeserve_replicas", state="ready", market="spot", zone=ZONE) == 1
+    assert read(metrics, "hedgeserve_replicas", state="loading", market="spot", zone=ZONE) == 0
+
+
+def test_launches_are_counted_by_what_the_cloud_answered() -> None:
+    """One VM came, one was refused for want of capacity; a quota refusal is shown with zero."""
+    metrics = Metrics()
+    metrics.launched(ZONE, Market.SPOT)
+    metrics.launched(ZONE, Market.SPOT, CapacityError("none left"))
+    found = {
+        result: read(metrics, "hedgeserve_launches_total", zone=ZONE, market="spot", result=result)
+        for result in ("ok", "capacity", "quota")
+    }
+    assert found == {"ok": 1, "capacity": 1, "quota": 0}
+
+
+@pytest.mark.parametrize(
+    ("tell", "name", "labels", "value"),
+    [
+        (lambda m: m.set_target(3), "replica_target", {}, 3),
+        (lambda m: m.preempted(ZONE, noticed=True), "preemptions_total", {"zone": ZONE, "notice": "notice"}, 1),
+        (lambda m: m.preempted(ZONE, noticed=False), "preemptions_total", {"zone": ZONE, "notice": "none"}, 1),
+        (
+            lambda m: m.decided(Launch(OFFER, Rule.SPREAD, "missing")),
+            "decisions_total",
+            {"kind": "launch", "rule": "spread"},
+            1,
+        ),
+        (lambda m: m.booted("ssh", 2.0), "boot_duration_seconds_sum", {"phase": "ssh"}, 2),
+        (lambda m: m.spent(Market.SPOT, 0.5), "spend_dollars_total", {"market": "spot"}, 0.5),
+        (lambda m: m.loop_lagged(0.2), "loop_lag_seconds_sum", {}, 0.2),
+        (lambda m: m.upstream_failed(FailurePhase.STALL), "upstream_failures_total", {"phase": "stall"}, 1),
+        (lambda m: m.queue_waited(4.0), "queue_wait_seconds_sum", {}, 4),
+        (lambda m: m.watch_load(inflight=lambda: 7, queued=lambda: 2), "inflight_requests", {}, 7),
+        (lambda m: m.watch_load(inflight=lambda: 7, queued=lambda: 2), "queue_depth", {}, 2),
+        (lambda m: m.request_took("/v1/completions", 1.5, 2, 0.3), "request_attempts_sum", {}, 2),
+        (lambda m: m.request_took("/v1/completions", 1.5, 2, 0.3), "time_to_first_token_seconds_sum", {}, 0.3),
+        (lambda m: None, "build_info", {}, 1),
+    ],
+)
+def test_what_is_told_is_what_is_served(tell, name: str, labels: dict[str, str], value: float) -> None:
+    """Each method moves its metric, under its labels, in its unit."""
+    metrics = Metrics()
+    tell(metrics)
+    assert read(metrics, f"hedgeserve_{name}", **labels) == pytest.approx(value)
+
+
+def test_first_token_buckets_reach_a_cold_start() -> None:
+    """A request that waited ten minutes for a replica is not lost in the last bucket."""
+    assert b'hedgeserve_time_to_first_token_seconds_bucket{le="600.0"}' in Metrics().render()

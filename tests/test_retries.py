@@ -1,0 +1,302 @@
+"""Replicas fail in every way that they can, and the client gets its answer, or the truth."""
+
+import asyncio
+import json
+
+import pytest
+
+from tests.upstreams import (
+    CHAT,
+    DONE,
+    ERROR_EVENT,
+    WHOLE_STREAM,
+    Behaviour,
+    Engine,
+    answer,
+    dropped,
+    event,
+    in_pieces,
+    open_house,
+    silent,
+    status,
+    streams,
+    until,
+    when_told,
+)
+
+SHORT = {"first_byte": "150ms", "stall": "150ms"}
+
+
+def bad_and_good(*behaviours: Behaviour) -> tuple[Engine, Engine]:
+    """Two engines; requests go to the bad one first."""
+    return Engine("bad").then(*behaviours), Engine("good")
+
+
+BEFORE_THE_FIRST_BYTE = {
+    "broken connection": (dropped, "first_byte"),
+    "500": (status(500), "status"),
+    "502": (status(502), "status"),
+    "503": (status(503), "status"),
+    "504": (status(504), "status"),
+    "401": (status(401), "status"),
+}
+IN_ONE_PIECE = BEFORE_THE_FIRST_BYTE | {
+    "cut in the middle": (in_pieces(answer("x" * 9999), then="cut"), "body"),
+    "silence in the middle": (in_pieces(answer("x" * 9999), then="silence"), "stall"),
+    "finish_reason abort": (status(200, answer("half", finish="abort")), "abort"),
+}
+STREAMED = BEFORE_THE_FIRST_BYTE | {
+    "no first byte": (silent, "first_byte"),
+    "a head and no first byte": (streams(then="silence"), "first_byte"),
+    "a head and a broken connection": (streams(then="cut"), "first_byte"),
+    "a head and a clean end": (streams(then="eof"), "body"),
+    "an error as first event": (streams(ERROR_EVENT, DONE, then="eof"), "abort"),
+    "abort as first event": (streams(event(finish="abort"), DONE, then="eof"), "abort"),
+    "nothing but [DONE]": (streams(DONE, then="eof"), "abort"),
+    "half an event": (streams(event("one")[:20], then="cut"), "body"),
+}
+
+
+@pytest.mark.parametrize("failure", IN_ONE_PIECE)
+async def test_an_answer_in_one_piece_comes_whole_from_another_replica(failure: str) -> None:
+    """Whatever happens to the first replica, the client sees one good answer, and what it cost."""
+    behaviour, phase = IN_ONE_PIECE[failure]
+    bad, good = bad_and_good(behaviour)
+    async with open_house(bad, good, timeouts=SHORT) as house:
+        reply = await house.ask()
+        assert (reply.status, reply.text) == (200, "from good")
+        assert reply.headers["x-hedgeserve-replica"] == "good"
+        assert reply.headers["x-hedgeserve-attempts"] == "2"
+        assert house.count("upstream_failures_total", phase=phase) == 1
+        assert house.count("requests_total", route=CHAT, outcome="ok", code="200") == 1
+        assert bad.seen[0].body == good.seen[0].body
+
+
+@pytest.mark.parametrize("failure", STREAMED)
+async def test_a_stream_that_dies_before_its_first_byte_is_begun_elsewhere(failure: str) -> None:
+    """The client's head is not sent before there is something to follow it."""
+    behaviour, phase = STREAMED[failure]
+    bad, good = bad_and_good(behaviour)
+    async with open_house(bad, good, timeouts=SHORT) as house:
+        reply = await house.ask(stream=True)
+        assert (reply.status, reply.body) == (200, WHOLE_STREAM)
+        assert reply.headers["x-hedgeserve-replica"] == "good"
+        assert house.count("upstream_failures_total", phase=phase) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_replica_that_cannot_be_reached_is_passed_over(stream: bool) -> None:
+    """It died a moment ago and nobody knows yet."""
+    bad, good = bad_and_good()
+    async with open_house(bad, good) as house:
+        await bad.die()
+        reply = await house.ask(stream=stream)
+        assert reply.status == 200
+        assert house.count("upstream_failures_total", phase="connect") == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_replica_that_vanishes_loses_no_request(stream: bool) -> None:
+    """The fleet says that the replica is gone; what it was asked is asked elsewhere at once, and not counted."""
+    bad, good = bad_and_good(silent)
+    async with open_house(bad, good, limits={"max_attempts": 1}) as house:
+        asking = asyncio.create_task(house.ask(stream=stream))
+        await until(lambda: bad.running == 1)
+        house.show(good)
+        reply = await asking
+        assert reply.status == 200
+        assert reply.headers["x-hedgeserve-replica"] == "good"
+        assert house.count("upstream_failures_total", phase="vanished") == 1
+        await until(lambda: bad.running == 0)
+
+
+async def test_a_request_waits_for_a_new_replica_when_its_own_has_vanished() -> None:
+    """The last replica is gone; the request goes back into the line and is answered by the next."""
+    lost, new = bad_and_good(silent)
+    async with open_house(lost, new) as house:
+        house.show(lost)
+        asking = asyncio.create_task(house.ask())
+        await until(lambda: lost.running == 1)
+        house.show()
+        await until(lambda: house.balancer.load().queued == 1)
+        assert len(house.waits) == 1
+        house.show(new)
+        assert (await asking).text == "from good"
+
+
+async def test_the_only_replica_is_asked_again_after_a_pause() -> None:
+    """It failed once; there is no other, so it gets a second chance."""
+    only = Engine("only").then(status(500), dropped)
+    async with open_house(only) as house:
+        reply = await house.ask()
+        assert (reply.status, reply.headers["x-hedgeserve-attempts"]) == (200, "3")
+
+
+async def test_an_unreachable_replica_does_not_use_up_the_attempts() -> None:
+    """The only one is dead and nobody knows yet: the request holds out until there is another."""
+    dead, new = bad_and_good()
+    async with open_house(dead, new, limits={"max_attempts": 2}) as house:
+        await dead.die()
+        house.show(dead)
+        asking = asyncio.create_task(house.ask())
+        await until(lambda: house.count("upstream_failures_total", phase="connect") >= 3)
+        house.show(new)
+        assert (await asking).text == "from good"
+
+
+@pytest.mark.parametrize("code", [400, 403, 404, 408, 422, 429, 501])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_the_clients_business_passes_as_it_is(code: int, stream: bool) -> None:
+    """Status, body and type are the engine's; nothing is tried again."""
+    engine = Engine("only").then(status(code, b'{"error": {"message": "your  fault"}}'))
+    async with open_house(engine) as house:
+        reply = await house.ask(stream=stream)
+        assert (reply.status, reply.body) == (code, b'{"error": {"message": "your  fault"}}')
+        assert len(engine.seen) == 1
+        outcome = "client_error" if code < 500 else "upstream_error"
+        assert house.count("requests_total", outcome=outcome, code=str(code)) == 1
+
+
+async def test_too_many_failures_are_told_with_the_last_reason() -> None:
+    """All that is left to say is what the replica said."""
+    engine = Engine("sick").then(*[status(500, b"CUDA error: out of luck")] * 3)
+    async with open_house(engine, limits={"max_attempts": 3}) as house:
+        reply = await house.ask()
+        assert (reply.status, reply.error["code"]) == (502, "upstream_error")
+        assert "3 attempts" in reply.error["message"]
+        assert "CUDA error: out of luck" in reply.error["message"]
+        assert reply.headers["x-hedgeserve-attempts"] == "3"
+        assert house.count("requests_total", outcome="upstream_error", code="502") == 1
+
+
+async def test_a_key_that_the_replica_refuses_is_not_the_clients_trouble() -> None:
+    """A 401 of the engine says that our own key is wrong: 502, and no word that would make a client log in."""
+    engine = Engine("sick").then(status(401))
+    async with open_house(engine, limits={"max_attempts": 1}) as house:
+        reply = await house.ask()
+        assert reply.status == 502
+        assert "API key that HedgeServe has for it" in reply.error["message"]
+
+
+async def test_silence_is_told_as_a_timeout() -> None:
+    """504, so that a client can tell it from a crash."""
+    engine = Engine("slow").then(silent)
+    async with open_house(engine, limits={"max_attempts": 1}, timeouts=SHORT) as house:
+        reply = await house.ask(stream=True)
+        assert (reply.status, reply.error["code"]) == (504, "upstream_timeout")
+
+
+async def test_an_answer_in_one_piece_may_take_longer_than_a_first_byte() -> None:
+    """It comes when all of it is there: a long answer is not a dead replica."""
+    engine = Engine("thorough").then(when_told)
+    async with open_house(engine, timeouts={"first_byte": "50ms"}) as house:
+        asking = asyncio.create_task(house.ask())
+        await until(lambda: engine.running == 1)
+        _, pending = await asyncio.wait([asking], timeout=0.2)
+        assert pending
+        engine.gate.set()
+        assert (await asking).status == 200
+
+
+MID_STREAM = {
+    "cut": (streams(event("one"), then="cut"), "body"),
+    "half an event": (streams(event("one"), event("two")[:20], then="cut"), "body"),
+    "clean end": (streams(event("one"), then="eof"), "body"),
+    "silence": (streams(event("one"), then="silence"), "stall"),
+    "abort": (streams(event("one"), event(finish="abort"), DONE, then="eof"), "abort"),
+    "error event": (streams(event("one"), ERROR_EVENT, DONE, then="eof"), "abort"),
+    "[DONE] without an end": (streams(event("one"), DONE, then="eof"), "abort"),
+}
+
+
+@pytest.mark.parametrize("failure", MID_STREAM)
+async def test_a_stream_that_was_cut_ends_with_an_honest_error(failure: str) -> None:
+    """What was whole has passed; then one error event, a clean end, and no `[DONE]`."""
+    behaviour, phase = MID_STREAM[failure]
+    bad, good = bad_and_good(behaviour)
+    async with open_house(bad, good, timeouts=SHORT) as house:
+        reply = await house.ask(stream=True)
+        assert reply.status == 200
+        assert not reply.broken
+        first, told, rest = reply.body.split(b"\n\n")
+        assert first + b"\n\n" == event("one")
+        assert rest == b""
+        error = json.loads(told.removeprefix(b"data: "))["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["code"] == ("upstream_timeout" if failure == "silence" else "upstream_error")
+        assert house.count("upstream_failures_total", phase=phase) == 1
+        assert house.count("requests_total", outcome="upstream_error", code="200") == 1
+        assert not good.seen
+
+
+async def test_a_stream_on_a_replica_that_vanishes_ends_at_once() -> None:
+    """No waiting for a silence that says nothing new."""
+    engine = Engine("lost").then(streams(event("one"), then="silence"))
+    async with open_house(engine, timeouts={"stall": "1m"}) as house:
+        async with house.http.post(house.balancer.url + CHAT, json={"stream": True}) as response:
+            first = await response.content.readany()
+            house.show()
+            rest = await response.content.read()
+        assert first == event("one")
+        assert b"the replica is gone" in rest
+        assert DONE not in rest
+        assert house.balancer.outstanding(engine.target().id) == 0
+
+
+async def test_the_messages_api_is_told_in_its_own_words() -> None:
+    """Its clients look for an event of the name `error`."""
+    delta = b'event: content_block_delta\ndata: {"type": "content_block_delta", "delta": {"text": "a"}}\n\n'
+    engine = Engine("bad").then(streams(delta, then="cut"))
+    async with open_house(engine) as house:
+        reply = await house.ask("/v1/messages", stream=True)
+        assert reply.body.startswith(delta + b'event: error\ndata: {"type": "error", "error": {')
+
+
+async def test_a_stream_whose_answer_is_whole_is_whole_though_its_connection_broke() -> None:
+    """The finish_reason was there: only the closing `[DONE]` was lost, and we can say that ourselves."""
+    body = event("one") + event(finish="stop")
+    engine = Engine("bad").then(streams(body, then="cut"))
+    async with open_house(engine) as house:
+        reply = await house.ask(stream=True)
+        assert reply.body == body + DONE
+        assert house.count("requests_total", outcome="ok", code="200") == 1
+
+
+async def test_an_answer_too_large_to_hold_is_passed_on_and_a_cut_of_it_shows() -> None:
+    """Half a JSON answer cannot be mended in-band: the connection breaks, as it did for us."""
+    big = answer("x" * 300_000)
+    engine = Engine("big").then(status(200, big), in_pieces(big, then="cut"))
+    async with open_house(engine, limits={"max_held_response": "64 KiB"}) as house:
+        whole, cut = await house.ask(), await house.ask()
+        assert (whole.body, whole.broken) == (big, False)
+        assert cut.broken
+        assert house.count("requests_total", outcome="upstream_error") == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_has_one_deadline_in_all(stream: bool) -> None:
+    """Before the first byte it is a 504."""
+    engine = Engine("slow").then(silent)
+    async with open_house(engine, timeouts={"total": "150ms"}) as house:
+        reply = await house.ask(stream=stream)
+        assert (reply.status, reply.error["code"]) == (504, "deadline_exceeded")
+        await until(lambda: engine.running == 0)
+
+
+async def test_after_the_first_byte_the_deadline_is_an_error_event() -> None:
+    """The status has been sent; the stream says what happened."""
+    engine = Engine("slow").then(streams(event("one"), then="silence"))
+    async with open_house(engine, timeouts={"total": "150ms"}) as house:
+        reply = await house.ask(stream=True)
+        assert reply.status == 200
+        assert b'"code": "deadline_exceeded"' in reply.body
+        assert DONE not in reply.body
+
+
+async def test_a_replica_that_fails_fast_does_not_draw_the_traffic_to_it() -> None:
+    """It is always the least busy one, which must not make it the most asked one."""
+    bad, good = bad_and_good(*[status(500)] * 50)
+    async with open_house(bad, good) as house:
+        for _ in range(20):
+            assert (await house.ask()).text == "from good"
+        assert len(bad.seen) == 1
