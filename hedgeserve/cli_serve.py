@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import TextIO, cast
 
@@ -36,17 +36,28 @@ def serve_spec(
     if live:
         console = Console(highlight=False)
         configure_logging(cast(TextIO, _AboveLive(console)), as_json=False, level=level)
-        asyncio.run(_serve(spec, api_keys, environ, console))
+        asyncio.run(_serve(spec, api_keys, environ, _talk, console))
     else:
-        configure_logging(sys.stderr, as_json=log_format == "json", level=level)
-        asyncio.run(_serve(spec, api_keys, environ, None))
+        as_json = log_format == "json"
+        configure_logging(sys.stderr, as_json=as_json, level=level)
+        # Whoever reads JSON from stderr should not meet another line there.
+        say = structlog.get_logger("hedgeserve.cli").info if as_json else _talk
+        asyncio.run(_serve(spec, api_keys, environ, say, None))
+
+
+def _talk(message: str) -> None:
+    click.echo(message, err=True)
 
 
 async def _serve(
-    spec: Spec, api_keys: frozenset[str], environ: Mapping[str, str], console: Console | None
+    spec: Spec,
+    api_keys: frozenset[str],
+    environ: Mapping[str, str],
+    say: Callable[[str], None],
+    console: Console | None,
 ) -> None:
     service = Service(spec, api_keys=api_keys, environ=environ)
-    stopper = _Stopper(service, spec.timeouts.drain)
+    stopper = _Stopper(service, spec.timeouts.drain, say)
     async with AsyncExitStack() as stack:
         stack.enter_context(stopper)
         if console is not None:
@@ -59,7 +70,7 @@ async def _serve(
             if console is not None:
                 view.begin()
             await service.run_until_stopped()
-    click.echo("HedgeServe has stopped.", err=True)
+    say("HedgeServe has stopped.")
 
 
 def _welcome(url: str, spec: Spec, *, keys: bool) -> str:
@@ -81,8 +92,9 @@ def _welcome(url: str, spec: Spec, *, keys: bool) -> str:
 class _Stopper:
     """Ctrl-C and the signals of service managers, as requests to stop; the old handlers come back at the end."""
 
-    def __init__(self, service: Service, drain_s: float) -> None:
+    def __init__(self, service: Service, drain_s: float, say: Callable[[str], None]) -> None:
         self._service = service
+        self._say = say
         self._drain_s = drain_s
         self._asked = False
         self.started = False
@@ -104,13 +116,12 @@ class _Stopper:
             self._asked = True
             self._service.request_stop()
             patience = format_duration(self._drain_s)
-            click.echo(
-                f"Stopping: running requests may finish (at most {patience}). Press Ctrl-C again to stop at once.",
-                err=True,
+            self._say(
+                f"Stopping: running requests may finish (at most {patience}). Press Ctrl-C again to stop at once."
             )
         elif may_hurry:
             self._service.request_stop(now=True)
-            click.echo("Stopping at once.", err=True)
+            self._say("Stopping at once.")
             if not self.started and self._task is not None:
                 self._task.cancel()
 

@@ -1,0 +1,255 @@
+"""The verbs against a service that runs: a real process, its real VMs, its admin socket."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+HEDGESERVE = str(Path(sys.executable).with_name("hedgeserve"))
+MODEL = """\
+[service]
+name = "chatty"
+[model]
+id = "demo"
+engine = "demo"
+args = ["--load-time", "100ms", "--tokens-per-second", "0"]
+[replicas]
+count = 1
+[hedge]
+overprovision = 0
+fallback = false
+[[pools]]
+cloud = "local"
+zones = ["east/a"]
+[local]
+boot_time = "0s"
+"""
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HEDGESERVE_")}
+    kept.pop("STATE_DIRECTORY", None)
+    return kept | {"XDG_STATE_HOME": str(tmp_path / "state"), "HEDGESERVE_API_KEYS": "hush-hush", "TERM": "xterm"}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    path = tmp_path / "model.toml"
+    path.write_text(MODEL)
+    return str(path)
+
+
+def start(model: str, environ: dict[str, str], *flags: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [HEDGESERVE, "serve", model, "--listen", "127.0.0.1:0", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ,
+    )
+
+
+def ask(environ: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [HEDGESERVE, *arguments],
+        capture_output=True,
+        text=True,
+        env=environ,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def until(condition: Callable[[], bool], *, within_s: float = 60.0) -> None:
+    deadline_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not come to that in time"
+        time.sleep(0.05)
+
+
+def welcome(process: "subprocess.Popen[str]") -> str:
+    """What `serve` prints once it serves."""
+    assert process.stdout is not None
+    lines = []
+    while not lines or not lines[-1].startswith("(KEY is"):
+        line = process.stdout.readline()
+        assert line, f"it ended: {process.communicate()[1]}"
+        lines.append(line)
+    return "".join(lines)
+
+
+@pytest.fixture
+def running(model: str, environ: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
+    process = start(model, environ)
+    yield process
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+
+def test_one_service_from_its_start_to_its_end(running: "subprocess.Popen[str]", environ: dict[str, str]) -> None:
+    """The endpoint is printed with a line to paste; status, events, logs and down find the only service."""
+    printed = welcome(running)
+    url = re.search(r"curl -N (\S+)/v1/chat/completions", printed)
+    assert url is not None
+    assert 'Authorization: Bearer $KEY"' in printed
+    assert "hush-hush" not in printed
+
+    until(lambda: json.loads(ask(environ, "status", "--json").stdout)["ready"] == 1)
+    request = urllib.request.Request(f"{url[1]}/v1/models", headers={"Authorization": "Bearer hush-hush"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert json.load(answer)["data"][0]["id"] == "demo"
+
+    status = ask(environ, "status")
+    assert status.stdout.startswith(f"chatty serving, demo at {url[1]}, up ")
+    assert "\x1b" not in status.stdout, "colours only on a terminal"
+    assert re.search(r"chatty-1 +local/east/a +spot +ready ", status.stdout)
+
+    events = [json.loads(line) for line in ask(environ, "events", "--json").stdout.splitlines()]
+    assert [event["kind"] for event in events if event["replica"] is None][:1] == ["started"]
+    assert [event["id"] for event in events] == sorted(event["id"] for event in events)
+    last = ask(environ, "events", "--limit", "1", "--replica", "chatty-1").stdout
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ  state +chatty-1  loading → ready: .*\n", last)
+
+    assert "demo" in ask(environ, "logs", "chatty-1", "--lines", "5").stdout
+    unknown = ask(environ, "logs", "chatty-9")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "there is no replica chatty-9" in unknown.stderr
+
+    unasked = ask(environ, "down")
+    assert unasked.returncode == 3, "nobody was there to say yes"
+    assert "Stop chatty and terminate 1 VM, 0.30 USD/h in all?" in unasked.stderr
+    assert running.poll() is None
+
+    down = ask(environ, "down", "--yes")
+    assert (down.returncode, down.stdout) == (0, "chatty-1  local/east/a  spot  ready  0.30 USD/h\n")
+    _, stderr = running.communicate(timeout=30)
+    assert running.returncode == 0
+    assert "hush-hush" not in stderr
+    assert ask(environ, "status").returncode == 1
+
+
+def test_ctrl_c_drains_and_leaves_no_process(running: "subprocess.Popen[str]", environ: dict[str, str]) -> None:
+    """It says that a second one would stop at once, and ends with exit code 0."""
+    welcome(running)
+    until(lambda: json.loads(ask(environ, "status", "--json").stdout)["ready"] == 1)
+    running.send_signal(signal.SIGINT)
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 0
+    assert "Press Ctrl-C again to stop at once." in stderr
+    assert "HedgeServe has stopped." in stderr
+    assert "Traceback" not in stderr
+
+
+def test_a_second_ctrl_c_stops_at_once(model: str, environ: dict[str, str]) -> None:
+    """An answer that would take minutes is not waited for."""
+    text = Path(model).read_text()
+    Path(model).write_text(text.replace('"--tokens-per-second", "0"', '"--tokens-per-second", "1"'))
+    process = start(model, environ)
+    url = re.search(r"http://\S+(?=/v1/chat)", welcome(process))
+    assert url is not None
+    until(lambda: json.loads(ask(environ, "status", "--json").stdout)["ready"] == 1)
+    body = {"model": "demo", "prompt": "x", "max_tokens": 600, "ignore_eos": True, "stream": True}
+    headers = {"Authorization": "Bearer hush-hush", "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url[0]}/v1/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert answer.readline().startswith(b"data: ")
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        while "Press Ctrl-C again" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "Stopping at once." in stderr
+
+
+def test_down_ends_what_a_killed_controller_left(model: str, environ: dict[str, str]) -> None:
+    """The model file names the clouds; the VMs that they list are terminated, whoever launched them."""
+    process = start(model, environ)
+    welcome(process)
+    until(lambda: json.loads(ask(environ, "status", "--json").stdout)["ready"] == 1)
+    process.kill()
+    process.communicate(timeout=30)
+    lost = ask(environ, "down", "--yes")
+    assert lost.returncode == 1, "without the model file nobody knows the clouds"
+    down = ask(environ, "down", model, "--yes")
+    assert down.returncode == 0, down.stderr
+    listed, terminated = down.stdout.splitlines()
+    assert listed.startswith("chatty-1  local/east/a  spot  ")
+    assert terminated.startswith("terminated ")
+    again = ask(environ, "down", model, "--yes")
+    assert (again.returncode, again.stdout) == (0, "")
+
+
+def test_log_lines_can_be_json(model: str, environ: dict[str, str]) -> None:
+    """One object a line on stderr, and nothing else there."""
+    process = start(model, environ, "--log-format", "json")
+    welcome(process)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0
+    logged = [json.loads(line) for line in stderr.splitlines()]
+    assert logged[0]["level"] == "info"
+    assert [line["event"] for line in logged if "Ctrl-C" in line["event"]] != []
+    assert logged[-1]["event"] == "HedgeServe has stopped."
+
+
+def test_a_port_in_use_is_a_sentence(
+    running: "subprocess.Popen[str]", model: str, environ: dict[str, str]
+) -> None:
+    """Exit code 1, no traceback, and nothing launched."""
+    address = re.search(r"http://(\S+)/v1/chat", welcome(running))
+    assert address is not None
+    second = ask(environ, "serve", model, "--listen", address[1], "--state-dir", environ["XDG_STATE_HOME"] + "/b")
+    assert second.returncode == 1
+    assert address[1].rsplit(":", 1)[1] in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_terminal_shows_a_live_status(model: str, environ: dict[str, str]) -> None:
+    """Replicas, load and cost are drawn anew while it serves; Ctrl-C ends it as elsewhere."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [HEDGESERVE, "serve", model, "--listen", "127.0.0.1:0"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environ | {"COLUMNS": "150", "LINES": "40"},
+        start_new_session=True,
+    )
+    os.close(theirs)
+    seen = ""
+    try:
+        deadline_s = time.monotonic() + 60
+        interrupted = False
+        while time.monotonic() < deadline_s:
+            if not select.select([ours], [], [], 1.0)[0]:
+                continue
+            try:
+                seen += os.read(ours, 65536).decode(errors="replace")
+            except OSError:  # the other end is closed
+                break
+            if not interrupted and "1 of 1" in seen:
+                interrupted = True
+                process.send_signal(signal.SIGINT)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        os.close(ours)
+    assert process.returncode == 0
+    assert "USD/h" in seen
+    assert "HedgeServe has stopped." in seen
+    assert "Traceback" not in seen
