@@ -220,3 +220,16 @@ def test_down_with_nothing_ever_started_there_says_so(tmp_path: Path) -> None:
     result = run("down", write(tmp_path), "--yes")
     assert result.exit_code == 1
     assert "nor has one ever run there" in result.stderr
+
+
+# The documentation
+
+
+@pytest.mark.parametrize("verb", list(main.commands))
+def test_every_verb_and_option_is_documented(verb: str) -> None:
+    """A heading for the verb, a word on each of its options."""
+    page = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
+    assert f"\n## `{verb}`\n" in page
+    for parameter in main.commands[verb].params:
+        if parameter.param_type_name == "option":
+            assert max(parameter.opts, key=len) in page
