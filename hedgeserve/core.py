@@ -107,8 +107,8 @@ class Service:
         """
         try:
             await self._start()
-        except BaseException as error:
-            await self._stack.__aexit__(type(error), error, error.__traceback__)
+        except BaseException:
+            await self._stack.aclose()
             raise
         return self
 
@@ -178,7 +178,8 @@ class Service:
                 self._stop_now.set()  # an error or a cancellation: no time for other people's requests
             await self._wind_down()
         finally:
-            await self._stack.__aexit__(kind, error, trace)
+            # Closed as if all were well: the task groups would wrap the error of whoever embeds us.
+            await self._stack.aclose()
 
     async def run_until_stopped(self) -> None:
         """Return once somebody has asked the service to stop."""
