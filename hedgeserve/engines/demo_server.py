@@ -125,6 +125,7 @@ class Story:
     def __init__(self, ids: list[int], seed: int) -> None:
         self._seed = seed & _MASK
         self._hash = 0
+        self._sentences = 0  # of this turn
         self._units = 0  # words and characters of this sentence
         self._template = ""
         self._open = b""  # the bytes of an unfinished character
@@ -144,7 +145,10 @@ class Story:
         else:
             self._introduced = -1
         self._open = b"" if number < BYTE_0 else _unfinished(self._open + VOCABULARY[number])
+        if number in (TURN, EOS):
+            self._sentences = 0
         if number in BOUNDARIES:
+            self._sentences += number in ENDERS
             self._units = 0
         elif not BYTE_0 + 0x80 <= number < BYTE_0 + 0xC0:
             self._units += 1
@@ -164,7 +168,7 @@ class Story:
             return BYTE_0 + low + dice % 16
         if 0 <= self._introduced < len(INTRODUCTION):
             return INTRODUCTION[self._introduced]
-        if may_end and self._last[-1] in ENDERS and dice % 10 == 0:
+        if may_end and self._last[-1] in ENDERS and self._sentences >= 3 and dice % 6 == 0:
             return EOS
         kind = "^" if self._units == 0 else (self._template[self._units - 1 : self._units] or ".")
         choices = CHOICES[kind]
