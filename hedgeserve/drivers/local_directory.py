@@ -20,7 +20,15 @@ from pathlib import Path
 from random import Random
 
 from hedgeserve.drivers.base import Machine, MachineState
-from hedgeserve.drivers.local_processes import MARKER_VARIABLE, Identity, family, identify, kill_family, lives
+from hedgeserve.drivers.local_processes import (
+    MARKER_VARIABLE,
+    Identity,
+    family,
+    identify,
+    kill_family,
+    lives,
+    reap,
+)
 from hedgeserve.drivers.local_record import VmFiles, VmRecord, read_identity, write_identity, write_private
 from hedgeserve.errors import CloudError
 
@@ -177,8 +185,10 @@ class VmDirectory:
             setsid=True,
         )
         # A crash before this is written is survived: the VM is then known by its marker.
-        if (identity := identify(pid)) is not None:
-            write_identity(files.supervisor, identity)
+        if (identity := identify(pid)) is None:
+            os.waitpid(pid, 0)
+            raise ChildProcessError("its first process died at once")
+        write_identity(files.supervisor, identity)
 
     def _clear(self, files: VmFiles) -> None:
         try:
@@ -198,15 +208,8 @@ def _alive(files: VmFiles) -> bool:
         return bool(family(files.marker))
     if lives(identity):
         return True
-    _reap(identity.pid)
+    reap(identity)
     return False
-
-
-def _reap(pid: int) -> None:
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass  # An earlier controller started it.
 
 
 def _kill(files: VmFiles) -> None:
@@ -219,7 +222,7 @@ def _kill(files: VmFiles) -> None:
             "look for a hanging disk or device"
         )
     for root in roots:
-        _reap(root.pid)
+        reap(root)
 
 
 def _read_record(files: VmFiles) -> VmRecord | None:

@@ -70,6 +70,24 @@ def lives(identity: Identity) -> bool:
     return identify(identity.pid) == identity
 
 
+def reap(identity: Identity, *, patience_s: float = 1.0) -> None:
+    """Collect a child of ours that was killed, so that no zombie stays; nothing to do for anybody else's.
+
+    Blocks until its last thread is gone, for ``patience_s`` at most.
+    """
+    give_up_at_s = time.monotonic() + patience_s
+    while time.monotonic() < give_up_at_s:
+        found = _read(identity.pid, even_dead=True)
+        if found is None or found.started_ticks != identity.started_ticks:
+            return
+        try:
+            if os.waitpid(identity.pid, os.WNOHANG)[0]:
+                return
+        except ChildProcessError:
+            return
+        time.sleep(_PAUSE_S)
+
+
 def family(marker: str, roots: Iterable[Identity] = ()) -> frozenset[int]:
     """The numbers of all live processes of the VM with this marker, ``roots`` and their descendants included."""
     table = {process.pid: process for process in map(_read, _numbers()) if process is not None}
@@ -119,14 +137,14 @@ def _numbers() -> list[int]:
     return [int(name) for name in os.listdir(_PROC) if name.isdigit()]
 
 
-def _read(pid: int) -> _Process | None:
+def _read(pid: int, *, even_dead: bool = False) -> _Process | None:
     try:
         text = (_PROC / str(pid) / "stat").read_bytes()
     except OSError:
         return None
     # The name stands in brackets and may hold anything, brackets and spaces included.
     fields = text[text.rindex(b")") + 2 :].decode("ascii").split()
-    if fields[0] in _DEAD_STATES:
+    if fields[0] in _DEAD_STATES and not even_dead:
         return None
     return _Process(pid=pid, parent=int(fields[1]), session=int(fields[3]), started_ticks=int(fields[19]))
 
