@@ -69,11 +69,11 @@ def test_the_candidate_is_the_rate_over_the_share_of_one_rounded_up() -> None:
 
 
 def test_a_rate_that_fits_exactly_needs_no_replica_more() -> None:
-    """1.1 requests/s at 0.1 each are 11 replicas, though 1.1 / 0.1 is a little more than 11 to a computer."""
-    assert math.ceil(1.1 / 0.1) == 12
-    autoscaler = Autoscaler(spec(target_requests_per_second=0.1))
+    """2.1 requests/s at 0.7 each are 3 replicas, though 2.1 / 0.7 is a little more than 3 to a computer."""
+    assert math.ceil(2.1 / 0.7) == 4
+    autoscaler = Autoscaler(spec(target_requests_per_second=0.7))
     autoscaler.decide(LoadSignal(0, 0, 0, 0))
-    assert autoscaler.decide(LoadSignal(10, 11, 0, 0)).candidate == 11
+    assert autoscaler.decide(LoadSignal(10, 21, 0, 0)).candidate == 3
 
 
 def test_what_arrived_before_the_first_look_is_no_load() -> None:
