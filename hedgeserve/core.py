@@ -126,7 +126,6 @@ class Service:
             self._metrics,
             api_keys=self._api_keys,
             boot_eta_s=self._boot_eta_s,
-            ready_checks=self._ready_checks,
             on_wait=self._wake.set,
         )
         # The address first: if it is taken, nothing must have been launched.
@@ -342,7 +341,7 @@ class Service:
             "requests_total": load.arrived_total,
             "usd_per_hour": round(self._fleet.usd_per_hour(), 4),
             "on_demand_usd_per_hour": round(min(on_demand) * self._plan.target, 4) if on_demand else None,
-            "trouble": [text for text in self._ready_checks().values() if text],
+            "trouble": [text for text in (self._journal.trouble, self._tick_trouble) if text],
             "plan": {
                 "spot_wanted": self._plan.spot_wanted,
                 "on_demand_wanted": self._plan.on_demand_wanted,
@@ -394,9 +393,6 @@ class Service:
 
     def _boot_eta_s(self) -> float | None:
         return self._fleet.boot_eta_s()
-
-    def _ready_checks(self) -> dict[str, str]:
-        return {"journal": self._journal.trouble, "control loop": self._tick_trouble}
 
     async def _record(self, kind: EventKind, message: str) -> None:
         await self._journal.event(kind, message)

@@ -79,21 +79,20 @@ class Bootstrap:
     async def exited(self, remote: Remote) -> str:
         """Empty while the engine runs; after its end a sentence with its exit status and last words."""
         workdir = shlex.quote(await self._workdir(remote))
-        status, text = await remote.run(
+        told = await remote.run(
             f"cd {workdir} && if [ -f engine.exit ]; then cat engine.exit; tail -n {_LOG_TAIL_LINES} engine.log; "
             'elif ! kill -0 "$(cat engine.pid)" 2>/dev/null; then echo unknown; fi'
         )
-        if status != 0 or not text.strip():
+        if told.status != 0 or not told.stdout.strip():
             return ""
-        code, _, tail = text.partition("\n")
+        code, _, tail = told.stdout.partition("\n")
         words = " | ".join(line.strip() for line in tail.splitlines() if line.strip())
         return f"the engine exited with status {code.strip()}" + (f"; its last words: {words}" if words else "")
 
     async def log_tail(self, remote: Remote, lines: int) -> str:
         """The last lines of the engine's log on the VM."""
         workdir = shlex.quote(await self._workdir(remote))
-        _, text = await remote.run(f"tail -n {int(lines)} {workdir}/engine.log")
-        return text
+        return (await remote.run(f"tail -n {int(lines)} {workdir}/engine.log")).stdout
 
     async def watcher_path(self, remote: Remote) -> str:
         """Where the notice watcher lies on the VM."""
@@ -103,16 +102,16 @@ class Bootstrap:
         workdir = remote.machine.workdir
         if PurePosixPath(workdir).is_absolute():
             return workdir
-        status, home = await remote.run('printf %s "$HOME"')
-        if status != 0 or not home.startswith("/"):
-            raise BootstrapError("upload", f"the VM's home directory is unknown: {home.strip()!r}")
-        return f"{home}/{workdir}"
+        told = await remote.run('printf %s "$HOME"')
+        if not told.stdout.startswith("/"):
+            raise BootstrapError("upload", f"the VM's home directory is unknown: {told.last_words}")
+        return f"{told.stdout}/{workdir}"
 
     async def _running(self, remote: Remote, workdir: str) -> bool:
-        status, _ = await remote.run(
+        told = await remote.run(
             f'cd {shlex.quote(workdir)} && test -f engine.pid && kill -0 "$(cat engine.pid)" 2>/dev/null'
         )
-        return status == 0
+        return told.status == 0
 
     async def _upload(self, remote: Remote, workdir: str, command: EngineCommand) -> None:
         private = {**command.env, **command.secret_env}
@@ -148,9 +147,8 @@ async def _write(sftp: asyncssh.SFTPClient, path: str, text: str, mode: int) -> 
 
 async def _expect_success(remote: Remote, phase: str, command: str, stdin: str, timeout_s: float) -> None:
     try:
-        status, text = await remote.run(command, stdin=stdin, timeout_s=timeout_s)
+        told = await remote.run(command, stdin=stdin, timeout_s=timeout_s)
     except TimeoutError:
         raise BootstrapError(phase, f"it did not end within {timeout_s:g} s") from None
-    if status != 0:
-        last = " | ".join(text.strip().splitlines()[-_LOG_TAIL_LINES:])
-        raise BootstrapError(phase, f"it ended with status {status}: {last}")
+    if told.status != 0:
+        raise BootstrapError(phase, f"it ended with status {told.status}: {told.last_words}")

@@ -1,12 +1,12 @@
 """What happened and why, written down once for all readers: the store's event table and the log.
 
 A full disk must not stop a service that is serving: what cannot be written is logged, :attr:`Journal.trouble`
-says so (readiness shows it), and the fleet goes on from memory. Only an *intent* must be on disk before a
+says so (the status shows it), and the fleet goes on from memory. Only an *intent* must be on disk before a
 cloud is asked; :meth:`Journal.intend` therefore lets the error through.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -72,10 +72,7 @@ class Journal:
 
     async def save(self, replica: Replica) -> None:
         """Write a replica's present state."""
-        try:
-            await self._store.save(replica, at=datetime.now(UTC))
-        except StateDirectoryError as error:
-            self._unwritten(error)
+        await self._write(self._store.save(replica, at=datetime.now(UTC)))
 
     async def event(
         self,
@@ -100,25 +97,26 @@ class Journal:
         )
         told = {key: value for key, value in (("replica", replica), ("zone", zone)) if value is not None}
         level(message, event_kind=str(kind), **told, **(data or {}))
-        try:
-            await self._store.record_event(kind, message, replica=replica, zone=zone, data=data, at=at)
-        except StateDirectoryError as error:
-            self._unwritten(error)
+        await self._write(self._store.record_event(kind, message, replica=replica, zone=zone, data=data, at=at))
 
     async def charge(self, replica: Replica, seconds: float, purpose: str) -> None:
         """Add seconds at the replica's price to the ledger."""
-        try:
-            await self._store.charge(
+        await self._write(
+            self._store.charge(
                 replica.id,
                 seconds=seconds,
                 usd_per_hour=replica.offer.usd_per_hour,
                 purpose=purpose,
                 at=datetime.now(UTC),
             )
-        except StateDirectoryError as error:
-            self._unwritten(error)
+        )
 
-    def _unwritten(self, error: StateDirectoryError) -> None:
-        if not self.trouble:
-            self._log.error("the journal cannot be written; serving goes on from memory", error=str(error))
-        self.trouble = str(error)
+    async def _write(self, writing: Awaitable[object]) -> None:
+        try:
+            await writing
+        except StateDirectoryError as error:
+            if not self.trouble:
+                self._log.error("the journal cannot be written; serving goes on from memory", error=str(error))
+            self.trouble = str(error)
+        else:
+            self.trouble = ""

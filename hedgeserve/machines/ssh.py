@@ -21,9 +21,29 @@ _KEEPALIVE_S = 5.0
 _KEEPALIVE_COUNT = 3
 _LOGIN_TIMEOUT_S = 15.0
 _COMMAND_TIMEOUT_S = 60.0
+_LAST_LINES = 5
 
 Unreachable = (OSError, asyncssh.Error, TimeoutError)
 """What a VM that is not there (yet, or any more) makes asyncssh raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How a command on a VM ended.
+
+    What it answered (``stdout``) is kept apart from what was said beside it: a login shell's start-up files may
+    grumble on ``stderr``, and that must not be taken for an answer.
+    """
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def last_words(self) -> str:
+        """The last lines of all it printed, in one."""
+        lines = [line.strip() for line in (self.stdout + "\n" + self.stderr).splitlines() if line.strip()]
+        return " | ".join(lines[-_LAST_LINES:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +55,17 @@ class Remote:
 
     async def run(
         self, command: str, *, stdin: str | None = None, timeout_s: float = _COMMAND_TIMEOUT_S
-    ) -> tuple[int, str]:
-        """Run a shell command to its end; its exit status and what it printed (both streams)."""
-        done = await asyncio.wait_for(
-            self.connection.run(command, input=stdin, stderr=asyncssh.STDOUT, encoding="utf-8", errors="replace"),
-            timeout_s,
-        )
+    ) -> Output:
+        """Run a shell command to its end."""
+        run = self.connection.run(command, input=stdin, encoding="utf-8", errors="replace")
+        done = await asyncio.wait_for(run, timeout_s)
         status = done.exit_status if done.exit_status is not None else -1
-        return status, str(done.stdout or "")
+        return Output(status, str(done.stdout or ""), str(done.stderr or ""))
 
     async def lines(self, command: str) -> AsyncGenerator[str, None]:
-        """What a long-running command prints, line by line; ends with the command or the connection."""
+        """What a long-running command answers, line by line; ends with the command or the connection."""
         async with self.connection.create_process(
-            command, stderr=asyncssh.STDOUT, encoding="utf-8", errors="replace"
+            command, stderr=asyncssh.DEVNULL, encoding="utf-8", errors="replace"
         ) as process:
             async for line in process.stdout:
                 yield line
