@@ -120,6 +120,11 @@ class Balancer:
         self._address = (str(bound[0]), int(bound[1]))
 
     @property
+    def front(self) -> Front:
+        """What answers the requests: for a server other than our own that embeds the endpoint."""
+        return self._front
+
+    @property
     def url(self) -> str:
         """Base URL of the endpoint, with the port that it really has; usable on this machine."""
         if self._address is None:

@@ -1,6 +1,7 @@
 """Replicas fail in every way that they can, and the client gets its answer, or the truth."""
 
 import asyncio
+import io
 import json
 
 import pytest
@@ -70,6 +71,20 @@ async def test_an_answer_in_one_piece_comes_whole_from_another_replica(failure: 
         assert house.count("upstream_failures_total", phase=phase) == 1
         assert house.count("requests_total", route=CHAT, outcome="ok", code="200") == 1
         assert bad.seen[0].body == good.seen[0].body
+
+
+async def test_a_large_body_reaches_the_second_replica_as_whole_as_the_first() -> None:
+    """Several megabytes (pictures, long contexts), sent twice; a type of its own, or none, as the client said."""
+    body = json.dumps({"messages": "x" * 5_000_000}).encode()
+    bad, good = bad_and_good(status(503))
+    async with open_house(bad, good) as house:
+        headers = {"Content-Type": "application/json"}
+        reply = await house.get(CHAT, "POST", data=io.BytesIO(body), headers=headers)
+        assert reply.status == 200
+        for engine in (bad, good):
+            assert engine.seen[0].body == body
+            assert engine.seen[0].headers["content-type"] == "application/json"
+            assert engine.seen[0].headers["content-length"] == str(len(body))
 
 
 @pytest.mark.parametrize("failure", STREAMED)

@@ -5,6 +5,7 @@ that nobody wants the rest. What can go wrong is one exception with a phase, :cl
 """
 
 import asyncio
+import io
 import socket
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
@@ -23,6 +24,8 @@ T = TypeVar("T")
 # Shorter than the 5 s after which uvicorn (vLLM's server) closes an idle connection: ours must go first, or a
 # request is now and then sent into one that is being closed.
 _IDLE_CONNECTION_S = 4.0
+# Larger bodies are written piece by piece, as the replica takes them.
+_AT_ONCE_BYTES = 2**20
 # A VM that is switched off says nothing. The kernel asks after 15 s of silence and gives up 15 s later.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
@@ -116,7 +119,7 @@ class Upstream:
                         method,
                         URL(lease.target.url.rstrip("/") + path, encoded=True),
                         headers=headers,
-                        data=body,
+                        data=body if len(body) <= _AT_ONCE_BYTES else io.BytesIO(body),
                         allow_redirects=False,
                     ),
                     *attempt.next_limit(started=False),
