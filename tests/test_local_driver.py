@@ -344,6 +344,22 @@ async def test_an_approved_azure_preemption_starts_at_once(clouds: Callable[...,
     await until(lambda: not cloud.processes())
 
 
+async def test_a_rebalance_recommendation_reaches_the_metadata_service(clouds: Callable[..., Cloud]) -> None:
+    """Ordered through the driver, told by the VM; and no VM, no order."""
+    cloud = clouds(boot_time="60s")
+    driver = cloud.driver()
+    with pytest.raises(CloudError, match="there is no VM s-1"):
+        await driver.rebalance("s-1")
+    machine = await driver.launch(request())
+    await driver.rebalance(machine.id)
+    async with aiohttp.ClientSession(machine.metadata_url) as http:
+        lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
+        async with http.put("/latest/api/token", headers=lifetime) as answer:
+            token = {"X-aws-ec2-metadata-token": await answer.text()}
+        async with http.get("/latest/meta-data/events/recommendations/rebalance", headers=token) as answer:
+            assert answer.status == 200
+
+
 async def test_an_on_demand_vm_is_never_preempted(clouds: Callable[..., Cloud]) -> None:
     """It starts where no spot VM would, and an order to preempt it is refused."""
     cloud = clouds(zones=[{"zone": "east/a", "capacity": 0}], boot_time="60s")
