@@ -188,7 +188,7 @@ async def soak(minutes: float, per_second: float, preempt_every_s: float, seed: 
         spec = Path(folder) / "model.toml"
         spec.write_text(SPEC.format(state=state, seed=seed, preempt_every_s=preempt_every_s))
         log = (Path(folder) / "log").open("wb")
-        command = [sys.executable, "-m", "hedgeserve.cli", "serve", str(spec), "--log-format", "json"]
+        command = [sys.executable, "-m", "hedgeserve", "serve", str(spec), "--log-format", "json"]
         controller = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
         socket = state / "admin.sock"
         url = await wait_for_url(socket)

@@ -1,0 +1,5 @@
+"""``python -m hedgeserve`` is ``hedgeserve``."""
+
+from hedgeserve.cli import main
+
+main()
