@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from hedgeserve.engines.demo import PROGRAM
 
 @dataclass(frozen=True)
 class Answer:
-    """What an HTTP request came back with."""
+    """What an HTTP request came back with; the names of headers are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -58,10 +59,10 @@ class DemoProcess:
             request.add_header("Content-Type", "application/json")
         try:
             with urllib.request.urlopen(request, timeout=30) as response:
-                return Answer(response.status, dict(response.headers), response.read())
+                return Answer(response.status, _lower(response.headers), response.read())
         except urllib.error.HTTPError as error:
             with error:
-                return Answer(error.code, dict(error.headers), error.read())
+                return Answer(error.code, _lower(error.headers), error.read())
 
     def metric(self, name: str) -> float:
         """The sum of one of its metrics over all labels."""
@@ -91,6 +92,10 @@ def demo_process(*options: str, api_key: str = "", program: Path = PROGRAM) -> I
         finally:
             process.kill()
             process.wait()
+
+
+def _lower(headers: Message) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def _listening(log: Path, process: subprocess.Popen[bytes]) -> str:

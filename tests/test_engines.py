@@ -1,15 +1,17 @@
 """What each engine is told to do: arguments, keys, installation; and what is refused before anything starts."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hedgeserve.engines import make_engine
+from hedgeserve.engines import demo_server, make_engine
 from hedgeserve.engines.base import EngineCommand, EngineContext
 from hedgeserve.spec import EngineName, ModelSpec
 
@@ -246,3 +248,24 @@ def test_a_python_that_has_vllm_is_used_as_it_is(workdir: Path, tmp_path: Path) 
 def test_nothing_is_installed_for_an_interpreter_that_the_user_names() -> None:
     """model.python has vLLM: that is what the key promises."""
     assert make_engine(model("vllm", python="/opt/venv/bin/python"), {}).install_script(CONTEXT) is None
+
+
+# --- The documentation -------------------------------------------------------------------------------------------
+
+DOCS = Path(__file__).parent.parent / "docs" / "engines.md"
+
+
+def test_every_option_of_the_demo_engine_is_documented() -> None:
+    """docs/engines.md has a row for each option that the program knows, and for no other."""
+    rows = re.findall(r"^\| `(--[a-z-]+)", DOCS.read_text(), re.MULTILINE)
+    actions = demo_server.parser()._actions
+    assert rows == [action.option_strings[-1] for action in actions if action.option_strings[-1] != "--help"]
+
+
+def test_the_documented_examples_can_be_used() -> None:
+    """Each [model] table in docs/engines.md makes an engine."""
+    examples = re.findall(r"```toml\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert examples
+    for example in examples:
+        spec = ModelSpec.model_validate(tomllib.loads(example)["model"])
+        assert make_engine(spec, {"HF_TOKEN": "hf_secret"}).command(CONTEXT, "the-key").argv

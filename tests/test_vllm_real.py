@@ -1,0 +1,329 @@
+"""A real vLLM, started as our engine starts it, and the demo engine held against it, key for key.
+
+Needs ``HEDGESERVE_VLLM_PYTHON``, the interpreter of an environment with vLLM (its CPU build will do);
+``HEDGESERVE_VLLM_MODEL`` may name a model's directory, else a tiny one with random weights is made.
+"""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from hedgeserve.engines import make_engine
+from hedgeserve.engines.base import EngineContext
+from hedgeserve.spec import EngineName, ModelSpec
+from tests import tiny_model
+from tests.demo_process import DemoProcess, demo_process
+
+pytestmark = [
+    pytest.mark.vllm,
+    # Loading takes a minute or two on two cores, and the first test waits for it.
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(
+        "HEDGESERVE_VLLM_PYTHON" not in os.environ,
+        reason="set HEDGESERVE_VLLM_PYTHON to the interpreter of an environment with vLLM",
+    ),
+]
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+KEY = "key-of-this-test"
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
+ARGS = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "8"]
+# A gigabyte of cache and one thread are plenty for a tiny model, and spare the machine.
+ENV = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_HOST_IP": "127.0.0.1",
+}
+
+
+@pytest.fixture(scope="module")
+def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    given = os.environ.get("HEDGESERVE_VLLM_MODEL")
+    if given:
+        return Path(given)
+    directory = tmp_path_factory.mktemp("model")
+    python = os.environ["HEDGESERVE_VLLM_PYTHON"]
+    subprocess.run(
+        [python, str(tiny_model.__file__), str(directory)], check=True, capture_output=True, timeout=200
+    )
+    return directory
+
+
+def free_address() -> tuple[str, int]:
+    """A port of a loopback address of our own, free now."""
+    host = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{random.randrange(1, 255)}"
+    with socket.socket() as listener:
+        listener.bind((host, 0))
+        return host, int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def vllm(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
+    """vLLM, started with the command of our engine, answering when the tests begin."""
+    spec = ModelSpec(
+        id="tiny",
+        aliases=["small"],
+        engine=EngineName.VLLM,
+        python=os.environ["HEDGESERVE_VLLM_PYTHON"],
+        args=["--model", str(model_directory), *ARGS],
+        env=ENV,
+    )
+    engine = make_engine(spec, {})
+    host, port = free_address()
+    workdir = tmp_path_factory.mktemp("work")
+    command = engine.command(EngineContext(host, port, "python3", str(workdir)), KEY)
+    environ = {**os.environ, **command.env, **command.secret_env}
+    log = workdir / "engine.log"
+    with log.open("wb") as sink:
+        # A session of its own: vLLM's engine and workers outlive a server that is killed alone.
+        process = subprocess.Popen(
+            command.argv, env=environ, cwd=workdir, stdout=sink, stderr=sink, start_new_session=True
+        )
+    try:
+        _wait_healthy(f"http://{host}:{port}{engine.health_path}", process, log)
+        yield DemoProcess(f"http://{host}:{port}", process, log)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline_s = time.monotonic() + 300
+    while time.monotonic() < deadline_s:
+        assert process.poll() is None, f"vLLM exited: {log.read_text()[-3000:]}"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as response:
+                if response.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(f"vLLM is not healthy after 300 s: {log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[DemoProcess]:
+    with demo_process("--model", "tiny", "--alias", "small", "--max-model-len", "1024", api_key=KEY) as process:
+        yield process
+
+
+def chat(**fields: Any) -> dict[str, Any]:
+    return {
+        "messages": [{"role": "user", "content": "Ring the bell"}],
+        "temperature": 0,
+        "max_tokens": 6,
+        **fields,
+    }
+
+
+def completion(prompt: object = "Ring the bell", **fields: Any) -> dict[str, Any]:
+    return {"prompt": prompt, "temperature": 0, "max_tokens": 6, **fields}
+
+
+SAME_VALUES = {"object", "index", "role", "finish_reason", "type", "code", "param", "model", "parent", "error"}
+SAME_VALUES |= {"detail", "logprobs", "max_model_len", "server_load", "token_strs", "id of a model"}
+
+
+def shape(value: Any, key: str = "") -> Any:
+    """A value with all that may differ between two models replaced by its type.
+
+    Lists of ids and of texts become one word, since their length is the tokenizer's business.
+    """
+    if isinstance(value, Mapping):
+        return {name: shape(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        simple = bool(value) and isinstance(value[0], int | str)
+        return f"list of {type(value[0]).__name__}" if simple else [shape(item) for item in value]
+    return value if key in SAME_VALUES else type(value).__name__
+
+
+REQUESTS = {
+    "chat": (CHAT, chat()),
+    "chat with ids and prompt": (CHAT, chat(return_token_ids=True, return_prompt_text=True)),
+    "chat in a row of parts": (
+        CHAT,
+        chat(messages=[{"role": "user", "content": [{"type": "text", "text": "Ring"}]}]),
+    ),
+    "completion": (TEXT, completion()),
+    "completion with ids": (TEXT, completion(return_token_ids=True)),
+    "completion of ids": (TEXT, completion([10, 11, 12], return_token_ids=True)),
+    "completion with echo": (TEXT, completion(echo=True)),
+    "completion by its alias": (TEXT, completion(model="small")),
+    "tokens": ("/tokenize", {"prompt": "Ring"}),
+    "tokens of a chat": ("/tokenize", {"messages": chat()["messages"]}),
+    "text of tokens": ("/detokenize", {"tokens": [10, 11]}),
+    "unknown model": (CHAT, chat(model="nope")),
+    "no messages": (CHAT, {}),
+    "empty messages": (CHAT, chat(messages=[])),
+    "no prompt": (TEXT, {}),
+    "empty list": (TEXT, completion([])),
+    "no tokens": (TEXT, completion(max_tokens=0)),
+    "more than the context": (TEXT, completion(max_tokens=5000)),
+    "a prompt too long": (TEXT, completion([10] * 1025)),
+    "a prompt as long as the context": (TEXT, completion([10] * 1024)),
+    "an unknown token": (TEXT, completion([99999])),
+    "too cold": (TEXT, completion(temperature=-1)),
+    "too hot": (TEXT, completion(temperature=3)),
+    "two choices": (TEXT, completion(n=2)),
+    "no choices": (TEXT, completion(n=0)),
+    "more tokens at least than at most": (TEXT, completion(min_tokens=9)),
+    "stream options without a stream": (TEXT, completion(stream_options={"include_usage": True})),
+    "empty stop": (TEXT, completion(stop="")),
+    "tools": (CHAT, chat(tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])),
+    "not JSON": (CHAT, b"{nope"),
+    "a list": (CHAT, b"[1]"),
+    "nothing": (CHAT, b""),
+    "unknown path": ("/nope", chat()),
+    "wrong method": ("/health", chat()),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_the_demo_engine_answers_in_vllms_shape(vllm: DemoProcess, demo: DemoProcess, name: str) -> None:
+    """Status, content type, keys and their order, types, and what does not depend on the model: all the same."""
+    path, body = REQUESTS[name]
+    real, ours = (server.ask(path, body, headers=AUTHORIZED) for server in (vllm, demo))
+    assert ours.status == real.status
+    assert ours.headers["content-type"] == real.headers["content-type"]
+    if name == "not JSON":
+        # vLLM names the place of the mistake; that is its parser's, not its interface.
+        assert set(ours.json["error"]) == set(real.json["error"])
+        return
+    assert shape(ours.json) == shape(real.json)
+    assert list(flat(ours.json)) == list(flat(real.json))
+
+
+def flat(value: Any, path: str = "") -> Iterator[str]:
+    """The keys of a value in the order in which they are written."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield f"{path}.{name}"
+            yield from flat(item, f"{path}.{name}")
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping | list):
+        for item in value:
+            yield from flat(item, f"{path}[]")
+
+
+STREAMS = {
+    "chat": (CHAT, chat()),
+    "chat with ids": (CHAT, chat(return_token_ids=True)),
+    "chat with prompt": (CHAT, chat(return_prompt_text=True)),
+    "chat with sums": (CHAT, chat(stream_options={"include_usage": True})),
+    "chat with all sums": (CHAT, chat(stream_options={"include_usage": True, "continuous_usage_stats": True})),
+    "completion": (TEXT, completion()),
+    "completion with ids": (TEXT, completion(return_token_ids=True)),
+    "completion with echo": (TEXT, completion(echo=True)),
+    "completion with echo and ids": (TEXT, completion(echo=True, return_token_ids=True)),
+    "completion with all sums": (
+        TEXT,
+        completion(stream_options={"include_usage": True, "continuous_usage_stats": True}),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_the_demo_engine_streams_in_vllms_shape(vllm: DemoProcess, demo: DemoProcess, name: str) -> None:
+    """Chunk for chunk the same keys in the same order, from the role to [DONE]."""
+    path, body = STREAMS[name]
+    body = {**body, "stream": True, "ignore_eos": True, "min_tokens": 6}
+    real, ours = (server.ask(path, body, headers=AUTHORIZED) for server in (vllm, demo))
+    assert ours.headers["content-type"] == real.headers["content-type"]
+    assert ours.events[-1] == real.events[-1] == "[DONE]"
+    # vLLM may put several tokens into a chunk: the middle of the stream is compared kind by kind.
+    for at in (0, 1, -3, -2):
+        assert shape(ours.events[at]) == shape(real.events[at])
+        assert list(flat(ours.events[at])) == list(flat(real.events[at]))
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+def test_ids_carry_the_request_id(vllm: DemoProcess, demo: DemoProcess, path: str) -> None:
+    """Both make the answer's id out of X-Request-Id."""
+    body = chat() if path == CHAT else completion()
+    headers = {**AUTHORIZED, "X-Request-Id": "mine-7"}
+    real, ours = (server.ask(path, body, headers=headers).json["id"] for server in (vllm, demo))
+    assert real == ours == ("chatcmpl-mine-7" if path == CHAT else "cmpl-mine-7")
+
+
+@pytest.mark.parametrize("path", ["/health", "/ping", "/load", "/v1/models", "/v1/nope", "/nope"])
+def test_what_is_asked_for_without_a_key(vllm: DemoProcess, demo: DemoProcess, path: str) -> None:
+    """Both guard /v1 and nothing else, and say the same."""
+    for headers in ({}, AUTHORIZED):
+        real, ours = (server.ask(path, headers=headers) for server in (vllm, demo))
+        assert ours.status == real.status
+        assert bool(ours.body) == bool(real.body)
+        if ours.body:
+            assert list(flat(ours.json)) == list(flat(real.json))
+
+
+def test_the_demo_engines_metrics_are_among_vllms(vllm: DemoProcess, demo: DemoProcess) -> None:
+    """Each metric of the demo engine is one of vLLM's, with the same labels."""
+
+    def series(server: DemoProcess) -> set[str]:
+        lines = server.ask("/metrics").body.decode().splitlines()
+        return {line.rpartition(" ")[0] for line in lines if line.startswith("vllm:")}
+
+    assert series(demo) <= series(vllm)
+
+
+def test_the_load_header_is_the_same(vllm: DemoProcess, demo: DemoProcess) -> None:
+    """endpoint-load-metrics of an idle server, word for word."""
+    for form in ("json", "text"):
+        headers = {**AUTHORIZED, "endpoint-load-metrics-format": form}
+        real, ours = (
+            server.ask(TEXT, completion(), headers=headers).headers["endpoint-load-metrics"]
+            for server in (vllm, demo)
+        )
+        assert ours == real
+
+
+def test_a_prompt_cut_inside_a_character_comes_out_again(vllm: DemoProcess, demo: DemoProcess) -> None:
+    """Both have the quirk that a continuation must guard against; when vLLM loses it, so must the demo engine."""
+    for server in (vllm, demo):
+        *ids, last = server.ask("/tokenize", {"prompt": "Ring 🌊"}).json["tokens"]
+        # The bias makes even a noise model finish the character; the demo engine does it by itself.
+        body = completion(ids, max_tokens=1, logit_bias={str(last): 100})
+        assert server.ask(TEXT, body, headers=AUTHORIZED).json["choices"][0]["text"].startswith("Ring ")
+
+
+def test_vllm_streams_a_chat_to_the_official_client(vllm: DemoProcess) -> None:
+    """The command of our engine gives a server that answers: a chat, streamed, with a real end and right sums."""
+    with openai.OpenAI(base_url=vllm.url + "/v1", api_key=KEY, max_retries=0) as client:
+        messages: list[Any] = chat()["messages"]
+        options: Any = {"include_usage": True}
+        with client.chat.completions.create(
+            model="tiny", messages=messages, max_tokens=12, temperature=0, stream=True, stream_options=options
+        ) as stream:
+            chunks = list(stream)
+        ends = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
+        assert ends[-1] in ("stop", "length")
+        assert chunks[-1].usage is not None
+        assert 1 <= chunks[-1].usage.completion_tokens <= 12
+
+
+def test_vllm_answers_our_first_token_request(vllm: DemoProcess) -> None:
+    """The second half of the readiness probe is one that vLLM understands, under id and key."""
+    engine = make_engine(ModelSpec(id="tiny", engine=EngineName.VLLM), {})
+    path, body = engine.first_token_request()
+    answer = vllm.ask(path, body, headers=AUTHORIZED)
+    assert answer.status == 200
+    assert answer.json["usage"]["completion_tokens"] == 1
+
+
+def test_vllm_keeps_the_key_out_of_its_log_and_its_arguments(vllm: DemoProcess) -> None:
+    """Neither what it writes nor what `ps` shows has the key."""
+    arguments = Path(f"/proc/{vllm.process.pid}/cmdline").read_text()
+    assert KEY not in arguments
+    assert KEY not in vllm.log.read_text()
