@@ -550,6 +550,13 @@ def test_a_body_of_senseless_length_is_refused(engine: DemoProcess, head: bytes)
     assert b"Connection: close" in answer
 
 
+def test_what_is_no_http_is_refused_in_a_line(engine: DemoProcess) -> None:
+    """A TLS handshake, say: 400, no traceback in the log, and the server goes on."""
+    assert b"400" in raw(engine, b"\x16\x03\x01 nonsense\r\n\r\n")
+    assert "Traceback" not in engine.log.read_text()
+    assert engine.ask("/health").status == 200
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_stops_its_answer(paced: DemoProcess, stream: bool) -> None:
     """The request runs no longer a moment after the client is gone, and does not count as finished."""

@@ -896,7 +896,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *values: object) -> None:
         """One line for each request, except for those that probes send all the time."""
-        if self.path not in ("/health", "/metrics"):
+        # A request line that cannot be read has no path.
+        if getattr(self, "path", "") not in ("/health", "/metrics"):
             _log(f"{self.client_address[0]} {format % values}")
 
     def health(self, _body: bytes) -> None:
