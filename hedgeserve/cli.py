@@ -92,11 +92,12 @@ def check(model: str, as_json: bool) -> None:
 
     Each mistake in MODEL (model.toml) comes with its line and what was probably meant.
     """
-    from hedgeserve.specfile import load_api_keys, load_spec
+    from hedgeserve.core import Service
+    from hedgeserve.specfile import load_spec
 
     try:
         spec = load_spec(model)
-        load_api_keys(spec)
+        Service(spec)  # starts nothing, and refuses what could not be started
     except SpecError as error:
         if not as_json:
             raise

@@ -23,7 +23,7 @@ from hedgeserve.balancer import Balancer
 from hedgeserve.drivers import make_drivers
 from hedgeserve.drivers.base import Driver
 from hedgeserve.engines import make_engine
-from hedgeserve.errors import CloudError, StateDirectoryError
+from hedgeserve.errors import CloudError, SpecError, SpecProblem, StateDirectoryError
 from hedgeserve.fleet import EventKind, Fleet, FleetParts, Journal, SshKeys
 from hedgeserve.hedge import Autoscaler, LoadSignal, Observation, Plan, ZoneNews, make_policy
 from hedgeserve.metrics import Metrics
@@ -66,10 +66,16 @@ class Service:
         """Nothing is started yet.
 
         Raises:
-            SpecError: The API keys cannot be read, or a public address would be served without any.
+            SpecError: The API keys cannot be read, a public address would be served without any, or the engine
+                cannot be started as the spec says.
         """
         self.spec = spec
         self._environ = os.environ if environ is None else environ
+        try:
+            self._engine = make_engine(spec.model, self._environ)
+        except ValueError as error:
+            problem = SpecProblem("model", str(error), spec.origin.line_of(("model",)))
+            raise SpecError(spec.origin.source, [problem]) from None
         self._api_keys = load_api_keys(spec, self._environ) if api_keys is None else api_keys
         self._state_path = resolve_state_dir(spec.service.name, spec.service.state_dir, self._environ)
         self._started_at = datetime.now(UTC)
@@ -138,7 +144,7 @@ class Service:
             Fleet(
                 FleetParts(
                     spec=spec,
-                    engine=make_engine(spec.model, self._environ),
+                    engine=self._engine,
                     engine_key=await asyncio.to_thread(self._directory.secret, "engine_key"),
                     drivers=self._drivers,
                     externals=externals,

@@ -15,6 +15,9 @@ from hedgeserve.core import Service
 from hedgeserve.spec import Spec
 from hedgeserve.specfile import parse_spec
 
+# pytest-asyncio asks for "the" event loop, which makes one that nobody closes; now there is none to ask for.
+asyncio.set_event_loop(None)
+
 SMALL = """
 [service]
 name = "small"

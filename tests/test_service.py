@@ -244,3 +244,15 @@ def test_the_documented_example_runs(short_dir: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "serving at http://127.0.0.1:" in done.stdout
     assert len(done.stdout.splitlines()[-1]) > 20
+
+
+async def test_a_notice_to_a_replica_that_is_still_loading_ends_it_at_once(short_dir: Path) -> None:
+    """It would be gone before it could serve: its replacement starts now, and no more is paid for it."""
+    slow = '["--load-time", "6s", "--tokens-per-second", "100"]'
+    async with running(short_dir, args=slow) as service:
+        await eventually(lambda: replicas(service, "loading"))
+        await cloud_of(service).preempt("small-1", notice_s=20.0)
+        await eventually(lambda: "small-1" not in [replica["id"] for replica in replicas(service)], within_s=4)
+        told = await messages(service, replica="small-1")
+        assert any("loading → terminating: preemption notice" in message for message in told)
+        assert replicas(service)[0]["id"] == "small-2"

@@ -87,8 +87,10 @@ def sshd_config(record: VmRecord, files: VmFiles) -> str:
             "MaxStartups 1000:30:2000",
             "MaxSessions 1000",
             "LoginGraceTime 30",
-            # Without it whatever is started over SSH could not be found when the VM ends.
-            f"SetEnv {MARKER_VARIABLE}={files.marker}",
+            # Without the marker, whatever is started over SSH could not be found when the VM ends. The home is
+            # the VM's own, so that no start-up file of the user's shell has a say (or takes a lock and is killed
+            # with it). One line for both: sshd reads only the first.
+            f'SetEnv {MARKER_VARIABLE}={files.marker} "HOME={files.home}"',
             "Subsystem sftp internal-sftp",
             "",
         )

@@ -94,6 +94,7 @@ class Supervisor:
         from hedgeserve.drivers import local_asyncssh
 
         env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        env["HOME"] = str(self._files.home)
         await local_asyncssh.listen(self._record, self._files, children=self._children, env=env)
         _say(f"asyncssh's server listens on {self._record.address}:{self._record.ssh_port}")
 

@@ -64,11 +64,15 @@ class Remote:
 
     async def lines(self, command: str) -> AsyncGenerator[str, None]:
         """What a long-running command answers, line by line; ends with the command or the connection."""
-        async with self.connection.create_process(
+        process = await self.connection.create_process(
             command, stderr=asyncssh.DEVNULL, encoding="utf-8", errors="replace"
-        ) as process:
+        )
+        try:
             async for line in process.stdout:
                 yield line
+        finally:
+            # Not waited for: a server may keep the channel open for as long as the command likes to live.
+            process.close()
 
     @asynccontextmanager
     async def sftp(self) -> AsyncIterator[asyncssh.SFTPClient]:
