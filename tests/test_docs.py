@@ -1,0 +1,46 @@
+"""The documentation is true as far as a test can see: headings for everything, links that lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hedgeserve.fleet import EventKind
+from hedgeserve.specfile import parse_spec
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+def test_every_kind_of_event_has_its_heading() -> None:
+    """docs/events.md explains each kind, and none that there is not."""
+    headings = re.findall(r"^### `(\w+)`$", (ROOT / "docs" / "events.md").read_text(), re.MULTILINE)
+    assert sorted(headings) == sorted(EventKind)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    """Relative links name files that are there."""
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_readme_shows_a_spec_that_is_good() -> None:
+    """The model.toml of the first page can be loaded."""
+    [toml] = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert parse_spec(toml, "README.md", ROOT, {}).replicas.highest == 8
+
+
+def test_every_page_can_be_found_from_the_readme() -> None:
+    """No page is an orphan."""
+    text = (ROOT / "README.md").read_text()
+    assert [page.name for page in ROOT.glob("docs/*.md") if f"docs/{page.name}" not in text] == []
+
+
+def test_make_targets_named_in_the_documentation_exist() -> None:
+    """Whoever reads `make something` can type it."""
+    makefile = (ROOT / "Makefile").read_text()
+    for page in PAGES:
+        for target in re.findall(r"(?:`|^)make ([a-z][a-z-]*)", page.read_text(), re.MULTILINE):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page.name} names make {target}"
