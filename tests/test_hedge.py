@@ -396,6 +396,16 @@ def test_zone_states_are_words_for_people() -> None:
     }
 
 
+def test_a_zone_is_called_by_its_spot_where_it_has_any() -> None:
+    policy = hedge()
+    for zone in (A, B):
+        tell(policy, zone, NewsKind.LAUNCH_ERROR, market=ON_DEMAND)
+    policy.plan(see(offers=[*offers(A), offer(B, ON_DEMAND)]))
+    states = policy.zone_states()
+    assert states[A] == "available"
+    assert states[B].startswith("resting: it rests for 30s from on-demand")
+
+
 def test_memory_outlives_a_restart() -> None:
     """Ages are kept, so that a new clock and the time in between change nothing."""
     before = hedge(fallback=False)

@@ -222,26 +222,24 @@ async def test_each_owner_gets_a_higher_generation(tmp_path: Path) -> None:
     assert generations == [1, 2, 3]
 
 
-def test_kill_9_loses_no_intent_that_was_returned(tmp_path: Path) -> None:
-    """A real process writes intents as fast as it can and is killed in the middle; each that returned is there."""
-    path = tmp_path / "journal.db"
+def told_until_killed(path: Path) -> list[str]:
+    """The ids that a real process printed, each after its intent was committed, until it was killed."""
     with subprocess.Popen(
         [sys.executable, "-c", _INTENDS_UNTIL_KILLED, str(path)], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         told = [process.stdout.readline().strip() for _ in range(50)]
         process.kill()
-        told += process.stdout.read().split()
+        return told + process.stdout.read().split()
 
-    async def reopened() -> tuple[list[str], str]:
-        store = await Store.open(path)
-        try:
-            found = [found.id for found in await store.alive_replicas("chat")]
-            return found, await intend(store, "after the crash")
-        finally:
-            await store.close()
 
-    found, next_id = asyncio.run(reopened())
+async def test_kill_9_loses_no_intent_that_was_returned(tmp_path: Path) -> None:
+    """A real process writes intents as fast as it can and is killed in the middle; each that returned is there."""
+    told = await asyncio.to_thread(told_until_killed, tmp_path / "journal.db")
+    store = await Store.open(tmp_path / "journal.db")
+    found = [found.id for found in await store.alive_replicas("chat")]
+    next_id = await intend(store, "after the crash")
+    await store.close()
     assert set(told) <= set(found)
     assert len(found) - len(told) <= 1
     assert next_id == f"chat-{len(found) + 1}"

@@ -21,6 +21,8 @@ from hedgeserve.units import format_duration
 _LAST_MOMENT_S = 2.0
 """A replica under notice that is the last one to serve is let go this long before its deadline."""
 
+_SPOT_FIRST = (Market.SPOT, Market.ON_DEMAND, Market.EXTERNAL)
+
 
 def spot_wanted(*, target: int, overprovision: int, base: int) -> int:
     """Spot replicas to keep: ``N_target + N_extra`` less the base that needs no spot; none for a target of 0."""
@@ -111,13 +113,16 @@ class SpotHedge:
         preempted = self._memory.preempted(spot)
         states: dict[ZoneId, str] = {}
         for zone in sorted({offer.zone for offer in self._last_offers}):
-            markets = sorted({offer.market for offer in self._last_offers if offer.zone == zone})
-            rests = [rest for market in markets if (rest := self._memory.rest(zone, market, now_s))]
+            # A zone is in the pools for its spot, where it has any; on-demand that rests has its note in the plan.
+            market = min(
+                (offer.market for offer in self._last_offers if offer.zone == zone), key=_SPOT_FIRST.index
+            )
+            rest = self._memory.rest(zone, market, now_s)
             if zone in preempted:
                 lost, at_s = preempted[zone]
                 states[zone] = f"preempted: {lost} {format_duration(round(max(0.0, now_s - at_s)))} ago"
-            elif rests:
-                states[zone] = f"{rests[0].word}: it {rests[0].reason}"
+            elif rest is not None:
+                states[zone] = f"{rest.word}: it {rest.reason}"
             else:
                 states[zone] = "available"
         return states
