@@ -4,21 +4,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hedgeserve.spec import Cloud, Spec
-
 if TYPE_CHECKING:
     from hedgeserve.drivers.base import Driver
     from hedgeserve.drivers.static import StaticServer
+    from hedgeserve.spec import Spec
 
 
 def make_drivers(
-    spec: Spec, local_dir: Path, environ: Mapping[str, str]
+    spec: "Spec", local_dir: Path, environ: Mapping[str, str]
 ) -> tuple[dict[str, "Driver"], tuple["StaticServer", ...]]:
     """A driver for each cloud that the pools name, and the servers that need none.
 
     ``local_dir`` is where the local driver keeps its VMs; ``environ`` holds the keys of static servers.
     """
-    # Only what is used is imported: a cloud's library may be large, or not installed.
+    # Only what is used is imported: a cloud's library may be large, or not installed, and a VM of the local
+    # driver, which is a process of this package, needs none of it.
+    from hedgeserve.spec import Cloud
+
     drivers: dict[str, Driver] = {}
     servers: tuple[StaticServer, ...] = ()
     pools = {cloud: [pool for pool in spec.pools if pool.cloud is cloud] for cloud in spec.clouds()}

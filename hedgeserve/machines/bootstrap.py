@@ -21,6 +21,9 @@ WATCHER = Path(__file__).with_name("watcher.py")
 """The program that runs on the VM and reports preemption notices."""
 
 _LOG_TAIL_LINES = 5
+_UPLOAD_TIMEOUT_S = 300.0
+_INSTALL_TIMEOUT_S = 1800.0
+_START_TIMEOUT_S = 60.0
 
 # Started through a file so that the exit status outlives the shell that saw it; `setsid` so that the engine
 # outlives the SSH session. The pid file is written before the engine is executed: a second start finds it.
@@ -55,6 +58,16 @@ class Bootstrap:
         self._port = port
         self._timed = timed
 
+    async def upload_watcher(self, remote: Remote) -> None:
+        """Have the notice watcher on the VM, before anything that takes time.
+
+        Raises:
+            BootstrapError: It could not be written there.
+        """
+        workdir = await self._workdir(remote)
+        async with self._upload_to(remote, workdir) as sftp:
+            await sftp.put(str(WATCHER), f"{workdir}/{WATCHER.name}")
+
     async def start(self, remote: Remote) -> None:
         """Have the engine running (not: ready) when this returns.
 
@@ -71,10 +84,12 @@ class Bootstrap:
         script = self._engine.install_script(context)
         if script is not None:
             async with self._phase("install"):
-                await _expect_success(remote, "install", f"cd {shlex.quote(workdir)} && sh -s", script, 1800.0)
+                await _expect_success(
+                    remote, "install", f"cd {shlex.quote(workdir)} && sh -s", script, _INSTALL_TIMEOUT_S
+                )
         async with self._phase("start"):
             start = _START.format(workdir=shlex.quote(workdir))
-            await _expect_success(remote, "start", "sh -s", start, 60.0)
+            await _expect_success(remote, "start", "sh -s", start, _START_TIMEOUT_S)
 
     async def exited(self, remote: Remote) -> str:
         """Empty while the engine runs; after its end a sentence with its exit status and last words."""
@@ -117,17 +132,19 @@ class Bootstrap:
         private = {**command.env, **command.secret_env}
         environment = "".join(f"{name}={shlex.quote(value)}\n" for name, value in sorted(private.items()))
         run = _RUN.format(command=shlex.join(command.argv))
+        async with self._upload_to(remote, workdir) as sftp:
+            for upload in self._engine.uploads():
+                await sftp.put(str(upload.source), f"{workdir}/{upload.name}")
+            await _write(sftp, f"{workdir}/engine.env", environment, 0o600)
+            await _write(sftp, f"{workdir}/api_key", self._api_key, 0o600)
+            await _write(sftp, f"{workdir}/run.sh", run, 0o700)
+
+    @asynccontextmanager
+    async def _upload_to(self, remote: Remote, workdir: str) -> AsyncIterator[asyncssh.SFTPClient]:
         try:
-            async with asyncio.timeout(300.0), remote.sftp() as sftp:
+            async with asyncio.timeout(_UPLOAD_TIMEOUT_S), remote.sftp() as sftp:
                 await sftp.makedirs(workdir, exist_ok=True)
-                for source, name in [
-                    (WATCHER, WATCHER.name),
-                    *((u.source, u.name) for u in self._engine.uploads()),
-                ]:
-                    await sftp.put(str(source), f"{workdir}/{name}")
-                await _write(sftp, f"{workdir}/engine.env", environment, 0o600)
-                await _write(sftp, f"{workdir}/api_key", self._api_key, 0o600)
-                await _write(sftp, f"{workdir}/run.sh", run, 0o700)
+                yield sftp
         except (asyncssh.SFTPError, OSError) as error:
             raise BootstrapError("upload", f"writing to {workdir} on the VM failed: {error}") from None
 

@@ -5,6 +5,7 @@ owner hears of what happens through :class:`Ears` and may ask for the engine's l
 """
 
 import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -17,6 +18,7 @@ from hedgeserve.machines.bootstrap import Bootstrap
 from hedgeserve.machines.keys import SshKeys
 from hedgeserve.machines.notices import WatchEvent, parse_line, watcher_command
 from hedgeserve.machines.ssh import Remote, Unreachable, connect
+from hedgeserve.race import race
 from hedgeserve.spec import Transport
 
 _RECONNECT_S = 60.0
@@ -119,8 +121,13 @@ class VmSession:
             raise BootstrapError("logs", f"the connection to {self._machine.name} was lost: {error}") from None
 
     async def _over(self, remote: Remote) -> None:
+        """Use one connection until it ends. Notices are listened to from the first moment: an install is long."""
         self._remote = remote
         await self._ears.connected()
+        await self._bootstrap.upload_watcher(remote)
+        await race(watch=self._watch(remote), work=self._bring_up(remote))
+
+    async def _bring_up(self, remote: Remote) -> None:
         await self._bootstrap.start(remote)
         port = self._machine.engine_port
         if self._tunnel:
@@ -130,23 +137,29 @@ class VmSession:
         else:
             self.url = f"http://{f'[{self._listen}]' if ':' in self._listen else self._listen}:{port}"
         self.started.set()
-        await self._watch(remote)
+        await remote.connection.wait_closed()
 
     async def _watch(self, remote: Remote) -> None:
-        """Follow the notice watcher until it ends or falls silent."""
+        """Follow the notice watcher, started again where it ends, until the connection does."""
         path = await self._bootstrap.watcher_path(remote)
         command = watcher_command(self._machine, path=path, poll_s=self._notice_poll_s)
-        async with aclosing(remote.lines(command)) as lines:
-            while True:
-                try:
-                    async with asyncio.timeout(_WATCHER_SILENCE_S):
-                        line = await anext(lines)
-                except StopAsyncIteration:
-                    return
-                now_s = asyncio.get_running_loop().time()
-                event = parse_line(line, now_s=now_s, utc_now=datetime.now(UTC))
-                if event is not None:
-                    await self._ears.heard(event)
+        while not remote.connection.is_closed():
+            async with aclosing(remote.lines(command)) as lines:
+                await self._listen_to(lines)
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _listen_to(self, lines: AsyncGenerator[str, None]) -> None:
+        """Pass on what the watcher says until it ends; TimeoutError when it falls silent."""
+        while True:
+            try:
+                async with asyncio.timeout(_WATCHER_SILENCE_S):
+                    line = await anext(lines)
+            except StopAsyncIteration:
+                return
+            now_s = asyncio.get_running_loop().time()
+            event = parse_line(line, now_s=now_s, utc_now=datetime.now(UTC))
+            if event is not None:
+                await self._ears.heard(event)
 
 
 def _needs_tunnel(machine: Machine, transport: Transport) -> bool:

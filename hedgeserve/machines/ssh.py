@@ -4,6 +4,8 @@ The host key is known beforehand (we made it); a server that presents another is
 """
 
 import asyncio
+import getpass
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +17,11 @@ from hedgeserve.errors import BootstrapError
 from hedgeserve.machines.keys import SshKeys
 
 asyncssh.set_log_level("ERROR")
+
+try:
+    getpass.getuser()
+except (KeyError, OSError):  # a container's user without a name; asyncssh asks for one, though ours never matters
+    os.environ.setdefault("LOGNAME", "hedgeserve")
 
 _RETRY_S = 0.25
 _KEEPALIVE_S = 5.0
