@@ -34,7 +34,7 @@ soak: ## 15 minutes of steady load with a preemption every few seconds; MINUTES=
 
 docs: ## write docs/configuration.md and the JSON Schema anew from hedgeserve/spec.py
 	@scripts/setup serve
-	$(PYTHON_BIN) -m hedgeserve.specdocs
+	$(PYTHON_BIN) -m hedgeserve.modelfile.reference
 
 clean: ## remove what the other targets made
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

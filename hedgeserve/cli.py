@@ -18,7 +18,7 @@ from hedgeserve._version import __version__
 from hedgeserve.errors import HedgeServeError, SpecError
 
 if TYPE_CHECKING:
-    from hedgeserve.cli_admin import AdminClient
+    from hedgeserve.console.admin import AdminClient
     from hedgeserve.spec import Spec
 
 EXIT_FAILED, EXIT_MISUSED, EXIT_REFUSED = 1, 2, 3
@@ -69,7 +69,7 @@ def init(model: str, force: bool) -> None:
 
     MODEL is its name (model.toml); - writes it to stdout.
     """
-    from hedgeserve.specstarter import starter_toml
+    from hedgeserve.modelfile.starter import starter_toml
 
     if model == "-":
         click.echo(starter_toml(), nl=False)
@@ -178,7 +178,7 @@ def serve(model: str, listen: str | None, state_dir: str | None, log_format: str
         environ["HEDGESERVE_SERVICE_STATE_DIR"] = str(Path(state_dir).expanduser().absolute())
     spec = load_spec(model, environ)
     api_keys = load_api_keys(spec, environ)
-    from hedgeserve.cli_serve import serve_spec
+    from hedgeserve.console.serve import serve_spec
 
     serve_spec(spec, api_keys, environ, log_format=log_format, log_level=log_level)
 
@@ -198,7 +198,7 @@ def _target(command: _Command) -> _Command:
 
 
 def _client(model: str | None, state_dir: str | None, service: str | None) -> "AdminClient":
-    from hedgeserve.cli_admin import AdminClient, find_state_dir
+    from hedgeserve.console.admin import AdminClient, find_state_dir
 
     if sum(given is not None for given in (model, state_dir, service)) > 1:
         raise click.UsageError("MODEL, --state-dir and --service are three ways to name one service; give one.")
@@ -214,7 +214,7 @@ def status(model: str | None, state_dir: str | None, service: str | None, as_jso
 
     With no argument: of the only one that runs for this user.
     """
-    from hedgeserve.cli_view import print_status, watch_status
+    from hedgeserve.console.view import print_status, watch_status
 
     client = _client(model, state_dir, service)
     if watch:
@@ -277,7 +277,7 @@ def down(model: str | None, state_dir: str | None, service: str | None, yes: boo
     Shows which VMs end and how many dollars an hour are saved, and asks. Where no service runs, VMs that an
     earlier run left are terminated; this needs MODEL, which names their clouds.
     """
-    from hedgeserve.cli_down import take_down
+    from hedgeserve.console.down import take_down
 
     take_down(_client(model, state_dir, service), model, agreed=_agreement(yes))
 

@@ -18,7 +18,6 @@ from typing import Any, Self
 import structlog
 
 from hedgeserve._version import __version__
-from hedgeserve.apikeys import load_api_keys
 from hedgeserve.balancer import Balancer
 from hedgeserve.drivers import make_drivers
 from hedgeserve.drivers.base import Driver
@@ -27,8 +26,9 @@ from hedgeserve.errors import CloudError, SpecError, SpecProblem, StateDirectory
 from hedgeserve.fleet import EventKind, Fleet, FleetParts, Journal, SshKeys
 from hedgeserve.hedge import Autoscaler, LoadSignal, Observation, Plan, ZoneNews, make_policy
 from hedgeserve.metrics import Metrics
+from hedgeserve.modelfile.apikeys import load_api_keys
 from hedgeserve.race import race
-from hedgeserve.replica import GoneReason, Replica, ReplicaId, State
+from hedgeserve.replica import STARTING, GoneReason, Replica, ReplicaId, State
 from hedgeserve.spec import Cloud, OnExit, Spec
 from hedgeserve.statedir import StateDirectory, resolve_state_dir
 from hedgeserve.store import Event, Store
@@ -37,6 +37,7 @@ from hedgeserve.web.admin import Admin
 _log = structlog.get_logger("hedgeserve.core")
 
 _TICK_S = 1.0
+_SETTLE_S = 10.0
 _LAG_EVERY_S = 0.5
 _EVENTS_KEPT = 100_000
 _PRUNE_EVERY_S = 600.0
@@ -160,13 +161,13 @@ class Service:
         admin = Admin(self, self._directory.admin_socket)
         await admin.start()
         self._stack.push_async_callback(admin.aclose)
-        await self._fleet.start(await self._store.alive_replicas(spec.service.name))
+        served = await self._fleet.start(await self._store.alive_replicas(spec.service.name))
         group = await enter(asyncio.TaskGroup())
         background = [
             group.create_task(self._measure_lag(), name="loop lag"),
             group.create_task(self._prune(), name="prune"),
         ]
-        self._ticker = group.create_task(self._tick_for_ever(), name="tick")
+        self._ticker = group.create_task(self._tick_for_ever(served), name="tick")
         self._stack.callback(lambda: [task.cancel() for task in [*background, self._ticker] if task])
         self._state = "serving"
         await self._journal.event(
@@ -236,8 +237,9 @@ class Service:
 
     # The tick
 
-    async def _tick_for_ever(self) -> None:
+    async def _tick_for_ever(self, served: frozenset[ReplicaId]) -> None:
         """Observe, decide, act: every second, and at once when something has happened."""
+        await self._settle(served)
         while True:
             self._wake.clear()
             try:
@@ -249,6 +251,14 @@ class Service:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TICK_S):
                     await self._wake.wait()
+
+    async def _settle(self, served: frozenset[ReplicaId]) -> None:
+        """Give replicas that served before a restart a moment to say so, or on-demand would be bought for them."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_S):
+                while any(r.id in served and r.state in STARTING for r in self._fleet.replicas()):
+                    self._moved.clear()
+                    await self._moved.wait()
 
     async def _tick(self) -> None:
         now_s, load = asyncio.get_running_loop().time(), self._balancer.load()

@@ -126,8 +126,8 @@ class Fleet:
             task.cancel()
         await self._stack.__aexit__(kind, error, trace)
 
-    async def start(self, stored: Sequence[StoredReplica]) -> None:
-        """Reconcile, then begin to live.
+    async def start(self, stored: Sequence[StoredReplica]) -> frozenset[ReplicaId]:
+        """Reconcile, then begin to live; the replicas that served before and, as far as is known, still do.
 
         The clouds are listed *before* the journal's replicas are judged: a VM that appears in between is
         adopted or reaped by the next round, one that was judged missing too early would be launched again.
@@ -151,6 +151,8 @@ class Fleet:
         self._begin("billing", self._bill_regularly())
         for number, server in enumerate(self._parts.externals, start=1):
             self._begin_external(number, server)
+        served = (State.READY, State.NOTICED)
+        return frozenset(known.id for known in stored if known.state in served and known.id in self._lives)
 
     # What others may see
 

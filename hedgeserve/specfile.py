@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from hedgeserve.apikeys import load_api_keys
 from hedgeserve.errors import SpecError, SpecProblem
+from hedgeserve.modelfile.apikeys import load_api_keys
+from hedgeserve.modelfile.environ import overlay
+from hedgeserve.modelfile.keys import TableInfo, table, tables
+from hedgeserve.modelfile.lines import key_lines
+from hedgeserve.modelfile.problems import (
+    dotted,
+    locate,
+    nearest,
+    nearest_key,
+    sentences,
+    unknown_at_top,
+    unknown_key,
+)
 from hedgeserve.spec import Cloud, Spec
-from hedgeserve.specenviron import overlay
-from hedgeserve.speckeys import TableInfo, table, tables
-from hedgeserve.specproblems import dotted, locate, nearest, nearest_key, sentences, unknown_at_top, unknown_key
 from hedgeserve.spectable import Conflict, KeyPath, Origin
-from hedgeserve.tomllines import key_lines
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from hedgeserve._version import __version__
 from hedgeserve.cli import main
-from hedgeserve.specdocs import starter_toml
+from hedgeserve.modelfile.reference import starter_toml
 
 GOOD = '[model]\nengine = "demo"\n[[pools]]\ncloud = "local"\nzones = ["east/a", "east/b"]\n'
 

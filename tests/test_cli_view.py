@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from hedgeserve.cli_view import status_view
+from hedgeserve.console.view import status_view
 
 
 def status(**changes: Any) -> dict[str, Any]:

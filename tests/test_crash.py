@@ -95,17 +95,20 @@ async def test_a_restart_serves_again_in_seconds_from_the_replicas_that_still_ru
     """kill -9 while serving: nothing is relaunched, and the next request is answered by the same replica."""
     # A load time that would show: a relaunched replica could not answer so soon.
     slow = '["--load-time", "5s", "--tokens-per-second", "100"]'
-    async with controller(short_dir, args=slow) as first:
+    # With the fallback on, a moment of doubt about the old replica would buy an on-demand one.
+    changes = {"args": slow, "fallback": "true"}
+    async with controller(short_dir, **changes) as first:
         told = await eventually(lambda: ready(short_dir, 1), within_s=40)
         first.kill()
         await first.wait()
-    async with controller(short_dir, args=slow) as second, aiohttp.ClientSession() as session:
+    async with controller(short_dir, **changes) as second, aiohttp.ClientSession() as session:
         again = await eventually(lambda: ready(short_dir, 1), within_s=40)
         assert again["replicas"][0]["id"] == told["replicas"][0]["id"]
         assert again["replicas"][0]["url"] == told["replicas"][0]["url"]
         body = {"model": "demo", "prompt": "A fox", "max_tokens": 2}
         async with session.post(f"{again['url']}/v1/completions", json=body) as response:
             assert response.status == 200
+        assert not any(event["kind"] == "launch" for event in again["events"])
         second.send_signal(signal.SIGINT)
         await asyncio.wait_for(second.communicate(), 20)
     assert processes_of(short_dir / "state") == []

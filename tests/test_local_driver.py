@@ -22,10 +22,10 @@ import pytest
 
 from hedgeserve.drivers.base import LaunchRequest, Machine, MachineState
 from hedgeserve.drivers.local import LocalDriver
-from hedgeserve.drivers.local_directory import free_port
-from hedgeserve.drivers.local_processes import family
-from hedgeserve.drivers.local_record import VmFiles
-from hedgeserve.drivers.local_sshd import find_sshd, sshd_refusal
+from hedgeserve.drivers.localcloud.directory import free_port
+from hedgeserve.drivers.localcloud.processes import family
+from hedgeserve.drivers.localcloud.record import VmFiles
+from hedgeserve.drivers.localcloud.sshd import find_sshd, sshd_refusal
 from hedgeserve.errors import CapacityError, CloudError, UnsupportedError
 from hedgeserve.machines.notices import NoticeSeen, parse_line, watcher_command
 from hedgeserve.replica import Market, Offer, ZoneId
@@ -543,7 +543,7 @@ def test_a_port_that_is_taken_is_replaced_by_a_free_one() -> None:
 
 def test_a_supervisor_is_started_by_nobody_but_the_driver(tmp_path: Path) -> None:
     """Without its marker its processes could not be found again: it refuses."""
-    command = [sys.executable, "-m", "hedgeserve.drivers.local_vm", str(tmp_path)]
+    command = [sys.executable, "-m", "hedgeserve.drivers.localcloud.vm", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert result.returncode == 1
     assert "a VM is started by its driver" in result.stderr

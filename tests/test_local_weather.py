@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hedgeserve.drivers.base import Dialect
-from hedgeserve.drivers.local_weather import CapacityTrace, SpotVm, Weather, ZoneClimate, climates_of, read_trace
+from hedgeserve.drivers.localcloud.weather import (
+    CapacityTrace,
+    SpotVm,
+    Weather,
+    ZoneClimate,
+    climates_of,
+    read_trace,
+)
 from hedgeserve.errors import SpecError
 from hedgeserve.replica import ZoneId
 from hedgeserve.spec import LocalSpec

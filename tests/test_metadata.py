@@ -10,8 +10,8 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from hedgeserve.drivers.base import Dialect
-from hedgeserve.drivers.local_metadata import MetadataState, metadata_app
-from hedgeserve.drivers.local_record import VmRecord
+from hedgeserve.drivers.localcloud.metadata import MetadataState, metadata_app
+from hedgeserve.drivers.localcloud.record import VmRecord
 from hedgeserve.replica import Market, ZoneId
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, 700_000, tzinfo=UTC)

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hedgeserve.drivers.base import Dialect, Machine, MachineState
-from hedgeserve.drivers.local_metadata import MetadataState, metadata_app
-from hedgeserve.drivers.local_record import VmRecord
+from hedgeserve.drivers.localcloud.metadata import MetadataState, metadata_app
+from hedgeserve.drivers.localcloud.record import VmRecord
 from hedgeserve.machines.notices import (
     Alive,
     NoticeSeen,

@@ -9,10 +9,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from hedgeserve.specdocs import configuration_markdown, json_schema, starter_toml, write_docs
-from hedgeserve.specenviron import variable_of
+from hedgeserve.modelfile.environ import variable_of
+from hedgeserve.modelfile.keys import SCALARS, Kind, tables
+from hedgeserve.modelfile.reference import configuration_markdown, json_schema, starter_toml, write_docs
 from hedgeserve.specfile import load_spec, parse_spec
-from hedgeserve.speckeys import SCALARS, Kind, tables
 
 REPOSITORY = Path(__file__).parent.parent
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.toml"))

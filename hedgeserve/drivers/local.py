@@ -1,7 +1,7 @@
 """A make-believe cloud on this machine: VMs are process trees, but SSH, metadata and preemptions are real.
 
 Everything that a VM is made of lies in one directory; who opens the same directory later sees the same VMs.
-What befalls the zones is decided by :mod:`~hedgeserve.drivers.local_weather`; :meth:`LocalDriver.run` plays it.
+What befalls the zones is decided by :mod:`.localcloud.weather`; :meth:`LocalDriver.run` plays it.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from typing import TypeVar
 import structlog
 
 from hedgeserve.drivers.base import LaunchRequest, Machine
-from hedgeserve.drivers.local_directory import LocalVm, VmDirectory
-from hedgeserve.drivers.local_record import CONTROL_PORT, ENGINE_PORT, METADATA_PORT, SSH_PORT, VmRecord
-from hedgeserve.drivers.local_sshd import find_sshd, sshd_refusal, user_name
-from hedgeserve.drivers.local_weather import SpotVm, Weather, climates_of
+from hedgeserve.drivers.localcloud.directory import LocalVm, VmDirectory
+from hedgeserve.drivers.localcloud.record import CONTROL_PORT, ENGINE_PORT, METADATA_PORT, SSH_PORT, VmRecord
+from hedgeserve.drivers.localcloud.sshd import find_sshd, sshd_refusal, user_name
+from hedgeserve.drivers.localcloud.weather import SpotVm, Weather, climates_of
 from hedgeserve.errors import CapacityError, CloudError, UnsupportedError
 from hedgeserve.replica import Market, Offer, ZoneId
 from hedgeserve.spec import Cloud, LocalSpec, PoolSpec

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from hedgeserve.cli_log import configure_logging
-from hedgeserve.cli_view import status_view
+from hedgeserve.console.log import configure_logging
+from hedgeserve.console.view import status_view
 from hedgeserve.core import Service
 from hedgeserve.spec import Spec
 from hedgeserve.units import format_duration

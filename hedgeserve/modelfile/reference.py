@@ -1,6 +1,6 @@
 """The reference of model.toml, its JSON Schema and the starter file, all made from the classes of spec.py.
 
-``python -m hedgeserve.specdocs`` (``make docs``) writes ``docs/configuration.md`` and
+``python -m hedgeserve.modelfile.reference`` (``make docs``) writes ``docs/configuration.md`` and
 ``docs/model.schema.json`` below the current directory; a test holds the files to what is made here.
 """
 
@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hedgeserve.specenviron import variable_of
-from hedgeserve.speckeys import Key, Kind, TableInfo, tables, to_toml
-from hedgeserve.specstarter import starter_toml
+from hedgeserve.modelfile.environ import variable_of
+from hedgeserve.modelfile.keys import Key, Kind, TableInfo, tables, to_toml
+from hedgeserve.modelfile.starter import starter_toml
 
 __all__ = ["configuration_markdown", "json_schema", "starter_toml", "write_docs"]
 

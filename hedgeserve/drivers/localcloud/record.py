@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from hedgeserve.drivers.base import Dialect, Machine, MachineState
-from hedgeserve.drivers.local_processes import Identity
+from hedgeserve.drivers.localcloud.processes import Identity
 from hedgeserve.replica import Market, ZoneId
 
 METADATA_PORT = 8169

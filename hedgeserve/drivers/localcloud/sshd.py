@@ -5,8 +5,8 @@ import pwd
 import shutil
 from pathlib import Path
 
-from hedgeserve.drivers.local_processes import MARKER_VARIABLE
-from hedgeserve.drivers.local_record import VmFiles, VmRecord
+from hedgeserve.drivers.localcloud.processes import MARKER_VARIABLE
+from hedgeserve.drivers.localcloud.record import VmFiles, VmRecord
 
 _USUAL_PLACES = "/usr/sbin:/sbin:/usr/local/sbin:/opt/homebrew/sbin"
 _NO_SHELLS = frozenset({"nologin", "false"})

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import asyncssh
 
-from hedgeserve.drivers.local_children import Children
-from hedgeserve.drivers.local_record import VmFiles, VmRecord
+from hedgeserve.drivers.localcloud.children import Children
+from hedgeserve.drivers.localcloud.record import VmFiles, VmRecord
 
 _CHUNK_BYTES = 65536
 

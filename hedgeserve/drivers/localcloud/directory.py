@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 
 from hedgeserve.drivers.base import Machine, MachineState
-from hedgeserve.drivers.local_processes import (
+from hedgeserve.drivers.localcloud.processes import (
     MARKER_VARIABLE,
     Identity,
     family,
@@ -29,7 +29,7 @@ from hedgeserve.drivers.local_processes import (
     lives,
     reap,
 )
-from hedgeserve.drivers.local_record import VmFiles, VmRecord, read_identity, write_identity, write_private
+from hedgeserve.drivers.localcloud.record import VmFiles, VmRecord, read_identity, write_identity, write_private
 from hedgeserve.errors import CloudError
 
 _KEPT_VARIABLES = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "PYTHONPATH", "SHELL", "TMPDIR", "TZ", "USER")
@@ -175,7 +175,7 @@ class VmDirectory:
         env = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
         pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-m", "hedgeserve.drivers.local_vm", str(files.root)],
+            [sys.executable, "-m", "hedgeserve.drivers.localcloud.vm", str(files.root)],
             env | {MARKER_VARIABLE: files.marker},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from hedgeserve.speckeys import EXAMPLES, Key, Kind, TableInfo, table, tables, to_toml
+from hedgeserve.modelfile.keys import EXAMPLES, Key, Kind, TableInfo, table, tables, to_toml
 from hedgeserve.spectable import Conflict, KeyPath
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hedgeserve.speckeys import SCALARS, Key, Kind, TableInfo, tables
-from hedgeserve.specproblems import nearest_key
+from hedgeserve.modelfile.keys import SCALARS, Key, Kind, TableInfo, tables
+from hedgeserve.modelfile.problems import nearest_key
 from hedgeserve.spectable import Conflict, KeyPath
 
 PREFIX = "HEDGESERVE_"

@@ -1,4 +1,4 @@
-"""The first process of a local VM: boots it, keeps its metadata service, ends it. ``python -m ...local_vm DIR``.
+"""The first process of a local VM: boots it, keeps its metadata service, ends it.
 
 It needs no controller: a preemption, an expired lease and the death of the SSH server end the VM whether or
 not anybody watches. Ending it means that every process of the VM is killed, this one last.
@@ -17,11 +17,11 @@ from typing import NoReturn
 
 from aiohttp import web
 
-from hedgeserve.drivers.local_children import Children
-from hedgeserve.drivers.local_metadata import MetadataState, metadata_app
-from hedgeserve.drivers.local_processes import MARKER_VARIABLE, become_subreaper, identify, kill_family
-from hedgeserve.drivers.local_record import VmFiles, VmRecord, read_identity, write_identity, write_private
-from hedgeserve.drivers.local_sshd import sshd_config
+from hedgeserve.drivers.localcloud.children import Children
+from hedgeserve.drivers.localcloud.metadata import MetadataState, metadata_app
+from hedgeserve.drivers.localcloud.processes import MARKER_VARIABLE, become_subreaper, identify, kill_family
+from hedgeserve.drivers.localcloud.record import VmFiles, VmRecord, read_identity, write_identity, write_private
+from hedgeserve.drivers.localcloud.sshd import sshd_config
 
 _BOOT_LIMIT_S = 30.0
 _POLL_S = 0.02
@@ -91,11 +91,11 @@ class Supervisor:
 
     async def _listen_with_asyncssh(self) -> None:
         # A fifth of a second to import: only for VMs that need it.
-        from hedgeserve.drivers import local_asyncssh
+        from hedgeserve.drivers.localcloud import sshd_in_process
 
         env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         env["HOME"] = str(self._files.home)
-        await local_asyncssh.listen(self._record, self._files, children=self._children, env=env)
+        await sshd_in_process.listen(self._record, self._files, children=self._children, env=env)
         _say(f"asyncssh's server listens on {self._record.address}:{self._record.ssh_port}")
 
     def _start_sshd(self, sshd: str) -> "subprocess.Popen[bytes]":

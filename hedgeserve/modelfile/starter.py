@@ -1,6 +1,6 @@
 """The commented model.toml that ``hedgeserve init`` writes: works as it is, shows what people change most."""
 
-from hedgeserve.speckeys import table
+from hedgeserve.modelfile.keys import table
 
 _STARTER = """\
 # What to serve, and where. `hedgeserve check model.toml` finds mistakes, `hedgeserve serve model.toml` serves.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hedgeserve.cli_admin import AdminClient
+from hedgeserve.console.admin import AdminClient
 from hedgeserve.errors import HedgeServeError, NotRunningError, StateLockedError
 
 if TYPE_CHECKING:

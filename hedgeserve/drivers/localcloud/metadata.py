@@ -18,7 +18,7 @@ from email.utils import format_datetime
 from aiohttp import web
 
 from hedgeserve.drivers.base import Dialect
-from hedgeserve.drivers.local_record import VmRecord
+from hedgeserve.drivers.localcloud.record import VmRecord
 from hedgeserve.replica import Market
 
 _AWS_LONGEST_TOKEN_S = 21600
