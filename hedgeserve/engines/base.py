@@ -12,7 +12,6 @@ class Upload:
 
     source: Path
     name: str
-    executable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,9 @@ class Bootstrap:
         run = _RUN.format(command=shlex.join(command.argv))
         async with self._upload_to(remote, workdir) as sftp:
             for upload in self._engine.uploads():
-                await sftp.put(str(upload.source), f"{workdir}/{upload.name}")
+                path = PurePosixPath(workdir) / upload.name
+                await sftp.makedirs(str(path.parent), exist_ok=True)
+                await sftp.put(str(upload.source), str(path))
             await _write(sftp, f"{workdir}/engine.env", environment, 0o600)
             await _write(sftp, f"{workdir}/api_key", self._api_key, 0o600)
             await _write(sftp, f"{workdir}/run.sh", run, 0o700)
