@@ -6,7 +6,6 @@ needs, the policy where they should be, the fleet sees to it, the balancer uses 
 
 import asyncio
 import os
-import platform
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -31,6 +30,7 @@ from hedgeserve.race import race
 from hedgeserve.replica import STARTING, GoneReason, Replica, ReplicaId, State
 from hedgeserve.spec import Cloud, OnExit, Spec
 from hedgeserve.statedir import StateDirectory, resolve_state_dir
+from hedgeserve.status import Glance
 from hedgeserve.store import Event, Store
 from hedgeserve.web.admin import Admin
 
@@ -338,51 +338,25 @@ class Service:
             await self._moved.wait()
 
     def status(self) -> dict[str, Any]:
-        """Everything at a glance, JSON-able; the shape is documented in ``docs/cli.md``."""
-        now_s, load, replicas = asyncio.get_running_loop().time(), self._balancer.load(), self._fleet.replicas()
-        on_demand = [o.usd_per_hour for o in self._fleet.offers() if o.market == "on_demand"]
-        return {
-            "service": self.spec.service.name,
-            "version": __version__,
-            "python": platform.python_version(),
-            "model": self.spec.model.id,
-            "url": self.url,
-            "state": self._state,
-            "started_at": self._started_at.isoformat(timespec="seconds"),
-            "uptime_s": round((datetime.now(UTC) - self._started_at).total_seconds(), 1),
-            "target": self._plan.target,
-            "ready": self._count_ready(),
-            "queued": load.queued,
-            "in_flight": load.in_flight,
-            "requests_total": load.arrived_total,
-            "usd_per_hour": round(self._fleet.usd_per_hour(), 4),
-            "on_demand_usd_per_hour": round(min(on_demand) * self._plan.target, 4) if on_demand else None,
-            "trouble": [text for text in (self._journal.trouble, self._tick_trouble) if text],
-            "plan": {
-                "spot_wanted": self._plan.spot_wanted,
-                "on_demand_wanted": self._plan.on_demand_wanted,
-                "notes": list(self._plan.notes),
-            },
-            "replicas": [
-                {
-                    "id": replica.id,
-                    "zone": replica.zone,
-                    "market": str(replica.market),
-                    "instance_type": replica.offer.instance_type,
-                    "usd_per_hour": replica.offer.usd_per_hour,
-                    "state": str(replica.state),
-                    "since_s": round(now_s - replica.since_s, 1),
-                    "why": replica.why,
-                    "url": replica.url,
-                    "outstanding": self._balancer.outstanding(replica.id),
-                    "notice_in_s": round(replica.notice.deadline_s - now_s, 1) if replica.notice else None,
-                }
-                for replica in replicas
-            ],
-            "zones": [{"zone": zone, "state": state} for zone, state in self._policy.zone_states().items()],
-            "tasks": len(asyncio.all_tasks()),
-            "events": list(self._journal.recent),
-        }
+        """Everything at a glance, JSON-able; the shape is described in ``docs/cli.md``."""
+        glance = Glance(
+            service=self.spec.service.name,
+            model=self.spec.model.id,
+            url=self.url,
+            state=self._state,
+            started_at=self._started_at,
+            now_s=asyncio.get_running_loop().time(),
+            load=self._balancer.load(),
+            plan=self._plan,
+            replicas=self._fleet.replicas(),
+            offers=self._fleet.offers(),
+            zones=self._policy.zone_states(),
+            outstanding=self._balancer.outstanding,
+            trouble=[text for text in (self._journal.trouble, self._tick_trouble) if text],
+            tasks=len(asyncio.all_tasks()),
+            recent=self._journal.recent,
+        )
+        return glance.document()
 
     async def events(
         self, *, after: int = 0, limit: int = 100, replica: str | None = None

@@ -352,13 +352,13 @@ class TimeoutsSpec(Table):
     connect: Duration = Field(3.0, gt=0)
     """For a connection to a replica."""
     first_byte: Duration = Field(120.0, gt=0)
-    """For the first byte of a replica's answer; then another replica is asked."""
+    """For the first byte of a streamed answer, and of all that generate no text; then another replica is asked. An answer in one piece has only `total`."""
     stall: Duration = Field(60.0, gt=0)
     """Between two chunks of an answer; a longer silence is a failure."""
     total: Duration = Field(3600.0, gt=0)
     """For one request in all."""
-    queue: Duration = Field(120.0, gt=0)
-    """For a replica to become ready, for a waiting request; then 503."""
+    queue: Duration = Field(600.0, gt=0)
+    """For a replica to become ready, for a waiting request; then 503. With `replicas.min = 0` a boot must fit in."""
     drain: Duration = Field(120.0, ge=0)
     """For the requests of a replica that is taken away, and of the service when it stops, to finish."""
     boot: Duration = Field(600.0, gt=0)
