@@ -16,7 +16,12 @@ from email.message import Message
 from pathlib import Path
 from typing import Any
 
-from hedgeserve.engines.demo import PROGRAM
+from hedgeserve.engines.demo import PACKAGE
+
+# Without the environment's and the site's packages: what is served needs the standard library and nothing else.
+DEMO_SERVER = (sys.executable, "-E", "-s", "-S", "-m", PACKAGE.name)
+HOME = PACKAGE.parent
+"""Where a process must run to find the package."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +84,17 @@ class DemoProcess:
 
 
 @contextmanager
-def demo_process(*options: str, api_key: str = "", program: Path = PROGRAM) -> Iterator[DemoProcess]:
-    """A demo engine with these options, listening when this returns; loaded and as fast as it can by default."""
+def demo_process(*options: str, api_key: str = "", home: Path = HOME) -> Iterator[DemoProcess]:
+    """A demo engine with these options, listening when this returns; loaded and as fast as it can by default.
+
+    ``home`` is the directory that holds its package.
+    """
     host = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{random.randrange(1, 255)}"
-    argv = [sys.executable, "-I", str(program), "--host", host, "--port", "0"]
+    argv = [*DEMO_SERVER, "--host", host, "--port", "0"]
     argv += ["--load-time", "0s", "--tokens-per-second", "0", *options]
     environ = {**os.environ, "VLLM_API_KEY": api_key}
     with tempfile.NamedTemporaryFile(prefix="demo-engine-", suffix=".log") as log:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ)
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ, cwd=home)
         try:
             yield DemoProcess(_listening(Path(log.name), process), process, Path(log.name))
         finally:

@@ -20,9 +20,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hedgeserve.engines import demo_server
-from hedgeserve.engines.demo import PROGRAM
-from tests.demo_process import Answer, DemoProcess, demo_process
+from hedgeserve.engines.demo import PACKAGE
+from hedgeserve.engines.demo_server import WHAT_I_AM
+from hedgeserve.engines.demo_server.generation import Generation
+from hedgeserve.engines.demo_server.job import read_job
+from hedgeserve.engines.demo_server.tokens import EOS, VOCABULARY, decode, encode
+from tests.demo_process import DEMO_SERVER, HOME, Answer, DemoProcess, demo_process
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -72,22 +75,23 @@ def texts_of(events: list[Any]) -> list[str]:
 
 def test_it_says_what_it_is_in_log_version_and_texts(engine: DemoProcess) -> None:
     """Nobody may take it for a language model: log, version, owner and answers say that it is a demo."""
-    assert demo_server.WHAT_I_AM in engine.log.read_text().splitlines()[0]
-    assert engine.ask("/version").json["description"] == demo_server.WHAT_I_AM
+    assert WHAT_I_AM in engine.log.read_text().splitlines()[0]
+    assert engine.ask("/version").json["description"] == WHAT_I_AM
     assert engine.ask("/v1/models").json["data"][0]["owned_by"] == "hedgeserve-demo-engine"
     assert engine.ask(CHAT, chat()).json["choices"][0]["message"]["content"].startswith("Demo engine: ")
 
 
 def test_help_says_what_it_is() -> None:
-    """The program's --help begins with what it is."""
-    done = subprocess.run([sys.executable, str(PROGRAM), "--help"], capture_output=True, text=True, check=True)
-    assert demo_server.WHAT_I_AM in " ".join(done.stdout.split())
+    """Started by hand where HedgeServe is installed, its --help begins with what it is."""
+    argv = [sys.executable, "-m", "hedgeserve.engines.demo_server", "--help"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert WHAT_I_AM in " ".join(done.stdout.split())
 
 
-def test_one_file_runs_alone_on_a_machine_without_hedgeserve(tmp_path: Path) -> None:
-    """Copied elsewhere and started in Python's isolated mode, the one file serves."""
-    copy = shutil.copy(PROGRAM, tmp_path / "demo_engine.py")
-    with demo_process(program=Path(copy)) as process:
+def test_its_package_runs_alone_on_a_machine_without_hedgeserve(tmp_path: Path) -> None:
+    """Copied elsewhere and started without any installed package, it serves."""
+    shutil.copytree(PACKAGE, tmp_path / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    with demo_process(home=tmp_path) as process:
         assert process.ask("/health").status == 200
 
 
@@ -216,19 +220,19 @@ def test_token_counters_move_by_what_usage_says(twin: DemoProcess) -> None:
 @given(st.text())
 def test_any_text_survives_its_tokens(text: str) -> None:
     """Decoding what was encoded gives the text back, whatever it is."""
-    assert demo_server.decode(demo_server.encode(text)) == text.encode()
+    assert decode(encode(text)) == text.encode()
 
 
-@given(st.lists(st.integers(0, len(demo_server.VOCABULARY) - 1), max_size=30), st.integers(1, 40))
+@given(st.lists(st.integers(0, len(VOCABULARY) - 1), max_size=30), st.integers(1, 40))
 def test_what_is_told_is_a_prefix_of_what_the_ids_say(prompt: list[int], tokens: int) -> None:
     """After any prompt, even one that ends inside a character, text is only ever held back, never wrong."""
     body = {"prompt": prompt or [300], "max_tokens": tokens, "ignore_eos": True}
-    job = demo_server.read_job(body, chat=False, max_model_len=1024, seed=0)
-    piece = demo_server.Generation(job).step(tokens)
+    job = read_job(body, chat=False, max_model_len=1024, seed=0)
+    piece = Generation(job).step(tokens)
     assert len(piece.ids) == tokens
-    before = demo_server.decode(job.prompt, skip_special=True)
+    before = decode(job.prompt, skip_special=True)
     mid_character = before.decode("utf-8", "replace").endswith("\ufffd")
-    data = (before if mid_character else b"") + demo_server.decode(piece.ids, skip_special=True)
+    data = (before if mid_character else b"") + decode(piece.ids, skip_special=True)
     assert data.decode("utf-8", "replace").startswith(piece.text)
 
 
@@ -282,7 +286,7 @@ def test_a_cut_anywhere_is_continued_by_ids_exactly(
 def character_cuts(ids: list[int]) -> list[int]:
     """Where a sequence of ids may be cut without cutting a character."""
     cuts = range(1, len(ids))
-    return [cut for cut in cuts if not demo_server.decode(ids[:cut]).decode("utf-8", "replace").endswith("\ufffd")]
+    return [cut for cut in cuts if not decode(ids[:cut]).decode("utf-8", "replace").endswith("\ufffd")]
 
 
 def test_text_joins_exactly_at_every_cut_between_characters(engine: DemoProcess, twin: DemoProcess) -> None:
@@ -295,7 +299,7 @@ def test_text_joins_exactly_at_every_cut_between_characters(engine: DemoProcess,
     assert 0 < len(cuts) < len(ids) - 1, "the text must have characters of several tokens for this test"
     for cut in cuts:
         rest = completion(prompt + ids[:cut], max_tokens=len(ids) - cut, ignore_eos=True)
-        sent = demo_server.decode(ids[:cut], skip_special=True).decode()
+        sent = decode(ids[:cut], skip_special=True).decode()
         assert sent + twin.ask(TEXT, rest).json["choices"][0]["text"] == text, f"cut after {cut}"
 
 
@@ -327,7 +331,7 @@ def test_an_answer_ends_by_itself_with_the_end_token(engine: DemoProcess) -> Non
     assert choice["finish_reason"] == "stop"
     assert choice["stop_reason"] is None
     assert choice["delta"] == {"content": ""}
-    assert choice["token_ids"] == [demo_server.EOS]
+    assert choice["token_ids"] == [EOS]
 
 
 def test_ignore_eos_goes_on_past_the_end_token(engine: DemoProcess) -> None:
@@ -344,7 +348,7 @@ def test_min_tokens_puts_off_the_end(engine: DemoProcess) -> None:
     natural = engine.ask(CHAT, chat()).json["usage"]["completion_tokens"]
     longer = engine.ask(CHAT, chat(min_tokens=natural + 1, return_token_ids=True)).json["choices"][0]
     assert len(longer["token_ids"]) > natural
-    assert demo_server.EOS not in longer["token_ids"][:natural]
+    assert EOS not in longer["token_ids"][:natural]
 
 
 def test_completions_write_16_tokens_unless_told_otherwise(engine: DemoProcess) -> None:
@@ -399,7 +403,7 @@ def test_a_stop_token_ends_the_answer_and_is_named(engine: DemoProcess) -> None:
     first = ids.index(ids[5])
     assert choice["token_ids"] == ids[: first + 1]
     assert choice["stop_reason"] == ids[5]
-    assert choice["message"]["content"].encode() == demo_server.decode(ids[:first])
+    assert choice["message"]["content"].encode() == decode(ids[:first])
 
 
 # --- Refusals ----------------------------------------------------------------------------------------------------
@@ -708,8 +712,8 @@ def test_sigterm_ends_it_at_once_with_streams_open(paced: DemoProcess) -> None:
 def test_a_taken_address_is_one_clear_line(engine: DemoProcess) -> None:
     """The second server on an address says which one it could not have, and ends with 1."""
     address = urlsplit(engine.url)
-    argv = [sys.executable, str(PROGRAM), "--host", str(address.hostname), "--port", str(address.port)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    argv = [*DEMO_SERVER, "--host", str(address.hostname), "--port", str(address.port)]
+    done = subprocess.run(argv, cwd=HOME, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 1
     assert f"cannot listen on {address.netloc}: Address already in use" in done.stderr
     assert "Traceback" not in done.stderr

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from hedgeserve.engines import demo_server, make_engine
+from hedgeserve.engines import make_engine
 from hedgeserve.engines.base import EngineCommand, EngineContext
+from hedgeserve.engines.demo import PACKAGE
+from hedgeserve.engines.demo_server.options import parser
 from hedgeserve.spec import EngineName, ModelSpec
 
 CONTEXT = EngineContext(listen="127.0.0.1", port=8123, python="python3", workdir="/home/vm/hedgeserve")
@@ -139,14 +141,15 @@ def test_a_command_is_probed_where_the_user_says() -> None:
     assert (engine.health_path, engine.metrics_path) == ("/ready", None)
 
 
-def test_the_demo_engine_is_one_file_run_by_the_vms_python() -> None:
-    """Its upload exists, and the command starts it by the name under which it was uploaded."""
+def test_the_demo_engine_is_a_package_run_by_the_vms_python() -> None:
+    """Its uploads are the whole package, and the command starts it by the name under which it was uploaded."""
     engine = make_engine(model("demo", aliases=["a", "b"], args=["--load-time", "1s"]), {})
-    (upload,) = engine.uploads()
-    assert upload.source.is_file()
+    uploads = {upload.name: upload.source for upload in engine.uploads()}
+    assert list(uploads.values()) == sorted(PACKAGE.rglob("*.py"))
+    assert set(uploads) == {f"demo_server/{source.name}" for source in uploads.values()}
     assert list(engine.command(CONTEXT, "the-key").argv) == [
         "python3",
-        f"/home/vm/hedgeserve/{upload.name}",
+        *("-m", "demo_server"),
         *("--host", "127.0.0.1", "--port", "8123", "--model", "org/model"),
         *("--alias", "a", "--alias", "b", "--load-time", "1s"),
     ]
@@ -258,7 +261,7 @@ DOCS = Path(__file__).parent.parent / "docs" / "engines.md"
 def test_every_option_of_the_demo_engine_is_documented() -> None:
     """docs/engines.md has a row for each option that the program knows, and for no other."""
     rows = re.findall(r"^\| `(--[a-z-]+)", DOCS.read_text(), re.MULTILINE)
-    actions = demo_server.parser()._actions
+    actions = parser()._actions
     assert rows == [action.option_strings[-1] for action in actions if action.option_strings[-1] != "--help"]
 
 

@@ -7,8 +7,8 @@ from hedgeserve.engines.arguments import refuse_arguments, refuse_variables
 from hedgeserve.engines.base import EngineCommand, EngineContext, Upload
 from hedgeserve.spec import ModelSpec
 
-PROGRAM = Path(__file__).with_name("demo_server.py")
-"""The server: one file that needs nothing but Python's standard library."""
+PACKAGE = Path(__file__).with_name("demo_server")
+"""The server: a package that needs nothing but Python's standard library."""
 
 _KEY_VARIABLE = "VLLM_API_KEY"
 _OURS = {
@@ -34,17 +34,17 @@ class DemoEngine:
         self._secrets = secrets
 
     def uploads(self) -> Sequence[Upload]:
-        """The server's one file."""
-        return (Upload(PROGRAM, "demo_engine.py"),)
+        """The server's package, file by file."""
+        return [Upload(file, f"{PACKAGE.name}/{file.name}") for file in sorted(PACKAGE.glob("*.py"))]
 
     def install_script(self, context: EngineContext) -> str | None:
         """Nothing: the VM's own Python runs it."""
         return None
 
     def command(self, context: EngineContext, api_key: str) -> EngineCommand:
-        """The server under the model's name and its aliases."""
+        """The server under the model's name and its aliases; found because it runs in the work directory."""
         model = self._model
-        argv = [context.python, f"{context.workdir}/demo_engine.py", "--host", context.listen]
+        argv = [context.python, "-m", PACKAGE.name, "--host", context.listen]
         argv += ["--port", str(context.port), "--model", model.id]
         for alias in model.aliases:
             argv += ["--alias", alias]
