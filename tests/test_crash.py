@@ -153,3 +153,18 @@ async def test_ctrl_c_lets_the_running_request_finish_and_a_second_one_does_not(
             await asyncio.wait_for(process.communicate(), 20)
             assert process.returncode is not None
         assert processes_of(short_dir / "state") == []
+
+
+async def test_a_log_reader_that_goes_away_ends_neither_the_service_nor_its_tidiness(short_dir: Path) -> None:
+    """`hedgeserve serve … 2>&1 | tee log`, and tee dies: requests are answered, and Ctrl-C leaves nothing."""
+    async with controller(short_dir) as process, aiohttp.ClientSession() as session:
+        told = await eventually(lambda: ready(short_dir, 1), within_s=40)
+        process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+        body = {"model": "demo", "prompt": "A fox", "max_tokens": 2}
+        for _ in range(3):
+            async with session.post(f"{told['url']}/v1/completions", json=body) as response:
+                assert response.status == 200
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert processes_of(short_dir / "state") == []
+    assert not (short_dir / "state" / "admin.sock").exists()

@@ -29,13 +29,21 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 def test_the_readme_shows_a_spec_that_is_good() -> None:
     """The model.toml of the first page can be loaded."""
     [toml] = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert parse_spec(toml, "README.md", ROOT, {}).replicas.highest == 8
+    assert parse_spec(toml, "README.md", ROOT, {}).model.id == "Qwen/Qwen3-8B"
 
 
 def test_every_page_can_be_found_from_the_readme() -> None:
     """No page is an orphan."""
     text = (ROOT / "README.md").read_text()
     assert [page.name for page in ROOT.glob("docs/*.md") if f"docs/{page.name}" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_pages_name_are_there(page: Path) -> None:
+    """`fleet.py`, `drivers/base.py`, `examples/quickstart.toml`: in the package or in the repository."""
+    for name in re.findall(r"`([a-z_/]+\.(?:py|toml|cfg)|[a-z_]+/)`", page.read_text()):
+        if name != "model.toml":
+            assert (ROOT / name).exists() or (ROOT / "hedgeserve" / name).exists(), f"{page.name} names {name}"
 
 
 def test_make_targets_named_in_the_documentation_exist() -> None:

@@ -2,9 +2,46 @@
 
 import logging
 import os
-from typing import Any, TextIO
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
+
+
+class Steady:
+    """A stream that cannot fail: when its reader has gone away or its disk is full, what is written is dropped.
+
+    A log line must never end a service, and least of all keep it from taking its VMs down.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        """Write, or drop."""
+        try:
+            self._out.write(text)
+        except (OSError, ValueError):
+            self._silence()
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or drop."""
+        try:
+            self._out.flush()
+        except (OSError, ValueError):
+            self._silence()
+
+    def isatty(self) -> bool:
+        """Whether a terminal is behind it."""
+        return self._out.isatty()
+
+    def _silence(self) -> None:
+        # What is still in the buffer would fail again at the interpreter's end: its file becomes the null device.
+        with suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._out.fileno())
+            os.close(null)
 
 
 def configure_logging(out: TextIO, *, as_json: bool, level: str) -> None:
@@ -12,6 +49,7 @@ def configure_logging(out: TextIO, *, as_json: bool, level: str) -> None:
 
     Colours only where ``out`` is a terminal and ``NO_COLOR`` is not set.
     """
+    out = cast(TextIO, Steady(out))
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,

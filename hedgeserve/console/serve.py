@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from hedgeserve.console.log import configure_logging
+from hedgeserve.console.log import Steady, configure_logging
 from hedgeserve.console.view import status_view
 from hedgeserve.core import Service
 from hedgeserve.spec import Spec
@@ -46,7 +46,7 @@ def serve_spec(
 
 
 def _talk(message: str) -> None:
-    click.echo(message, err=True)
+    click.echo(message, file=cast(TextIO, Steady(sys.stderr)))
 
 
 async def _serve(
@@ -65,7 +65,7 @@ async def _serve(
             view = _View(service, console)
             await stack.enter_async_context(view)
         async with service:
-            click.echo(_welcome(service.url, spec, keys=bool(api_keys)))
+            click.echo(_welcome(service.url, spec, keys=bool(api_keys)), file=cast(TextIO, Steady(sys.stdout)))
             stopper.started = True
             if console is not None:
                 view.begin()

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from hedgeserve.modelfile.keys import SCALARS, Key, Kind, TableInfo, tables
@@ -9,6 +10,7 @@ from hedgeserve.modelfile.problems import nearest_key
 from hedgeserve.spectable import Conflict, KeyPath
 
 PREFIX = "HEDGESERVE_"
+_NEARLY = 0.8
 
 
 def variable_of(key: Key) -> str | None:
@@ -22,15 +24,21 @@ def variable_of(key: Key) -> str | None:
 def overlay(data: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[KeyPath, str], list[Conflict]]:
     """Write the environment's settings into ``data``; which keys came from which variable, and the mistakes.
 
-    A variable of a known table that names no key of it is a mistake, like an unknown key in the file, unless
-    the file itself gives that name to a secret. Variables of other names are none of our business.
+    A variable of a known table that names no key of it is a mistake, like an unknown key in the file, and so is
+    one that nearly names a setting, unless the file itself gives that name to a secret. Variables of other
+    names are none of our business.
     """
     origins: dict[KeyPath, str] = {}
     problems: list[Conflict] = []
     secrets = set(_names_of_secrets(data))
     for variable in sorted(environ):
+        if variable in secrets or not variable.startswith(PREFIX):
+            continue
         info = _table_of(variable)
-        if info is None or variable in secrets:
+        if info is None:
+            if near := get_close_matches(variable, _all_variables(), n=1, cutoff=_NEARLY):
+                what = f"the environment variable {variable} names no setting"
+                problems.append(Conflict((), what, f"did you mean {near[0]}?"))
             continue
         name = variable.removeprefix(f"{PREFIX}{info.path.upper()}_").lower()
         key = info.key(name)
@@ -53,6 +61,10 @@ def overlay(data: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[KeyP
                 settings[name] = _value(environ[variable], key)
                 origins[(info.path, name)] = variable
     return origins, problems
+
+
+def _all_variables() -> list[str]:
+    return [name for info in tables() for key in info.keys if (name := variable_of(key)) is not None]
 
 
 def _table_of(variable: str) -> TableInfo | None:

@@ -27,7 +27,7 @@ probably meant.
 - **A flag stands above the environment, the environment above the file, the file above the default.** The
   variable of a key is `HEDGESERVE_<TABLE>_<KEY>`, such as `HEDGESERVE_REPLICAS_MIN=3`; lists, tables and what
   is under double brackets can only be written in the file.
-- **Unknown keys and variables are mistakes**, never ignored.
+- **Unknown keys are mistakes**, never ignored, and so are variables that nearly name a setting.
 - **Secrets never stand in this file**: it names variables and files that hold them.
 - **Relative paths** start where the file is, not where the command runs; `~` is your home directory.
 
