@@ -36,9 +36,9 @@ def overlay(data: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[KeyP
             continue
         info = _table_of(variable)
         if info is None:
-            if near := get_close_matches(variable, _all_variables(), n=1, cutoff=_NEARLY):
+            for meant in get_close_matches(variable, _all_variables(), n=1, cutoff=_NEARLY):
                 what = f"the environment variable {variable} names no setting"
-                problems.append(Conflict((), what, f"did you mean {near[0]}?"))
+                problems.append(Conflict((), what, f"did you mean {meant}?"))
             continue
         name = variable.removeprefix(f"{PREFIX}{info.path.upper()}_").lower()
         key = info.key(name)
