@@ -19,7 +19,7 @@ import structlog
 from hedgeserve._version import __version__
 from hedgeserve.balancer import Balancer
 from hedgeserve.drivers import make_drivers
-from hedgeserve.drivers.base import Driver
+from hedgeserve.drivers.base import Driver, Machine, MachineState
 from hedgeserve.engines import make_engine
 from hedgeserve.errors import CloudError, SpecError, SpecProblem, StateDirectoryError
 from hedgeserve.fleet import EventKind, Fleet, FleetParts, Journal, SshKeys
@@ -42,6 +42,7 @@ _LAG_EVERY_S = 0.5
 _EVENTS_KEPT = 100_000
 _PRUNE_EVERY_S = 600.0
 _TERMINATE_IN_A_HURRY_S = 10.0
+_TERMINATE_LIMIT_S = 300.0
 
 
 class Service:
@@ -214,10 +215,11 @@ class Service:
             )
         await self._balancer.aclose()
         if clouds := self._clouds_to_clear():
-            # What is not done when a hurried stop runs out of time stands in the journal, for the next start.
+            # What is not done when time runs out stands in the journal, for the next start.
             await race(
                 done=self._fleet.terminate_all("the service stops", clouds=clouds),
                 hurried=self._after_a_hurry(),
+                patience=asyncio.sleep(_TERMINATE_LIMIT_S),
             )
         kept = len(self._fleet.replicas()) - self._count_external()
         told = f"; {kept} replicas keep running ({self._fleet.usd_per_hour():.2f} USD/h)" if kept else ""
@@ -295,8 +297,10 @@ class Service:
         if not self._memory_is_new:
             return
         self._memory_is_new = False
-        with suppress(StateDirectoryError):  # worth keeping, not worth stopping for
+        try:
             await self._store.save_memory(self._policy.name, self._policy.export_memory(now_s))
+        except StateDirectoryError:  # worth keeping, not worth stopping for
+            self._memory_is_new = True
 
     async def _recall(self) -> None:
         memory = await self._store.load_memory(self._policy.name)
@@ -418,14 +422,17 @@ async def reap(spec: Spec, *, environ: Mapping[str, str] | None = None) -> list[
         ended: list[str] = []
         for driver in drivers.values():
             stack.push_async_callback(driver.aclose)
-            for machine in await driver.list():
-                await driver.terminate(machine.id)
+            for machine in await _still_there(driver, spec):
+                async with asyncio.timeout(spec.timeouts.cloud_call):
+                    await driver.terminate(machine.id)
                 ended.append(machine.id)
-            if left := await driver.list():
+            if left := await _still_there(driver, spec):
                 raise CloudError(
                     f"{driver.cloud} still lists {', '.join(machine.id for machine in left)}; run it again"
                 )
         for known in await store.alive_replicas(spec.service.name):
+            if known.offer.cloud not in drivers:
+                continue  # nobody was asked about its VM
             replica = Replica(
                 id=known.id,
                 offer=known.offer,
@@ -436,3 +443,12 @@ async def reap(spec: Spec, *, environ: Mapping[str, str] | None = None) -> list[
             ).to(State.GONE, now_s=0.0, why="taken down by hand", gone=GoneReason.SCALED_DOWN)
             await store.save(replica, at=datetime.now(UTC))
         return ended
+
+
+async def _still_there(driver: Driver, spec: Spec) -> list[Machine]:
+    """The VMs that cost money: a cloud may list those that it is taking away for a while."""
+    try:
+        async with asyncio.timeout(spec.timeouts.cloud_call):
+            return [machine for machine in await driver.list() if machine.state is not MachineState.STOPPING]
+    except TimeoutError:
+        raise CloudError(f"{driver.cloud} did not list its VMs in time; run it again") from None

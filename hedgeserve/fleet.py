@@ -27,7 +27,7 @@ from hedgeserve.machines.external import ExternalLife
 from hedgeserve.machines.inventory import Inventory
 from hedgeserve.machines.journal import EventKind, Journal
 from hedgeserve.machines.keys import SshKeys
-from hedgeserve.machines.life import Hands, Order, ReplicaLife
+from hedgeserve.machines.life import Hands, Order, Past, ReplicaLife
 from hedgeserve.machines.probe import Prober
 from hedgeserve.metrics import Metrics
 from hedgeserve.replica import (
@@ -53,6 +53,7 @@ _BOOTS_REMEMBERED = 20
 _OFFERS_REFRESH_S = 60.0
 _BILL_EVERY_S = 60.0
 _REAP_EVERY_S = 30.0
+_SERVED = frozenset({State.READY, State.NOTICED})
 _ROUTABLE = frozenset({State.READY, State.NOTICED, State.DRAINING})
 
 
@@ -120,11 +121,13 @@ class Fleet:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for life in self._lives.values():
-            await life.bill()
-        for task in self._tasks:
-            task.cancel()
-        await self._stack.__aexit__(kind, error, trace)
+        try:
+            for life in list(self._lives.values()):
+                await life.bill()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await self._stack.__aexit__(kind, error, trace)
 
     async def start(self, stored: Sequence[StoredReplica]) -> frozenset[ReplicaId]:
         """Reconcile, then begin to live; the replicas that served before and, as far as is known, still do.
@@ -135,13 +138,21 @@ class Fleet:
         Raises:
             CloudError: A cloud cannot be listed, so nothing can be said of its VMs; the message says which.
         """
-        listed: dict[str, Machine] = {}
+        if strangers := [known.id for known in stored if known.offer.cloud not in self._parts.drivers]:
+            raise CloudError(
+                f"{', '.join(strangers)} may still run in a cloud that the pools no longer name; put that pool "
+                "back, or take the service down with the model file as it was (`hedgeserve down`)"
+            )
+        listed: list[Machine] = []
         for cloud in self._parts.drivers:
-            listed |= {machine.name: machine for machine in (await self._inventory.refresh(cloud)).values()}
+            listed += (await self._inventory.refresh(cloud)).values()
             await self._refresh_offers(cloud)
         for known in stored:
-            await self._take_up(known, listed.pop(known.id, None))
-        for machine in listed.values():
+            machine = next((m for m in listed if m.name == known.id and known.vm_id in (None, m.id)), None)
+            if machine is not None:
+                listed.remove(machine)
+            await self._take_up(known, machine)
+        for machine in listed:
             await self._reap(machine, "it belongs to no replica that the journal knows")
         for cloud, driver in self._parts.drivers.items():
             self._begin(f"driver {cloud}", driver.run())
@@ -151,8 +162,7 @@ class Fleet:
         self._begin("billing", self._bill_regularly())
         for number, server in enumerate(self._parts.externals, start=1):
             self._begin_external(number, server)
-        served = (State.READY, State.NOTICED)
-        return frozenset(known.id for known in stored if known.state in served and known.id in self._lives)
+        return frozenset(known.id for known in stored if known.state in _SERVED and known.id in self._lives)
 
     # What others may see
 
@@ -293,8 +303,15 @@ class Fleet:
             replica = replica.to(State.GONE, now_s=self._now_s(), why=why, gone=reason)
             await self._parts.journal.save(replica)
             await self._parts.journal.event(EventKind.GONE, why, replica=replica.id, zone=replica.zone)
+            await self._parts.keys.forget(replica.id)
             return
-        self._live(ReplicaLife(replica, self._hands, token=known.token))
+        past = Past(
+            age_s=max(0.0, (datetime.now(UTC) - known.created_at).total_seconds()),
+            unbilled_s=await self._parts.journal.unbilled_s(known.id, known.created_at),
+            served=known.state in _SERVED,
+            noticed=known.noticed,
+        )
+        self._live(ReplicaLife(replica, self._hands, token=known.token, past=past))
         await self._parts.journal.event(
             EventKind.ADOPTED, f"taken up again as {replica.state}", replica=replica.id, zone=replica.zone
         )
@@ -304,7 +321,10 @@ class Fleet:
         self._parts.changed()
 
         async def live() -> None:
-            await life.run()
+            try:
+                await life.run()
+            except Exception:  # its VM, if one is left, is the reaper's now; the others' lives go on
+                _log.exception("a replica's task failed", replica=life.replica.id)
             del self._lives[life.replica.id]
             self._ended.set()
             self._parts.changed()
@@ -346,14 +366,21 @@ class Fleet:
         while True:
             await asyncio.sleep(_REAP_EVERY_S)
             for cloud in self._parts.drivers:
+                # Owners from before the list as well as after: a life may end, or begin, while the cloud answers.
+                owned = self._owned()
                 try:
                     machines = await self._inventory.refresh(cloud)
                 except CloudError:
                     continue  # the inventory's own round has said so
+                owned |= self._owned()
                 for machine in machines.values():
-                    known = ReplicaId(machine.name) in self._lives
+                    known = (machine.name, machine.id) in owned or (machine.name, None) in owned
                     if not known and machine.state is not MachineState.STOPPING:
                         await self._reap(machine, "no replica owns it")
+
+    def _owned(self) -> set[tuple[str, str | None]]:
+        """Names and VMs of all replicas; None for a VM that the cloud may still be granting."""
+        return {(life.replica.id, life.replica.vm_id) for life in self._lives.values()}
 
     async def _reap(self, machine: Machine, why: str) -> None:
         cloud = machine.zone.split("/", 1)[0]

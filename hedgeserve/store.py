@@ -280,6 +280,11 @@ class Store:
         except sqlite3.IntegrityError as error:
             raise LookupError(f"the journal {self._path} knows no replica {replica}") from error
 
+    async def charged_until(self, replica: ReplicaId) -> datetime | None:
+        """The time up to which this replica has been charged for; None where it never was."""
+        [[at]] = await self._run("SELECT max(at) FROM ledger WHERE replica = ?", replica)
+        return datetime.fromisoformat(at) if at else None
+
     async def spent_usd(self, since: datetime | None = None) -> float:
         """US dollars charged, in all or at and after a time."""
         [[usd]] = await self._run(

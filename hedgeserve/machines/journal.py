@@ -99,6 +99,11 @@ class Journal:
         level(message, event_kind=str(kind), **told, **(data or {}))
         await self._write(self._store.record_event(kind, message, replica=replica, zone=zone, data=data, at=at))
 
+    async def unbilled_s(self, replica: ReplicaId, created_at: datetime) -> float:
+        """Seconds of this replica's life that the ledger does not hold: those since its last line about it."""
+        until = await self._store.charged_until(replica) or created_at
+        return max(0.0, (datetime.now(UTC) - until).total_seconds())
+
     async def charge(self, replica: Replica, seconds: float, purpose: str) -> None:
         """Add seconds at the replica's price to the ledger."""
         await self._write(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from hedgeserve.drivers.base import Driver, LaunchRequest, Machine
+from hedgeserve.drivers.base import Driver, LaunchRequest, Machine, MachineState
 from hedgeserve.engines.base import Engine
 from hedgeserve.errors import (
     BootstrapError,
@@ -39,7 +39,15 @@ _log = structlog.get_logger("hedgeserve.fleet")
 
 _TERMINATE_RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 
-_PURPOSE = {State.READY: "serving", State.NOTICED: "serving", State.DRAINING: "draining"}
+BRING_UP_LIMIT_S = 2400.0
+"""Longest time from the first SSH connection to a started engine, installation included."""
+
+_PURPOSE = {
+    State.READY: "serving",
+    State.NOTICED: "serving",
+    State.DRAINING: "draining",
+    State.TERMINATING: "terminating",
+}
 _REFUSALS: dict[type[CloudError], NewsKind] = {
     CapacityError: NewsKind.NO_CAPACITY,
     QuotaError: NewsKind.QUOTA,
@@ -87,20 +95,36 @@ class _Over(Exception):
         self.gone, self.why, self.news, self.rule = gone, why, news, rule
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What is known of a replica that an earlier run of the controller launched.
+
+    ``age_s`` since its launch, ``unbilled_s`` since the ledger's last line about it; whether it ``served`` and
+    whether its notice was counted.
+    """
+
+    age_s: float
+    unbilled_s: float
+    served: bool
+    noticed: bool
+
+
 class ReplicaLife:
     """Runs one replica; :attr:`replica` is always its present state."""
 
-    def __init__(self, replica: Replica, hands: Hands, *, token: str) -> None:
+    def __init__(self, replica: Replica, hands: Hands, *, token: str, past: Past | None = None) -> None:
         self.replica = replica
         self._hands = hands
         self._token = token
+        self._past = past
         self._driver = hands.drivers[replica.offer.cloud]
         self._order: Order | None = None
         self._ordered = asyncio.Event()
         self._hurry = asyncio.Event()
         self._session: VmSession | None = None
-        self.begun_s = self._now_s()
-        self._billed_until_s = self.begun_s
+        self._served = past is not None and past.served
+        self.begun_s = self._now_s() - (past.age_s if past else 0.0)
+        self._billed_until_s = self._now_s() - (past.unbilled_s if past else 0.0)
 
     # What the fleet may ask
 
@@ -139,8 +163,8 @@ class ReplicaLife:
             over = await self._live()
         except Exception as error:  # a bug of ours must cost one replica, not the fleet
             _log.exception("the task of a replica failed", replica=self.replica.id)
-            over = _Over(GoneReason.FAILED, f"an unexpected error: {error!r}", NewsKind.BOOT_FAILED)
-        if over is None:
+            over = _Over(GoneReason.FAILED, f"an unexpected error: {error!r}", self._failure())
+        if over is None or self.replica.state is State.GONE:
             return
         if over.news is not None:
             self._tell(over.news, over.why)
@@ -157,7 +181,7 @@ class ReplicaLife:
         except _Over as told:
             return told
         except BootstrapError as error:
-            return _Over(GoneReason.FAILED, str(error), NewsKind.BOOT_FAILED)
+            return _Over(GoneReason.FAILED, str(error), self._failure())
         return over if isinstance(over, _Over) else None
 
     async def _follow_order(self) -> _Over:
@@ -234,7 +258,7 @@ class ReplicaLife:
         except TimeoutError:
             raise BootstrapError("boot", f"{cloud} did not report the VM as running within {boot_s:g} s") from None
         if machine is not None:
-            self.timed("boot", self._now_s() - self.begun_s)
+            self._timed_once("boot")
             self._session = self._open_session(machine)
             try:
                 await race(
@@ -264,7 +288,13 @@ class ReplicaLife:
         )
 
     async def _keep_ready(self, session: VmSession) -> None:
-        await session.started.wait()
+        # One limit around all that comes before: each step has its own, but steps may be taken again and again.
+        limit_s = self._hands.spec.timeouts.boot + BRING_UP_LIMIT_S
+        try:
+            async with asyncio.timeout(limit_s):
+                await session.started.wait()
+        except TimeoutError:
+            raise BootstrapError("start", f"the engine had not been started after {limit_s:g} s") from None
         self.replica = replace(self.replica, url=session.url)
         readiness = Readiness(
             self._hands.prober,
@@ -275,35 +305,49 @@ class ReplicaLife:
             timed=self.timed,
         )
         await readiness.wait_ready()
-        if self.replica.state is State.LOADING:
-            took_s = self._now_s() - self.begun_s
+        if self.replica.notice is not None and not self._served:
+            await asyncio.get_running_loop().create_future()  # it is being ended for that notice
+        took_s = self._now_s() - self.begun_s
+        if self._past is None:
             self.timed("total", took_s)
             self._hands.boots_s.append(took_s)
-            self._tell(NewsKind.READY, "a replica became ready")
-            await self._to(State.READY, f"it answered its first token {took_s:.1f} s after the launch")
-        raise _Over(GoneReason.FAILED, await readiness.wait_failed(), NewsKind.BOOT_FAILED)
+        self._served = True
+        self._tell(NewsKind.READY, "a replica became ready")
+        how = "it still serves" if self._past else f"it answered its first token {took_s:.1f} s after the launch"
+        await self._to(State.READY, how)
+        if self.replica.notice is not None:
+            await self._to(State.NOTICED, "it is under a preemption notice")
+        raise _Over(GoneReason.FAILED, await readiness.wait_failed())
 
     async def _is_gone(self, cloud: str, vm_id: str) -> bool:
         try:
-            return vm_id not in await self._hands.inventory.refresh(cloud)
+            machine = (await self._hands.inventory.refresh(cloud)).get(vm_id)
         except CloudError:
             return False
+        return machine is None or machine.state is MachineState.STOPPING
 
     def _vanished(self) -> _Over:
         noticed = self.replica.notice is not None
         how = "at the end of its notice" if noticed else "without a notice"
+        # A VM that is taken away before it served is as good as refused: its zone rests, or launch after launch
+        # would be paid for there.
+        news = NewsKind.PREEMPTED if self._served else NewsKind.NO_CAPACITY
         if self.replica.market is not Market.SPOT:
-            return _Over(GoneReason.FAILED, f"the VM vanished {how}")
+            return _Over(GoneReason.FAILED, f"the VM vanished {how}", None if self._served else news)
         if not noticed:
             self._hands.metrics.preempted(self.replica.zone, noticed=False)
-        return _Over(GoneReason.PREEMPTED, f"the VM was taken away {how}", NewsKind.PREEMPTED)
+        return _Over(GoneReason.PREEMPTED, f"the VM was taken away {how}", news)
+
+    def _failure(self) -> NewsKind | None:
+        """The news that a failure is: one of the boot, and none of the zone, unless it has served before."""
+        return None if self._served else NewsKind.BOOT_FAILED
 
     # What the session tells (machines.session.Ears)
 
     async def connected(self) -> None:
         """SSH answers: from here on the engine is being started."""
         if self.replica.state is State.BOOTING:
-            self.timed("ssh", self._now_s() - self.begun_s)
+            self._timed_once("ssh")
             await self._to(State.LOADING, "SSH answers; the engine is being started")
 
     async def lost(self) -> None:
@@ -325,19 +369,26 @@ class ReplicaLife:
         """Add one phase to the picture of the cold start."""
         self._hands.metrics.booted(phase, seconds)
 
+    def _timed_once(self, phase: str) -> None:
+        if self._past is None:  # an adopted VM was booted long ago
+            self.timed(phase, self._now_s() - self.begun_s)
+
     async def _noticed(self, notice: Notice) -> None:
         if self.replica.notice is not None:
             return
         left_s = max(0.0, notice.deadline_s - self._now_s())
         why = f"preemption notice: the VM goes in {left_s:.0f} s ({notice.source})"
-        self._hands.metrics.preempted(self.replica.zone, noticed=True)
-        self._tell(NewsKind.NOTICE, why)
+        if self._past is None or not self._past.noticed:
+            self._hands.metrics.preempted(self.replica.zone, noticed=True)
+        # Judged before anything that waits: it may become ready meanwhile.
+        hopeless = self.replica.state in STARTING and not self._served
+        self._tell(NewsKind.NO_CAPACITY if hopeless else NewsKind.NOTICE, why)
         if self.replica.state is State.READY:
             await self._to(State.NOTICED, why, notice=notice)
         else:
             self.replica = replace(self.replica, notice=notice)
         await self._record(EventKind.NOTICE, why)
-        if self.replica.state in STARTING:
+        if hopeless:
             raise _Over(GoneReason.PREEMPTED, why)
 
     # Its end
@@ -356,7 +407,9 @@ class ReplicaLife:
                     if (vm_id := await self._known_vm()) is not None:
                         await self._driver.terminate(vm_id)
                 break
-            except (CloudError, TimeoutError) as error:
+            except Exception as error:  # whatever it is, giving up would leave a VM that costs money
+                if not isinstance(error, CloudError | TimeoutError):
+                    _log.exception("terminating failed unexpectedly", replica=self.replica.id)
                 told = str(error) or "no answer in time"
                 await self._record(
                     EventKind.TROUBLE,
@@ -367,7 +420,8 @@ class ReplicaLife:
         await self._hands.keys.forget(self.replica.id)
         lived_s = self._now_s() - self.begun_s
         usd = lived_s * self.replica.offer.usd_per_hour / 3600
-        await self._to(State.GONE, f"{self.replica.gone} after {format_duration(lived_s)}, for {usd:.4f} USD")
+        gone = self.replica.gone or over.gone
+        await self._to(State.GONE, f"{gone} after {format_duration(lived_s)}, for {usd:.4f} USD", gone=gone)
 
     async def _known_vm(self) -> str | None:
         if self.replica.vm_id is not None:

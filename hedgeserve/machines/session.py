@@ -16,13 +16,15 @@ from hedgeserve.engines.base import Engine
 from hedgeserve.errors import BootstrapError
 from hedgeserve.machines.bootstrap import Bootstrap
 from hedgeserve.machines.keys import SshKeys
-from hedgeserve.machines.notices import WatchEvent, parse_line, watcher_command
+from hedgeserve.machines.notices import Trouble, WatchEvent, parse_line, watcher_command
 from hedgeserve.machines.ssh import Remote, Unreachable, connect
 from hedgeserve.race import race
 from hedgeserve.spec import Transport
 
 _RECONNECT_S = 60.0
 _PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+_LOST_AT_MOST = 20
 _WATCHER_SILENCE_S = 15.0
 
 
@@ -85,13 +87,23 @@ class VmSession:
         Raises:
             BootstrapError: SSH did not answer in time, or the engine could not be started.
         """
-        patience_s = self._boot_timeout_s
+        patience_s, lost, told = self._boot_timeout_s, 0, ""
         while True:
             try:
                 async with connect(self._machine, self._keys, timeout_s=patience_s) as remote:
                     await self._over(remote)
-            except Unreachable:
-                pass
+            except Unreachable as error:
+                lost += 1
+                if lost >= _LOST_AT_MOST and not self.started.is_set():
+                    why = f"{lost} connections were lost before the engine was started; the last: {error!r}"
+                    raise BootstrapError("ssh", why) from None
+            except BootstrapError as error:
+                if not self.started.is_set():
+                    raise
+                # It serves, as far as we know: the probes and the cloud's list have the last word on it.
+                if str(error) != told:
+                    told = str(error)
+                    await self._ears.heard(Trouble(told))
             finally:
                 self._remote = None
             await self._ears.lost()
@@ -128,7 +140,8 @@ class VmSession:
         await race(watch=self._watch(remote), work=self._bring_up(remote))
 
     async def _bring_up(self, remote: Remote) -> None:
-        await self._bootstrap.start(remote)
+        if not self.started.is_set():
+            await self._bootstrap.start(remote)
         port = self._machine.engine_port
         if self._tunnel:
             # The same local port again after a reconnect: the URL is in snapshots that are in use.
@@ -143,22 +156,37 @@ class VmSession:
         """Follow the notice watcher, started again where it ends, until the connection does."""
         path = await self._bootstrap.watcher_path(remote)
         command = watcher_command(self._machine, path=path, poll_s=self._notice_poll_s)
+        pause_s, complained = _PAUSE_S, False
         while not remote.connection.is_closed():
             async with aclosing(remote.lines(command)) as lines:
-                await self._listen_to(lines)
-            await asyncio.sleep(_PAUSE_S)
+                heard = await self._listen_to(lines)
+            if not heard and not complained and not remote.connection.is_closed():
+                complained = True
+                await self._ears.heard(Trouble(f"`{command}` ends without a word; is there a Python on the VM?"))
+            pause_s = _PAUSE_S if heard else min(2 * pause_s, _LONGEST_PAUSE_S)
+            await asyncio.sleep(pause_s)
 
-    async def _listen_to(self, lines: AsyncGenerator[str, None]) -> None:
-        """Pass on what the watcher says until it ends; TimeoutError when it falls silent."""
+    async def _listen_to(self, lines: AsyncGenerator[str, None]) -> bool:
+        """Pass on what the watcher says until it ends; whether it said anything.
+
+        Its silence ends the connection, for then the VM may be unreachable; but not while the engine is still
+        being installed: a busy VM is slow, and an installation should not be cut short for it.
+        """
+        heard = False
         while True:
             try:
                 async with asyncio.timeout(_WATCHER_SILENCE_S):
                     line = await anext(lines)
             except StopAsyncIteration:
-                return
+                return heard
+            except TimeoutError:
+                if self.started.is_set():
+                    raise
+                return heard
             now_s = asyncio.get_running_loop().time()
             event = parse_line(line, now_s=now_s, utc_now=datetime.now(UTC))
             if event is not None:
+                heard = True
                 await self._ears.heard(event)
 
 

@@ -86,8 +86,10 @@ class Remote:
         """A file-transfer session."""
         async with asyncio.timeout(_COMMAND_TIMEOUT_S):
             client = await self.connection.start_sftp_client()
-        async with client:
+        try:
             yield client
+        finally:
+            client.exit()  # not waited for: it ends with the connection at the latest
 
     async def forward(self, host: str, port: int, *, local_port: int = 0) -> int:
         """Make ``host:port``, as seen from the VM, answer on a loopback port of ours; returns that port."""

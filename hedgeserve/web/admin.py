@@ -14,6 +14,7 @@ _DEFAULT_EVENTS = 100
 _MOST_EVENTS = 1000
 _DEFAULT_LOG_LINES = 100
 _MOST_LOG_LINES = 10_000
+_CLOSING_S = 0.5
 
 
 class Operated(Protocol):
@@ -43,7 +44,7 @@ class Admin:
         app.router.add_get("/admin/v1/events", self._events)
         app.router.add_get("/admin/v1/logs/{replica}", self._logs)
         app.router.add_post("/admin/v1/down", self._down)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_CLOSING_S)
 
     async def start(self) -> None:
         """Begin to answer.
@@ -59,6 +60,7 @@ class Admin:
             await web.UnixSite(self._runner, str(self._socket)).start()
             await asyncio.to_thread(self._socket.chmod, 0o600)
         except OSError as error:
+            await self._runner.cleanup()
             raise StateDirectoryError(f"the admin socket {self._socket} cannot be made: {error}") from None
 
     async def aclose(self) -> None:
