@@ -12,9 +12,10 @@ import aiohttp
 import pytest
 from openai import AsyncOpenAI
 
-from hedgeserve.core import Service, reap
+from hedgeserve.core import Service
 from hedgeserve.drivers.local import LocalDriver
 from hedgeserve.errors import ListenError, StateLockedError
+from hedgeserve.takedown import reap
 from tests.conftest import eventually, messages, processes_of, replicas, small_spec, small_toml
 
 

@@ -65,8 +65,8 @@ def take_down(client: AdminClient, model: str | None, *, agreed: Callable[[str],
 
 
 def _reap(client: AdminClient, model: str, agreed: Callable[[str], bool]) -> None:
-    from hedgeserve.core import reap
     from hedgeserve.specfile import load_spec
+    from hedgeserve.takedown import reap
 
     if not (client.directory / "journal.db").exists():
         raise HedgeServeError(
