@@ -19,6 +19,7 @@ from hedgeserve.drivers.base import LaunchRequest, Machine
 from hedgeserve.drivers.localcloud.directory import LocalVm, VmDirectory
 from hedgeserve.drivers.localcloud.record import CONTROL_PORT, ENGINE_PORT, METADATA_PORT, SSH_PORT, VmRecord
 from hedgeserve.drivers.localcloud.sshd import find_sshd, sshd_refusal, user_name
+from hedgeserve.drivers.localcloud.trouble import explain
 from hedgeserve.drivers.localcloud.weather import SpotVm, Weather, climates_of
 from hedgeserve.errors import CapacityError, CloudError, UnsupportedError
 from hedgeserve.replica import Market, Offer, ZoneId
@@ -146,6 +147,8 @@ class LocalDriver:
             raise CloudError(
                 f"could not {what} within {_CALL_DEADLINE_S:g} s; is the disk of {self._vms.root} hanging?"
             ) from None
+        except OSError as error:
+            raise CloudError(f"could not {what} in {self._vms.root}: {explain(error)}") from error
 
     def _mine(self) -> Sequence[LocalVm]:
         return [vm for vm in self._vms.living() if vm.record.service == self._service]

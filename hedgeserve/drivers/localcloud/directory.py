@@ -1,7 +1,8 @@
 """The directory that all VMs of one local service live in: started, found again and taken away. Blocks.
 
 The directory and ``/proc`` are the whole truth; nothing is remembered in this process, so that a controller
-that starts after a crash sees what its predecessor saw. Every method may be called from any thread.
+that starts after a crash sees what its predecessor saw. Every method may be called from any thread, and raises
+``OSError`` where this machine is in trouble: what cannot be looked at is neither alive nor dead.
 """
 
 import errno
@@ -10,6 +11,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import threading
@@ -30,6 +32,7 @@ from hedgeserve.drivers.localcloud.processes import (
     reap,
 )
 from hedgeserve.drivers.localcloud.record import VmFiles, VmRecord, read_identity, write_identity, write_private
+from hedgeserve.drivers.localcloud.trouble import NOT_THERE, explain
 from hedgeserve.errors import CloudError
 
 _KEPT_VARIABLES = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "PYTHONPATH", "SHELL", "TMPDIR", "TZ", "USER")
@@ -92,7 +95,7 @@ class VmDirectory:
                 self._start(files)
             except OSError as error:
                 self._clear(files)
-                raise CloudError(f"cannot start {record.name} in {self._root}: {_explain(error)}") from error
+                raise CloudError(f"cannot start {record.name} in {self._root}: {explain(error)}") from error
         return LocalVm(record, files, running=False)
 
     def terminate(self, name: str) -> None:
@@ -184,11 +187,15 @@ class VmDirectory:
             ],
             setsid=True,
         )
-        # A crash before this is written is survived: the VM is then known by its marker.
-        if (identity := identify(pid)) is None:
+        try:
+            # A crash before this is written is survived: the VM is then known by its marker.
+            if (identity := identify(pid)) is None:
+                raise ChildProcessError("its first process died at once")
+            write_identity(files.supervisor, identity)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            raise ChildProcessError("its first process died at once")
-        write_identity(files.supervisor, identity)
+            raise
 
     def _clear(self, files: VmFiles) -> None:
         try:
@@ -226,9 +233,10 @@ def _kill(files: VmFiles) -> None:
 
 
 def _read_record(files: VmFiles) -> VmRecord | None:
+    """The record; None where there is none yet, none any more, or none that can be understood."""
     try:
         return VmRecord.from_json(files.record.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (*NOT_THERE, ValueError, TypeError, KeyError):
         return None
 
 
@@ -290,19 +298,3 @@ def free_port(address: str, wanted: int) -> int:
                 raise
             probe.bind((address, 0))
         return int(probe.getsockname()[1])
-
-
-def _explain(error: OSError) -> str:
-    advice = {
-        errno.ENOSPC: "free disk space, or set service.state_dir to another disk",
-        errno.EDQUOT: "free disk space, or set service.state_dir to another disk",
-        errno.EACCES: "set service.state_dir to a directory that you may write to",
-        errno.EROFS: "set service.state_dir to a directory that you may write to",
-        errno.EAGAIN: "too many processes; raise the limit (ulimit -u) or use fewer replicas",
-        errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
-        errno.ENFILE: "too many open files on this machine",
-        errno.ENOMEM: "this machine is out of memory; use fewer replicas",
-    }.get(error.errno or 0)
-    reason = error.strerror or str(error)
-    place = f"{error.filename}: " if error.filename else ""
-    return f"{place}{reason}" + (f"; {advice}" if advice else "")

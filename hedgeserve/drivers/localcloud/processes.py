@@ -3,6 +3,8 @@
 A VM's processes are found in three ways at once, because each alone has a hole: a marker in the environment
 (inherited by everything, but wiped by programs that write their own title, ``sshd`` among them), descent from
 a member (lost when a parent dies), and membership in a session that a member leads.
+
+Where ``/proc`` cannot be read now (too many open files) ``OSError`` is raised: that says nothing on who lives.
 """
 
 import ctypes
@@ -13,6 +15,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hedgeserve.drivers.localcloud.trouble import NOT_THERE
+
 MARKER_VARIABLE = "HEDGESERVE_VM"
 """The environment variable that every process of a local VM inherits."""
 
@@ -20,6 +24,8 @@ _PROC = Path("/proc")
 _PR_SET_CHILD_SUBREAPER = 36
 _DEAD_STATES = frozenset("ZXx")
 _PAUSE_S = 0.005
+_NOT_OURS = (*NOT_THERE, PermissionError)
+"""What ``/proc`` says of a process that has ended, or that is somebody else's; VMs run as our own user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ def boot_id() -> str:
     """The random id of this boot of the machine; empty where the kernel does not tell."""
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
+    except _NOT_OURS:
         return ""
 
 
@@ -140,7 +146,9 @@ def _numbers() -> list[int]:
 def _read(pid: int, *, even_dead: bool = False) -> _Process | None:
     try:
         text = (_PROC / str(pid) / "stat").read_bytes()
-    except OSError:
+    except _NOT_OURS:
+        return None
+    if b")" not in text:  # it ended while it was read
         return None
     # The name stands in brackets and may hold anything, brackets and spaces included.
     fields = text[text.rindex(b")") + 2 :].decode("ascii").split()
@@ -152,6 +160,6 @@ def _read(pid: int, *, even_dead: bool = False) -> _Process | None:
 def _carries(pid: int, marker: str) -> bool:
     try:
         environment = (_PROC / str(pid) / "environ").read_bytes()
-    except OSError:
+    except _NOT_OURS:
         return False
     return f"{MARKER_VARIABLE}={marker}".encode() in environment.split(b"\0")

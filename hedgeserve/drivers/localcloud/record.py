@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hedgeserve.drivers.base import Dialect, Machine, MachineState
 from hedgeserve.drivers.localcloud.processes import Identity
+from hedgeserve.drivers.localcloud.trouble import NOT_THERE
 from hedgeserve.replica import Market, ZoneId
 
 METADATA_PORT = 8169
@@ -162,8 +163,8 @@ def write_identity(path: Path, identity: Identity) -> None:
 
 
 def read_identity(path: Path) -> Identity | None:
-    """Who was written down; None where nobody was."""
+    """Who was written down; None where nobody was. ``OSError`` where that cannot be told."""
     try:
         return Identity(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (*NOT_THERE, ValueError, TypeError):
         return None

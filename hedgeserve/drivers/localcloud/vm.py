@@ -19,8 +19,14 @@ from aiohttp import web
 
 from hedgeserve.drivers.localcloud.children import Children
 from hedgeserve.drivers.localcloud.metadata import MetadataState, metadata_app
-from hedgeserve.drivers.localcloud.processes import MARKER_VARIABLE, become_subreaper, identify, kill_family
-from hedgeserve.drivers.localcloud.record import VmFiles, VmRecord, read_identity, write_identity, write_private
+from hedgeserve.drivers.localcloud.processes import (
+    MARKER_VARIABLE,
+    Identity,
+    become_subreaper,
+    identify,
+    kill_family,
+)
+from hedgeserve.drivers.localcloud.record import VmFiles, VmRecord, write_identity, write_private
 from hedgeserve.drivers.localcloud.sshd import sshd_config
 
 _BOOT_LIMIT_S = 30.0
@@ -37,6 +43,7 @@ class Supervisor:
         self._record = record
         self._metadata = MetadataState(record=record)
         self._children = Children()
+        self._sshd: Identity | None = None
         self._end_at_s: float | None = None
         self._end_timer: asyncio.TimerHandle | None = None
 
@@ -60,8 +67,11 @@ class Supervisor:
     def _end(self, why: str) -> NoReturn:
         """Kill everything in the VM, then this process. Blocks the loop on purpose: nothing may happen after."""
         _say(f"the VM ends: {why}")
-        sshd = read_identity(self._files.sshd)
-        kill_family(self._files.marker, () if sshd is None else (sshd,), spare={os.getpid()})
+        try:
+            roots = () if self._sshd is None else (self._sshd,)
+            kill_family(self._files.marker, roots, spare={os.getpid()})
+        except OSError as error:
+            _say(f"what is left of it is swept by the driver: {error}")
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("a process outlived SIGKILL")
 
@@ -114,8 +124,9 @@ class Supervisor:
             piped=False,
         )
         # sshd writes its title over its environment, and with it over the marker.
-        if (identity := identify(child.pid)) is not None:
-            write_identity(self._files.sshd, identity)
+        self._sshd = identify(child.pid)
+        if self._sshd is not None:
+            write_identity(self._files.sshd, self._sshd)
         return child
 
     async def _listens(self) -> None:
