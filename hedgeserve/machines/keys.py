@@ -9,8 +9,10 @@ import os
 from pathlib import Path
 
 import asyncssh
+import structlog
 
 _ALGORITHM = "ssh-ed25519"
+_log = structlog.get_logger("hedgeserve.fleet")
 
 
 class SshKeys:
@@ -41,19 +43,26 @@ class SshKeys:
         return await asyncio.to_thread(make)
 
     async def host_key(self, name: str) -> asyncssh.SSHKey | None:
-        """The public host key that the VM of this name must present; None where none was made."""
+        """The public host key that the VM of this name must present; None where none was made, or it is damaged.
+
+        Raises:
+            OSError: It cannot be read now, which says nothing about it.
+        """
 
         def read() -> asyncssh.SSHKey | None:
             try:
                 return asyncssh.read_public_key(self._public(name))
-            except (OSError, asyncssh.KeyImportError):
+            except (FileNotFoundError, asyncssh.KeyImportError):
                 return None
 
         return await asyncio.to_thread(read)
 
     async def forget(self, name: str) -> None:
-        """Drop the host key of a VM that is gone."""
-        await asyncio.to_thread(self._public(name).unlink, missing_ok=True)
+        """Drop the host key of a VM that is gone. One that cannot be dropped is logged: it does no harm."""
+        try:
+            await asyncio.to_thread(self._public(name).unlink, missing_ok=True)
+        except OSError as error:
+            _log.warning("the host key of a VM that is gone could not be removed", vm=name, error=str(error))
 
     def _public(self, name: str) -> Path:
         return self._hosts / f"{name}.pub"
