@@ -283,7 +283,14 @@ class PoolSpec(Table):
                 )
             for index, url in enumerate(self.urls):
                 try:
-                    _ = urlsplit(url).port
+                    _, host = urlsplit(url).port, urlsplit(url).hostname
+                    _ = (host or ".").encode("idna")
+                except UnicodeError:
+                    yield Conflict(
+                        ("urls", index),
+                        f'"{url}" has no host that can be looked up',
+                        "between its dots there must be 1 to 63 characters each time",
+                    )
                 except ValueError as error:
                     yield Conflict(("urls", index), f'"{url}" is not a base URL', str(error))
             return

@@ -309,6 +309,23 @@ def test_impossible_combinations_are_mistakes(text: str, expected: list[str]) ->
     assert told(minimal_with(text)) == expected
 
 
+@pytest.mark.parametrize("host", ["foo..bar", ".foo", f"{'x' * 64}.example", ":80"])
+def test_a_static_server_needs_a_host_that_can_be_looked_up(host: str) -> None:
+    """What no resolver would take is told with its place, before anything starts."""
+    text = f'[model]\nengine = "demo"\n[[pools]]\ncloud = "static"\nurls = ["http://10.0.0.5", "http://{host}"]'
+    assert told(text) == [
+        f'm:5: pools[0].urls[1]: "http://{host}" has no host that can be looked up; '
+        "between its dots there must be 1 to 63 characters each time"
+    ]
+
+
+@pytest.mark.parametrize("host", ["a.b.", "[::1]:80", "10.0.0.5:8000", "x" * 63, "bücher.example"])
+def test_other_hosts_are_taken(host: str) -> None:
+    """Names, addresses, ports, a dot at the end."""
+    text = f'[model]\nengine = "demo"\n[[pools]]\ncloud = "static"\nurls = ["http://{host}"]'
+    assert parse_spec(text, "m", "/", {}).pools[0].urls == [f"http://{host}"]
+
+
 def test_spot_only_pools_need_no_word_about_on_demand() -> None:
     """The default `fallback = true` is no mistake where nobody wrote it."""
     assert parse(minimal_with('markets = ["spot"]')).hedge.fallback

@@ -3,10 +3,14 @@
 import asyncio
 from dataclasses import replace
 
+import structlog
+
 from hedgeserve.machines.journal import EventKind
 from hedgeserve.machines.life import Hands
 from hedgeserve.machines.readiness import Readiness
 from hedgeserve.replica import Replica, State
+
+_log = structlog.get_logger("hedgeserve.fleet")
 
 
 class ExternalLife:
@@ -26,8 +30,19 @@ class ExternalLife:
         )
 
     async def run(self) -> None:
-        """Probe for ever; returns only when cancelled."""
-        await self._to(State.LOADING, "waiting for the server to answer its probe")
+        """Probe for ever, whatever happens; returns only when cancelled."""
+        why, pause_s = "waiting for the server to answer its probe", 0.0
+        while True:
+            try:
+                if self.replica.state is not State.LOADING:
+                    await self._to(State.LOADING, why)
+                await asyncio.sleep(pause_s)
+                await self._follow()
+            except Exception as error:  # a bug of ours must cost one server for a while, not the fleet
+                _log.exception("the task of a replica failed; it goes on", replica=self.replica.id)
+                why, pause_s = f"an unexpected error: {error!r}", self._hands.spec.probe.interval
+
+    async def _follow(self) -> None:
         while True:
             # However long it takes: there is nobody whom we could ask for another.
             failure = await self._readiness.try_ready()

@@ -49,5 +49,5 @@ class Prober:
                 return f"{url} answered {response.status}" + (f": {text}" if text else "")
         except TimeoutError:
             return f"{url} did not answer within {timeout_s:g} s"
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a host that is no name
             return f"{url} could not be asked: {error or type(error).__name__}"
