@@ -284,7 +284,7 @@ def test_a_notice_with_a_deadline_only_is_counted_from_now() -> None:
 
 
 @pytest.mark.parametrize(
-    "times", ['"deadline": null', '"deadline": "soon", "in_s": true', '"in_s": -3', '"in_s": NaN']
+    "times", ['"deadline": null', '"deadline": "soon", "in_s": true', '"in_s": -3', '"in_s": NaN', f'"in_s": {10**400}']
 )
 def test_a_notice_without_a_usable_time_means_now(times: str) -> None:
     """Better to drain too early than not at all."""

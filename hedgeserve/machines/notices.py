@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -73,11 +74,12 @@ def parse_line(line: str, now_s: float, utc_now: datetime) -> WatchEvent | None:
 
 def _seconds_left(in_s: object, deadline: object, utc_now: datetime) -> float:
     """Seconds until the end; a notice without any usable time means now."""
-    if isinstance(in_s, int | float) and not isinstance(in_s, bool) and math.isfinite(in_s):
-        return max(float(in_s), 0.0)
+    with suppress(OverflowError):  # an integer in JSON may have hundreds of digits
+        if isinstance(in_s, int | float) and not isinstance(in_s, bool) and math.isfinite(in_s):
+            return max(float(in_s), 0.0)
     try:
         return max((datetime.fromisoformat(str(deadline)) - utc_now).total_seconds(), 0.0)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0
 
 
