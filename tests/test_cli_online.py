@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -217,6 +218,22 @@ def test_a_port_in_use_is_a_sentence(
     assert second.returncode == 1
     assert address[1].rsplit(":", 1)[1] in second.stderr
     assert "Traceback" not in second.stderr
+
+
+def test_serve_may_open_as_many_files_as_the_system_allows(model: str, environ: dict[str, str]) -> None:
+    """Started with a small soft limit, as by most shells, it takes what the hard one gives."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    try:
+        process = start(model, environ)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        welcome(process)
+        assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
 
 
 def test_a_terminal_shows_a_live_status(model: str, environ: dict[str, str]) -> None:

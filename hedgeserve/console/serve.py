@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from hedgeserve.console.log import Steady, configure_logging
+from hedgeserve.console.openfiles import raise_open_files_limit
 from hedgeserve.console.view import status_view
 from hedgeserve.core import Service
 from hedgeserve.spec import Spec
@@ -29,6 +30,7 @@ def serve_spec(
     spec: Spec, api_keys: frozenset[str], environ: Mapping[str, str], *, log_format: str, log_level: str | None
 ) -> None:
     """Serve until a signal or ``hedgeserve down``: with a live status on a terminal, else with log lines."""
+    raise_open_files_limit()
     live = (
         log_format == "auto" and sys.stdout.isatty() and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     )
