@@ -92,7 +92,7 @@ def parse_spec(
     variables, findings = overlay(data, environ)
     suggested = _take_out_unknown(data, lines, findings)
     _make_paths_absolute(data, Path(base_dir))
-    origin = Origin(source, lines)
+    origin = Origin(source, lines, variables)
     try:
         spec, known = Spec.model_validate(data), frozenset(Spec.model_fields)
     except ValidationError as error:
@@ -107,7 +107,10 @@ def parse_spec(
     if surroundings:
         findings += _missing_surroundings(spec, known, environ)
     if findings:
-        problems = [_problem(finding, origin, variables) for finding in dict.fromkeys(findings)]
+        problems = [
+            origin.problem(finding.path, dotted(finding.path), finding.message, finding.hint)
+            for finding in dict.fromkeys(findings)
+        ]
         raise SpecError(source, sorted(problems, key=lambda problem: (problem.line or 2**31, problem.key)))
     return spec.with_origin(origin)
 
@@ -250,12 +253,3 @@ def _missing_surroundings(spec: Spec, known: frozenset[str], environ: Mapping[st
                 f"there is no file {zone.trace}",
                 "a relative path starts where the model.toml is",
             )
-
-
-def _problem(finding: Conflict, origin: Origin, variables: Mapping[KeyPath, str]) -> SpecProblem:
-    variable = variables.get(finding.path)
-    if variable is None:
-        return SpecProblem(dotted(finding.path), finding.message, origin.line_of(finding.path), finding.hint)
-    hint = f"{finding.hint} (" if finding.hint else ""
-    said = f"the environment variable {variable} says so"
-    return SpecProblem(dotted(finding.path), finding.message, None, f"{hint}{said}{')' if hint else ''}")

@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -18,6 +18,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from hedgeserve.errors import SpecProblem
 from hedgeserve.units import (
     format_bytes,
     format_duration,
@@ -155,12 +156,20 @@ Listen = Annotated[str, AfterValidator(_check_listen)]
 """An address to listen on, ``host:port``, as :func:`split_listen` reads it."""
 
 
+_FLAGS = {
+    "HEDGESERVE_SERVICE_LISTEN": "--listen",
+    "HEDGESERVE_SERVICE_STATE_DIR": "--state-dir",
+}
+"""Options of ``hedgeserve serve`` that take the place of a variable."""
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The file that a spec was read from, and the line of each of its keys."""
+    """The file that a spec was read from, the line of each of its keys, and the keys that a variable has set."""
 
     source: str
     lines: Mapping[KeyPath, int]
+    variables: Mapping[KeyPath, str] = field(default_factory=dict)
 
     def line_of(self, path: KeyPath) -> int | None:
         """The line of this key; where it is not written, that of the nearest table around it."""
@@ -168,3 +177,12 @@ class Origin:
             if (line := self.lines.get(path[:end])) is not None:
                 return line
         return None
+
+    def problem(self, path: KeyPath, key: str, message: str, hint: str = "") -> SpecProblem:
+        """A mistake in the value at ``path``, with its line, or with the variable where that set the value."""
+        variable = self.variables.get(path)
+        if variable is None:
+            return SpecProblem(key, message, self.line_of(path), hint)
+        flag = _FLAGS.get(variable)
+        said = f"{flag} or the environment variable {variable}" if flag else f"the environment variable {variable}"
+        return SpecProblem(key, message, None, f"{hint} ({said} says so)" if hint else f"{said} says so")

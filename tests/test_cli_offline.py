@@ -172,6 +172,14 @@ def test_the_listen_flag_stands_above_the_file(tmp_path: Path) -> None:
     assert '"0.0.0.0:0" can be reached by others' in result.stderr
 
 
+def test_an_address_from_the_flag_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    """The file says 127.0.0.1; the message names no line of it, but the flag and its variable."""
+    path = write(tmp_path, GOOD + '[service]\nlisten = "127.0.0.1:8000"\n')
+    told = run("serve", path, "--listen", "0.0.0.0:0").stderr
+    assert told.startswith(f'{path}: service.listen: "0.0.0.0:0" can be reached by others')
+    assert told.endswith(" (--listen or the environment variable HEDGESERVE_SERVICE_LISTEN says so)\n")
+
+
 # The verbs that ask a service, when none runs
 
 

@@ -441,6 +441,17 @@ def test_mistakes_in_the_environment_name_the_variable() -> None:
     ]
 
 
+def test_a_value_of_the_environment_is_not_blamed_on_a_line_when_it_is_judged_later(tmp_path: Path) -> None:
+    """A key file that a variable names and that is not there: the variable is named, not the file's own key."""
+    text = minimal_with('[service]\napi_keys_file = "good.txt"')
+    spec = parse(text, {"HEDGESERVE_SERVICE_API_KEYS_FILE": "missing.txt"}, tmp_path)
+    with pytest.raises(SpecError) as caught:
+        load_api_keys(spec, {})
+    (problem,) = caught.value.problems
+    assert problem.line is None
+    assert "the environment variable HEDGESERVE_SERVICE_API_KEYS_FILE says so" in problem.hint
+
+
 def test_a_list_cannot_be_set_by_the_environment() -> None:
     """It is said, not ignored."""
     (line,) = told(MINIMAL, {"HEDGESERVE_MODEL_ARGS": "[]"})

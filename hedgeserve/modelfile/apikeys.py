@@ -97,4 +97,4 @@ def _what_is_wrong_with(keys: list[str]) -> str | None:
 
 
 def _problem(spec: Spec, key: str, message: str, hint: str) -> SpecProblem:
-    return SpecProblem(f"service.{key}", message, spec.origin.line_of(("service", key)), hint)
+    return spec.origin.problem(("service", key), f"service.{key}", message, hint)
