@@ -202,7 +202,7 @@ def _why_not(listen: str, error: OSError) -> str:
             )
         case errno.EACCES | errno.EPERM:
             return f"{listen} may not be used by this user; set service.listen to a port of 1024 or above"
-        case errno.EADDRNOTAVAIL:
+        case errno.EADDRNOTAVAIL | None:  # from Python 3.13 on asyncio says it in words alone
             return (
                 f"{listen} is no address of this machine; set service.listen to one that is, such as "
                 "127.0.0.1 (this machine only) or 0.0.0.0 (all of its addresses)"
