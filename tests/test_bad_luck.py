@@ -2,16 +2,22 @@
 
 import asyncio
 import itertools
-from contextlib import suppress
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from hedgeserve.core import Service
 from hedgeserve.errors import StateDirectoryError
-from tests.conftest import eventually, messages, processes_of, replicas, small_spec
+from hedgeserve.specfile import parse_spec
+from tests.conftest import eventually, messages, processes_of, replicas, small_spec, small_toml
+from tests.test_service import ask, cloud_of
 
 FAST = '"--load-time", "0s", "--tokens-per-second", "100"'
 
@@ -194,3 +200,108 @@ async def test_a_cancelled_service_still_takes_its_vms_down(short_dir: Path) -> 
     with pytest.raises(asyncio.CancelledError):
         await task
     assert processes_of(short_dir) == []
+
+
+async def test_a_vm_that_dies_without_a_notice_while_it_loads_is_replaced_and_counted_as_preempted(
+    short_dir: Path,
+) -> None:
+    """Its connection breaks in the middle of the start: the cloud is asked, and the engine is not blamed."""
+    slow = '["--load-time", "5s", "--tokens-per-second", "100"]'
+    async with (
+        Service(small_spec(short_dir, args=slow), environ={}) as service,
+        aiohttp.ClientSession() as session,
+    ):
+        zone = (await eventually(lambda: replicas(service, "loading")))[0]["zone"]
+        await cloud_of(service).preempt("small-1", notice_s=0.0)
+        await eventually(lambda: [replica["id"] for replica in replicas(service)] == ["small-2"], within_s=10)
+        told = await messages(service, replica="small-1")
+        assert any("loading → terminating: the VM was taken away without a notice" in one for one in told)
+        assert told[-1].startswith("terminating → gone: preempted after")
+        async with session.get(f"{service.url}/metrics") as response:
+            counted = [line for line in (await response.text()).splitlines() if "preemptions_total{" in line]
+        assert f'hedgeserve_preemptions_total{{notice="none",zone="{zone}"}} 1.0' in counted
+
+
+async def test_a_ready_engine_that_hangs_is_replaced_and_its_request_answered_by_the_new_one(
+    short_dir: Path,
+) -> None:
+    """Every process of the engine is stopped: after failure_threshold probes another VM takes over."""
+    impatient = small_toml(short_dir).replace('timeout = "2s"', 'timeout = "500ms"\nfailure_threshold = 2')
+    async with (
+        Service(parse_spec(impatient, "small.toml", short_dir, {}), environ={}) as service,
+        aiohttp.ClientSession() as session,
+    ):
+        await service.wait_ready()
+        engine = int((short_dir / "state" / "local" / "small-1" / "home" / "engine.pid").read_text())
+        os.killpg(engine, signal.SIGSTOP)
+        async with ask(service, session) as response:
+            assert response.status == 200
+            assert response.headers["x-hedgeserve-replica"] == "small-2"
+        told = await messages(service, replica="small-1")
+        assert any("ready → terminating: 2 probes failed in a row" in message for message in told)
+    assert processes_of(short_dir) == []
+
+
+async def test_an_sshd_that_was_asked_for_and_cannot_run_is_a_refused_launch_with_its_reason(
+    short_dir: Path,
+) -> None:
+    """It cannot be told of a path with a quotation mark (nor run where it is missing): the journal says so."""
+    state = f'{short_dir}/a \\" in the name'
+    async with Service(small_spec(short_dir, state=state, local='ssh_server = "sshd"'), environ={}) as service:
+        refused = await eventually(lambda: messages(service, "refused"))
+        assert refused[0].startswith('local.ssh_server = "sshd" cannot work: ')
+        assert refused[0].endswith('; or set it to "auto" or "asyncssh"')
+    assert processes_of(short_dir) == []
+
+
+@asynccontextmanager
+async def rack() -> AsyncIterator[web.TCPSite]:
+    """A server of somebody else, until its site is stopped."""
+
+    async def health(request: web.Request) -> web.Response:
+        return web.Response()
+
+    async def complete(request: web.Request) -> web.Response:
+        return web.json_response({"object": "text_completion", "choices": [{"index": 0, "text": "Rack."}]})
+
+    app = web.Application()
+    app.add_routes([web.get("/health", health), web.post("/v1/completions", complete)])
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield site
+    finally:
+        await runner.cleanup()
+
+
+async def test_when_a_static_server_dies_spot_takes_over_and_requests_go_on(short_dir: Path) -> None:
+    """The server beside the spot pool goes away: requests wait for the first spot replica, and none is refused."""
+    async with rack() as site, aiohttp.ClientSession() as session:
+        runner, port = site._runner, site._runner.addresses[0][1]
+        static = f'[[pools]]\ncloud = "static"\nurls = ["http://127.0.0.1:{port}"]'
+        async with Service(small_spec(short_dir, pools=static, fallback="true"), environ={}) as service:
+            await eventually(lambda: [replica["market"] for replica in replicas(service, "ready")] == ["external"])
+            await eventually(lambda: len(replicas(service)) == 1)
+            async with ask(service, session) as response:
+                assert (await response.json())["choices"][0]["text"] == "Rack."
+            await runner.cleanup()
+
+            async def taken_over() -> bool:
+                async with ask(service, session) as response:
+                    assert response.status == 200
+                    return response.headers["x-hedgeserve-replica"] != "small-static-1"
+
+            await eventually(taken_over)
+            await eventually(lambda: [one["market"] for one in replicas(service, "ready")] == ["spot"])
+    assert processes_of(short_dir) == []
+
+
+async def test_a_notice_is_in_the_journal_in_a_moment(short_dir: Path) -> None:
+    """The metadata service is asked every 200 ms; from the notice to the event takes 1.5 s at most."""
+    async with Service(small_spec(short_dir), environ={}) as service:
+        await service.wait_ready()
+        await cloud_of(service).preempt("small-1", notice_s=30.0)
+        noticed = await eventually(lambda: messages(service, "notice", replica="small-1"), within_s=1.5)
+        assert noticed[0].startswith("preemption notice: the VM goes in ")
