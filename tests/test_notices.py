@@ -284,7 +284,9 @@ def test_a_notice_with_a_deadline_only_is_counted_from_now() -> None:
 
 
 @pytest.mark.parametrize(
-    "times", ['"deadline": null', '"deadline": "soon", "in_s": true', '"in_s": -3', '"in_s": NaN', f'"in_s": {10**400}']
+    "times",
+    ['"deadline": null', '"deadline": "soon", "in_s": true', '"in_s": -3', '"in_s": NaN', f'"in_s": {10**400}'],
+    ids=["none", "words", "past", "nan", "endless"],
 )
 def test_a_notice_without_a_usable_time_means_now(times: str) -> None:
     """Better to drain too early than not at all."""
