@@ -13,14 +13,15 @@ import signal
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from hedgeserve.drivers.localcloud.trouble import NOT_THERE
 
 MARKER_VARIABLE = "HEDGESERVE_VM"
 """The environment variable that every process of a local VM inherits."""
 
-_PROC = Path("/proc")
+# Plain text and not paths: pathlib interns every part of a path, and thousands of process numbers that come and go
+# make the interpreter move its table of interned strings, megabytes large, from one thread's heap to the next.
+_PROC = "/proc"
 _PR_SET_CHILD_SUBREAPER = 36
 _DEAD_STATES = frozenset("ZXx")
 _PAUSE_S = 0.005
@@ -60,7 +61,7 @@ def become_subreaper() -> None:
 def boot_id() -> str:
     """The random id of this boot of the machine; empty where the kernel does not tell."""
     try:
-        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+        return _content(f"{_PROC}/sys/kernel/random/boot_id").decode("ascii").strip()
     except _NOT_OURS:
         return ""
 
@@ -145,7 +146,7 @@ def _numbers() -> list[int]:
 
 def _read(pid: int, *, even_dead: bool = False) -> _Process | None:
     try:
-        text = (_PROC / str(pid) / "stat").read_bytes()
+        text = _content(f"{_PROC}/{pid}/stat")
     except _NOT_OURS:
         return None
     if b")" not in text:  # it ended while it was read
@@ -159,7 +160,12 @@ def _read(pid: int, *, even_dead: bool = False) -> _Process | None:
 
 def _carries(pid: int, marker: str) -> bool:
     try:
-        environment = (_PROC / str(pid) / "environ").read_bytes()
+        environment = _content(f"{_PROC}/{pid}/environ")
     except _NOT_OURS:
         return False
     return f"{MARKER_VARIABLE}={marker}".encode() in environment.split(b"\0")
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
