@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
 import aiohttp
 import pytest
@@ -11,10 +10,9 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from hedgeserve.drivers.base import Dialect
 from hedgeserve.drivers.localcloud.metadata import MetadataState, metadata_app
-from hedgeserve.drivers.localcloud.record import VmRecord
-from hedgeserve.replica import Market, ZoneId
+from hedgeserve.replica import Market
+from tests.vmrecord import NOON, record
 
-NOON = datetime(2026, 11, 22, 12, 0, 0, 700_000, tzinfo=UTC)
 ACTION = "/latest/meta-data/spot/instance-action"
 REBALANCE = "/latest/meta-data/events/recommendations/rebalance"
 EVENTS = "/metadata/scheduledevents"
@@ -23,32 +21,6 @@ AZURE = {"Metadata": "true"}
 VERSION = {"api-version": "2020-07-01"}
 
 Client = TestClient[aiohttp.web.Request, aiohttp.web.Application]
-
-
-def record(dialect: Dialect, market: Market = Market.SPOT) -> VmRecord:
-    return VmRecord(
-        name="s-7",
-        service="s",
-        token="t",
-        tags={},
-        zone=ZoneId("local/east/a"),
-        market=market,
-        instance_type="small",
-        launched_at=NOON,
-        address="127.64.0.9",
-        ssh_port=2222,
-        metadata_port=8169,
-        control_port=8170,
-        engine_port=8000,
-        dialect=dialect,
-        user="me",
-        python="python3",
-        sshd=None,
-        boot_time_s=0.0,
-        notice_s=25.0,
-        lease_s=900.0,
-        control_token="c",
-    )
 
 
 @asynccontextmanager

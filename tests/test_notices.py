@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from hedgeserve.drivers.base import Dialect, Machine, MachineState
 from hedgeserve.drivers.localcloud.metadata import MetadataState, metadata_app
-from hedgeserve.drivers.localcloud.record import VmRecord
 from hedgeserve.machines.notices import (
     Alive,
     NoticeSeen,
@@ -29,35 +28,10 @@ from hedgeserve.machines.notices import (
     watcher_command,
 )
 from hedgeserve.replica import Market, Notice, ZoneId
+from tests.vmrecord import record
 
 WATCHER = Path(__file__).parent.parent / "hedgeserve" / "machines" / "watcher.py"
 NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
-
-
-def record(dialect: Dialect) -> VmRecord:
-    return VmRecord(
-        name="s-7",
-        service="s",
-        token="t",
-        tags={},
-        zone=ZoneId("local/east/a"),
-        market=Market.SPOT,
-        instance_type="small",
-        launched_at=NOON,
-        address="127.64.0.9",
-        ssh_port=2222,
-        metadata_port=8169,
-        control_port=8170,
-        engine_port=8000,
-        dialect=dialect,
-        user="me",
-        python="python3",
-        sshd=None,
-        boot_time_s=0.0,
-        notice_s=25.0,
-        lease_s=900.0,
-        control_token="c",
-    )
 
 
 class Watcher:
