@@ -7,13 +7,13 @@ clouds list with what the journal says, so that no VM is lost and none is launch
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import median
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 import structlog
@@ -340,8 +340,8 @@ class Fleet:
         self._externals[replica_id] = life
         self._begin(f"replica {replica_id}", life.run())
 
-    def _begin(self, name: str, coroutine: object) -> None:
-        task: asyncio.Task[None] = self._group.create_task(coroutine, name=name)  # type: ignore[arg-type]
+    def _begin(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._group.create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
