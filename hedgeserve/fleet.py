@@ -9,7 +9,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from statistics import median
 from types import TracebackType
@@ -63,7 +63,7 @@ class FleetParts:
 
     spec: Spec
     engine: Engine
-    engine_key: str
+    engine_key: str = field(repr=False)
     drivers: Mapping[str, Driver]
     externals: Sequence[StaticServer]
     keys: SshKeys
