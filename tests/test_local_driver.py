@@ -431,9 +431,10 @@ async def test_what_a_killed_supervisor_leaves_behind_is_swept(clouds: Callable[
     cloud = clouds(ssh_server=server)
     async with running_vm(cloud) as (driver, machine), connect(machine) as ssh:
         daemon = int((await ssh.run(DAEMON)).stdout or 0)
+        # Its shell answers before the daemon's exec is done, and until then it bears no marker.
+        await until(lambda: daemon in cloud.processes())
         supervisor = json.loads(cloud.files().supervisor.read_text())["pid"]
         os.kill(supervisor, signal.SIGKILL)
-        assert daemon in cloud.processes()
         async with asyncio.timeout(5):
             while await driver.list():  # noqa: ASYNC110 - the kill is the kernel's work
                 await asyncio.sleep(0.01)

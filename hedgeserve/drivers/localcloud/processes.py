@@ -118,16 +118,19 @@ def kill_family(
     """Kill every process of a VM but the spared ones; returns those that are left, which is none but in trouble.
 
     All are stopped before the first is killed: a stopped process cannot fork behind our back, and nobody's
-    parent is gone before the children have been found. Blocks, for ``deadline_s`` at most.
+    parent is gone before the children have been found. A process in the middle of an exec shows no marker, so
+    it takes two looks to believe that nobody is left. Blocks, for ``deadline_s`` at most.
     """
     give_up_at_s = time.monotonic() + deadline_s
+    looked_empty = False
     while True:
         found: frozenset[int] = frozenset()
         while (now_there := family(marker, roots) - frozenset(spare)) - found:
             _signal(now_there - found, signal.SIGSTOP)
             found |= now_there
-        if not now_there or time.monotonic() > give_up_at_s:
+        if time.monotonic() > give_up_at_s or (looked_empty and not now_there):
             return now_there
+        looked_empty = not now_there
         _signal(now_there, signal.SIGKILL)
         time.sleep(_PAUSE_S)
 
