@@ -147,7 +147,7 @@ class Bootstrap:
             async with asyncio.timeout(_UPLOAD_TIMEOUT_S), remote.sftp() as sftp:
                 await sftp.makedirs(workdir, exist_ok=True)
                 yield sftp
-        except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection, TimeoutError):
+        except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection, ConnectionError, TimeoutError):
             raise  # the connection's trouble, not the VM's: it is made again
         except (asyncssh.SFTPError, OSError) as error:
             raise BootstrapError("upload", f"writing to {workdir} on the VM failed: {error}") from None

@@ -38,6 +38,7 @@ from hedgeserve.units import format_duration
 _log = structlog.get_logger("hedgeserve.fleet")
 
 _TERMINATE_RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)
+_LOOKS_AFTER_S = (0.0, 0.2, 0.4, 0.8)
 
 BRING_UP_LIMIT_S = 2400.0
 """Longest time from the first SSH connection to a started engine, installation included."""
@@ -232,6 +233,7 @@ class ReplicaLife:
             await self._refused(error)
             return False
         self._hands.metrics.launched(replica.zone, replica.market)
+        self._tell(NewsKind.GRANTED, "a launch was granted")
         await self._to(State.BOOTING, "the VM was granted", vm_id=machine.id)
         self._hands.inventory.ask_soon(replica.offer.cloud)
         return True
@@ -320,11 +322,16 @@ class ReplicaLife:
         raise _Over(GoneReason.FAILED, await readiness.wait_failed())
 
     async def _is_gone(self, cloud: str, vm_id: str) -> bool:
-        try:
-            machine = (await self._hands.inventory.refresh(cloud)).get(vm_id)
-        except CloudError:
-            return False
-        return machine is None or machine.state is MachineState.STOPPING
+        # Parts of a VM die one after the other, and its cloud's list may be the last to tell: it is asked again.
+        for pause_s in _LOOKS_AFTER_S:
+            await asyncio.sleep(pause_s)
+            try:
+                machine = (await self._hands.inventory.refresh(cloud)).get(vm_id)
+            except CloudError:
+                continue
+            if machine is None or machine.state is MachineState.STOPPING:
+                return True
+        return False
 
     def _vanished(self) -> _Over:
         noticed = self.replica.notice is not None
@@ -361,6 +368,7 @@ class ReplicaLife:
                 await self._noticed(notice)
             case Rebalance():
                 told = "the cloud recommends to move elsewhere: the risk of a preemption is raised"
+                self._tell(NewsKind.REBALANCE, told)
                 await self._record(EventKind.REBALANCE, told)
             case Trouble(what=what):
                 await self._record(EventKind.TROUBLE, f"notices cannot be watched: {what}")
@@ -399,6 +407,8 @@ class ReplicaLife:
             await self._to(State.GONE, over.why, gone=over.gone)
             return
         if self.replica.state is not State.TERMINATING:
+            if over.gone in (GoneReason.SCALED_DOWN, GoneReason.REPLACED):
+                self._tell(NewsKind.RELEASED, over.why)
             await self._to(State.TERMINATING, over.why, gone=over.gone, rule=over.rule)
         attempt = 0
         while True:
@@ -466,8 +476,9 @@ class ReplicaLife:
         await self._hands.journal.event(kind, message, replica=self.replica.id, zone=self.replica.zone, data=data)
 
     def _tell(self, kind: NewsKind, detail: str) -> None:
-        replica = self.replica
-        self._hands.news(ZoneNews(replica.zone, replica.market, kind, at_s=self._now_s(), detail=detail))
+        replica, now_s = self.replica, self._now_s()
+        held_s = now_s - self.begun_s if replica.vm_id is not None else None
+        self._hands.news(ZoneNews(replica.zone, replica.market, kind, at_s=now_s, detail=detail, held_s=held_s))
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()

@@ -66,8 +66,9 @@ class Remote:
         """Run a shell command to its end."""
         run = self.connection.run(command, input=stdin, encoding="utf-8", errors="replace")
         done = await asyncio.wait_for(run, timeout_s)
-        status = done.exit_status if done.exit_status is not None else -1
-        return Output(status, str(done.stdout or ""), str(done.stderr or ""))
+        if done.exit_status is None:  # neither a status nor a signal came: the VM itself went away
+            raise ConnectionResetError("the connection ended before the command did")
+        return Output(done.exit_status, str(done.stdout or ""), str(done.stderr or ""))
 
     async def lines(self, command: str) -> AsyncGenerator[str, None]:
         """What a long-running command answers, line by line; ends with the command or the connection."""

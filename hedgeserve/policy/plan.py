@@ -15,25 +15,32 @@ from hedgeserve.replica import GoneReason, Market, Offer, Replica, ReplicaId, Zo
 class NewsKind(StrEnum):
     """What may be learnt of a zone. ``QUOTA`` and ``UNSUPPORTED`` say nothing about its capacity."""
 
+    GRANTED = "granted"  # a launch was granted: a VM is there
     READY = "ready"  # a replica there became ready
+    REBALANCE = "rebalance"  # the cloud recommends to move elsewhere: a weaker word than a notice
     NOTICE = "notice"  # the cloud announced that it will take one back
     PREEMPTED = "preempted"  # the cloud took one back
     NO_CAPACITY = "no_capacity"  # a launch was refused: the same news as a preemption
     QUOTA = "quota"
     UNSUPPORTED = "unsupported"
     LAUNCH_ERROR = "launch_error"  # the cloud failed in another way (throttled, credentials, unknown)
+    RELEASED = "released"  # we let a VM go of our own accord: it would have held for longer
     BOOT_FAILED = "boot_failed"  # a VM came, but no ready replica out of it: our fault more likely than the zone's
 
 
 @dataclass(frozen=True, slots=True)
 class ZoneNews:
-    """One thing learnt of one zone and market at one time (monotonic seconds)."""
+    """One thing learnt of one zone and market at one time (monotonic seconds).
+
+    ``held_s`` tells with the news of an end (a notice, a preemption, a release) how long the VM had been held.
+    """
 
     zone: ZoneId
     market: Market
     kind: NewsKind
     at_s: float
     detail: str = ""
+    held_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,8 @@ class Plan:
 
     ``notes`` are sentences on what is *not* done and why (a zone that rests, a pool without offers); they
     change with the state of the world, not with the clock, so that they can be journalled when they change.
+    ``again_at_s`` is the soonest time at which the same world, with no news, may be planned differently (a pause
+    ends, say); None: never. A simulator need not ask before.
     """
 
     target: int
@@ -107,6 +116,7 @@ class Plan:
     on_demand_wanted: int
     actions: tuple[Action, ...] = ()
     notes: tuple[str, ...] = ()
+    again_at_s: float | None = None
 
 
 class Policy(Protocol):

@@ -1,0 +1,1 @@
+"""Back-testing: recorded spot capacity and a load, with the very policies that run in production."""
