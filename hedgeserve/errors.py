@@ -57,6 +57,14 @@ class IllegalTransitionError(HedgeServeError):
     """A replica was asked to go from one state to another that its life does not allow: a bug of ours."""
 
 
+class TraceError(HedgeServeError):
+    """Recorded capacity, or the record of it, cannot be read, used, fetched or written."""
+
+
+class BacktestError(HedgeServeError):
+    """A back-test cannot be run as it was asked for; says which setting, zone or policy is in the way."""
+
+
 class BootstrapError(HedgeServeError):
     """A VM did not become a ready replica; says in which phase and why."""
 

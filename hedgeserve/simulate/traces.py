@@ -34,10 +34,11 @@ class ZoneTrace:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TraceSet:
-    """The zones that were recorded together: one gap, one length."""
+    """The zones that were recorded together: one gap, one length; ``notes``: what to know before using them."""
 
     name: str
     zones: tuple[ZoneTrace, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def gap_s(self) -> float:
@@ -55,4 +56,4 @@ class TraceSet:
     def only(self, zones: Sequence[ZoneId]) -> "TraceSet":
         """The same record with these zones alone, in this order."""
         known = {zone.zone: zone for zone in self.zones}
-        return TraceSet(self.name, tuple(known[zone] for zone in zones))
+        return TraceSet(self.name, tuple(known[zone] for zone in zones), self.notes)
