@@ -34,6 +34,7 @@ from hedgeserve.spectable import (
 )
 
 __all__ = [
+    "BacktestSpec",
     "Cloud",
     "EngineName",
     "HedgeSpec",
@@ -435,6 +436,42 @@ class LocalSpec(Table):
     """What differs in single zones."""
 
 
+class BacktestSpec(Table):
+    """The world that `hedgeserve backtest` plays recorded capacity in; a service that runs reads nothing here."""
+
+    tick: Duration = Field(30.0, gt=0)
+    """Time between two moments at which the policy may act."""
+    cold_start: Duration = Field(120.0, ge=0)
+    """From the launch of a VM to a ready replica."""
+    cold_starts: list[Duration] = []
+    """Cold starts that were measured, such as `["95s", "2m", "4m"]`, each equally likely; in place of `cold_start`."""
+    launch_latency: Duration = Field(0.0, ge=0)
+    """From the policy's decision to the cloud's answer."""
+    notice: Duration | None = Field(None, ge=0)
+    """Time from a preemption notice to the end of the VM; unset: as the cloud has it (`local`: as `[local]` says)."""
+    no_notice_share: Share | None = None
+    """Share of preemptions that come without a notice; unset: as `[local]` says for `local`, else 0."""
+    on_demand_available: Share = 1.0
+    """Share of on-demand launches that are granted."""
+    preemption_order: Literal["newest", "oldest", "random"] = "newest"
+    """Which spot VMs of a zone a falling capacity takes first."""
+    concurrency: int = Field(16, ge=1)
+    """Requests that one replica answers at a time; more wait before it."""
+    prefill_tokens_per_second: float = Field(8000.0, gt=0)
+    """Tokens of prompts that one replica reads in a second."""
+    tokens_per_second: float = Field(40.0, gt=0)
+    """Tokens that one replica writes in a second, for each request."""
+    on_loss: Literal["retry", "fail"] = "retry"
+    """What becomes of the requests of a replica that is taken away."""
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Two answers to one question."""
+        if self.cold_starts and "cold_start" in self.model_fields_set:
+            yield Conflict(
+                ("cold_start",), "`cold_starts` already says how long it takes", "remove one of the two"
+            )
+
+
 class Spec(Table):
     """A whole model.toml."""
 
@@ -447,6 +484,7 @@ class Spec(Table):
     limits: LimitsSpec = LimitsSpec()
     timeouts: TimeoutsSpec = TimeoutsSpec()
     local: LocalSpec = LocalSpec()
+    backtest: BacktestSpec = BacktestSpec()
 
     _origin: Origin | None = PrivateAttr(None)
 
