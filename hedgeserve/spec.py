@@ -455,14 +455,14 @@ class BacktestSpec(Table):
     """Share of on-demand launches that are granted."""
     preemption_order: Literal["newest", "oldest", "random"] = "newest"
     """Which spot VMs of a zone a falling capacity takes first."""
-    concurrency: int = Field(16, ge=1)
+    concurrency: int = Field(32, ge=1)
     """Requests that one replica answers at a time; more wait before it."""
-    prefill_tokens_per_second: float = Field(8000.0, gt=0)
-    """Tokens of prompts that one replica reads in a second."""
-    tokens_per_second: float = Field(40.0, gt=0)
-    """Tokens that one replica writes in a second, for each request."""
-    on_loss: Literal["retry", "fail"] = "retry"
-    """What becomes of the requests of a replica that is taken away."""
+    prefill_tokens_per_second: float = Field(4000.0, gt=0)
+    """Tokens of its prompt that are read in a second, for one request among `concurrency`."""
+    tokens_per_second: float = Field(30.0, gt=0)
+    """Tokens of its answer that are written in a second, for one request among `concurrency`."""
+    on_loss: Literal["retry", "continue", "lost"] = "retry"
+    """Requests on a replica that is taken away: they start anew elsewhere (`retry`), go on where they were (`continue`), or fail (`lost`)."""
 
     def conflicts(self) -> Iterator[Conflict]:
         """Two answers to one question."""
