@@ -1,5 +1,6 @@
 """Traces as files, what they are like, and traces that are made up to be like them."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from hedgeserve.errors import TraceError
 from hedgeserve.replica import ZoneId
+from hedgeserve.simulate.synth import PRESETS, fit, preset, synthesize
 from hedgeserve.simulate.tracefiles import load_traces, save_traces, zone_of
+from hedgeserve.simulate.traceinfo import describe
 from hedgeserve.simulate.traces import UNLIMITED, TraceSet, ZoneTrace
 
 DATA = Path(os.environ.get("HEDGESERVE_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")) / "spot"
@@ -224,3 +227,136 @@ def test_the_public_traces_are_what_is_known_of_them() -> None:
         none = np.mean(np.max([trace.counts for trace in read], axis=0) == 0)
         assert float(none) == pytest.approx(nothing, abs=5e-5)
         assert len(read.notes) == notes
+
+
+# What they are like
+
+
+def test_a_record_is_summed_up() -> None:
+    """Worked out by hand: spells, drops, shares, correlations."""
+    info = describe(
+        traces(
+            gap_s=3600.0,
+            **{
+                "us-east-1a": [2, 2, 0, 0, 3, 1, 0, 0],
+                "us-east-1b": [1, 1, 0, 0, 1, 1, 0, 0],
+                "us-west-2a": [0, 0, 4, 4, 0, 0, 4, 0],
+                "us-west-2b": [0] * 8,
+            },
+        )
+    )
+    first, second, _, never = info.zones
+    assert (first.any_share, first.mean, first.highest) == (0.5, 1.0, 3)
+    assert (first.up_spells, first.mean_up_s, first.mean_down_s) == (2, 7200.0, 7200.0)
+    assert first.drops_per_day == pytest.approx(3 * 3)  # three falls in a third of a day
+    assert first.second_drop_share == pytest.approx(2 / 3)  # 2 -> 0 and 3 -> 1 take two VMs, 1 -> 0 does not
+    assert second.second_drop_share is None  # highest count 1: a count is no number of VMs
+    assert (never.any_share, never.up_spells, never.mean_up_s, never.mean_down_s) == (0.0, 0, None, 8 * 3600.0)
+    assert info.none_share == pytest.approx(1 / 8)
+    assert info.same_region_correlation == pytest.approx(1.0)
+    assert info.other_region_correlation == pytest.approx(-np.sqrt(3 / 5))
+    assert json.dumps(dataclasses.asdict(info))
+
+
+def test_a_second_drop_counts_if_it_comes_within_five_minutes() -> None:
+    """A first drop is one that comes five minutes after no other."""
+    info = describe(traces(gap_s=60.0, a=[4, 3, 3, 3, 3, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 0]))
+    # drops at 0, 5, 11, 18 minutes: the one at 5 follows the one at 0, those at 11 and 18 stand alone
+    assert info.second_drop_share == pytest.approx(1 / 3)
+
+
+def test_zones_that_never_change_have_no_correlation() -> None:
+    info = describe(traces(**{"us-east-1a": [1, 2, 1], "us-east-1b": [0, 0, 0], "us-west-2a": [0, 1, 0]}))
+    assert (info.same_region_correlation, info.other_region_correlation) == (None, None)
+
+
+def test_no_number_of_vms_is_told_of_a_record_of_yes_and_no() -> None:
+    info = describe(traces(a=[0, UNLIMITED, UNLIMITED, 0]))
+    assert (info.zones[0].mean, info.zones[0].highest, info.zones[0].any_share) == (None, None, 0.5)
+
+
+# Made up
+
+
+@pytest.mark.parametrize("name", ["aws-1", "aws-3"])
+def test_a_long_synthetic_trace_is_like_the_recorded_one(name: str) -> None:
+    """Availability and mean spells of each zone, and the time without any spot VM at all."""
+    real = recorded(name)
+    made = synthesize(fit(real), 1000 * 86400, seed=5)
+    for told, zone in zip(describe(real).zones, describe(made).zones, strict=True):
+        assert zone.zone == told.zone
+        assert zone.any_share == pytest.approx(told.any_share, abs=0.09)
+        assert told.mean_up_s is not None
+        assert told.mean_down_s is not None
+        assert zone.mean_up_s == pytest.approx(told.mean_up_s, rel=0.3)
+        assert zone.mean_down_s == pytest.approx(told.mean_down_s, rel=0.3)
+    assert describe(made).none_share == pytest.approx(describe(real).none_share, rel=0.5)
+    assert {n for zone in made for n in zone.counts.tolist()} == {n for zone in real for n in zone.counts.tolist()}
+
+
+def test_what_a_region_suffers_together_is_found() -> None:
+    """Two zones that are independent but for the fifth of the time in which both are taken."""
+    rng = np.random.default_rng(3)
+    outage = np.repeat(rng.random(400) < 0.2, 20)
+    zones = {
+        name: np.where(outage, 0, np.repeat(rng.random(2000) < 0.8, 4)).astype(np.int64)
+        for name in ("us-east-1a", "us-east-1b", "us-west-2a")
+    }
+    zones["us-west-2a"] = np.repeat(rng.random(2000) < 0.8, 4).astype(np.int64)
+    real = traces(gap_s=300.0, **{name: counts.tolist() for name, counts in zones.items()})
+    model = fit(real)
+    assert [outages.region for outages in model.outages] == ["aws/us-east-1"]
+    made = describe(synthesize(model, 500 * 86400, seed=1))
+    phi = describe(real).same_region_correlation
+    assert phi is not None
+    assert made.same_region_correlation == pytest.approx(phi, abs=0.1)
+
+
+def test_a_model_is_plain_data_and_a_seed_makes_one_trace_only() -> None:
+    model = preset("volatile")
+    assert json.loads(json.dumps(dataclasses.asdict(model)))["gap_s"] == 60.0
+    one, same, other = (synthesize(model, 5 * 86400, seed) for seed in (1, 1, 2))
+    assert [zone.counts.tolist() for zone in one] == [zone.counts.tolist() for zone in same]
+    assert [zone.counts.tolist() for zone in one] != [zone.counts.tolist() for zone in other]
+    assert one.duration_s == 5 * 86400
+
+
+def test_zones_above_those_of_the_model_have_names_and_luck_of_their_own() -> None:
+    few, many = (synthesize(preset("calm"), 5 * 86400, 1, zones=count) for count in (2, 8))
+    assert [zone.zone for zone in few] == ["synthetic/east/east-a", "synthetic/west/west-a"]
+    assert [zone.zone for zone in many][6:] == ["synthetic/east/east-a-2", "synthetic/west/west-a-2"]
+    assert many.zones[0].counts.tolist() == few.zones[0].counts.tolist()
+    assert many.zones[6].counts.tolist() != many.zones[0].counts.tolist()
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("calm", 0.85, 0.97), ("volatile", 0.35, 0.65)])
+def test_presets_are_what_they_are_called(name: str, low: float, high: float) -> None:
+    info = describe(synthesize(preset(name), 200 * 86400, seed=2))
+    assert all(low < zone.any_share < high for zone in info.zones)
+    assert info.same_region_correlation is not None
+    assert info.other_region_correlation is not None
+    assert info.same_region_correlation > info.other_region_correlation
+    assert set(PRESETS) == {"calm", "volatile"}
+
+
+def test_a_trace_of_nothing_is_refused() -> None:
+    with pytest.raises(TraceError, match="would be empty"):
+        synthesize(preset("calm"), 59, 1)
+    with pytest.raises(TraceError, match="would be empty"):
+        synthesize(preset("calm"), 3600, 1, zones=0)
+    with pytest.raises(TraceError, match="the presets are calm and volatile"):
+        preset("stormy")
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    rows=st.lists(st.lists(st.integers(0, 3), min_size=24, max_size=24), min_size=1, max_size=3),
+    seed=st.integers(0, 9),
+)
+def test_any_record_can_be_fitted_and_nothing_unseen_is_made_up(rows: list[list[int]], seed: int) -> None:
+    """Also a zone that never changes, never has any, or is always in an outage."""
+    names = ("us-east-1a", "us-east-1b", "us-west-2a")
+    real = traces(gap_s=3600.0, **dict(zip(names, rows, strict=False)))
+    made = synthesize(fit(real), 20 * 86400, seed)
+    for told, zone in zip(real, made, strict=True):
+        assert set(zone.counts.tolist()) <= {0, *told.counts.tolist()}
