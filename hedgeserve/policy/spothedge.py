@@ -104,6 +104,7 @@ class SpotHedge:
             on_demand_wanted=sums.on_demand_wanted,
             actions=tuple(actions),
             notes=tuple(self._notes(observation, sums, offers, held)),
+            again_at_s=self._again_at_s(observation, sums),
         )
 
     def zone_states(self) -> Mapping[ZoneId, str]:
@@ -142,7 +143,7 @@ class SpotHedge:
         ready = [replica for replica in observation.replicas if replica.state is State.READY]
         external = sum(replica.market is Market.EXTERNAL for replica in ready)
         spot_ready = [replica for replica in ready if replica.market is Market.SPOT]
-        settled = sum(now_s - _ready_since_s(replica) >= hedge.on_demand_hold for replica in spot_ready)
+        settled = sum(now_s >= _ready_since_s(replica) + hedge.on_demand_hold for replica in spot_ready)
         always, base = hedge.always_on_demand, hedge.always_on_demand + external
         wanted = spot_wanted(target=target, overprovision=hedge.overprovision, base=base) if spot_offered else 0
 
@@ -278,6 +279,20 @@ class SpotHedge:
         been = f"have been ready for {format_duration(hold_s)}" if hold_s else "are ready"
         settled = f"{sums.spot_settled} of {sums.spot_wanted} spot replicas {been}"
         return Rule.BACK_TO_SPOT, f"{settled}: {counts}", GoneReason.REPLACED
+
+    # When to look again
+
+    def _again_at_s(self, observation: Observation, sums: _Sums) -> float | None:
+        """When the clock alone may call for other actions; a pause that keeps nothing from being done is none."""
+        now_s, times_s = sums.now_s, []
+        if len(sums.spot) < sums.spot_wanted or len(sums.on_demand) < sums.on_demand_wanted:
+            times_s += self._memory.pauses_end_s({(offer.zone, offer.market) for offer in observation.offers})
+        for replica in observation.replicas:
+            if replica.state is State.NOTICED and replica.notice is not None:
+                times_s.append(replica.notice.deadline_s - _LAST_MOMENT_S)
+            elif sums.on_demand and replica.state is State.READY and replica.market is Market.SPOT:
+                times_s.append(_ready_since_s(replica) + self._hedge.on_demand_hold)
+        return min((time_s for time_s in times_s if time_s > now_s), default=None)
 
     # What is not done, and why
 

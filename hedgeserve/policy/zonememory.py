@@ -185,6 +185,14 @@ class ZoneMemory:
         times = "once" if refusals.count == 1 else f"{refusals.count} times in a row"
         return Rest("resting", f"rests for {pause} from {_name(market)}: refused {times} ({refusals.why})")
 
+    def pauses_end_s(self, places: Collection[tuple[ZoneId, Market]]) -> list[float]:
+        """When the pauses of these zones and markets end, or ended: those after refusals, for quota, for boots."""
+        ends_s = [self._rests_until_s(refusals) for place, refusals in self._refusals.items() if place in places]
+        ends_s += [quota.at_s + _QUOTA_REST_S for place, quota in self._quota.items() if place in places]
+        if self._boot_failures is not None:
+            ends_s.append(self._held_until_s(self._boot_failures))
+        return ends_s
+
     def export(self, now_s: float) -> dict[str, Any]:
         """Everything but what holds only until a restart, JSON-able, with ages for times."""
 
