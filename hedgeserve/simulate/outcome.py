@@ -46,13 +46,16 @@ class Refusal:
 class LoadOutcome:
     """What became of the requests: one latency (arrival to last byte) and one TTFT for each that was answered.
 
-    Requests that arrived before ``warm_up_s`` are not counted. ``failed`` by reason: ``"timeout"``, ``"lost"``.
+    Requests that arrived before ``warm_up_s`` are not counted. ``failed`` by reason: ``"timeout"``, ``"lost"``,
+    ``"queue_full"``, ``"no_replica"``. ``unfinished`` were waiting or being answered at the end: ``arrived`` is
+    the sum of answered, failed and unfinished.
     """
 
     arrived: int
     latencies_s: tuple[float, ...]
     ttfts_s: tuple[float, ...]
     failed: Mapping[str, int]
+    unfinished: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,15 +39,15 @@ class TokenMix:
 
     With a ``sample`` of (prompt, output) pairs, whole pairs are drawn from it. Else both are log-normal with the
     given medians and sigmas (of the logarithm), rounded, at least 1 and at most the given maxima. The defaults
-    are the medians, the spreads and the largest values of the Azure LLM inference trace 2023, conversation
+    have the medians, the P90 and the largest values of the Azure LLM inference trace 2023, conversation
     (Patel et al., "Splitwise", ISCA '24; CC BY 4.0): 19,366 requests.
     """
 
     prompt_median: float = 1020.0
-    prompt_sigma: float = 0.99
+    prompt_sigma: float = 0.77
     prompt_max: int = 14050
     output_median: float = 129.0
-    output_sigma: float = 0.86
+    output_sigma: float = 0.93
     output_max: int = 1000
     sample: tuple[tuple[int, int], ...] = field(default=(), repr=False)
 
@@ -155,7 +155,7 @@ class Workload:
         """
         if not (math.isfinite(start_s) and start_s >= 0 and math.isfinite(length_s) and length_s > 0):
             raise WorkloadError(
-                f"no window lasts {length_s:g} s from {start_s:g} s on; start at 0 s or later, last longer than 0 s"
+                f"no window lasts {length_s:g} s from {start_s:g} s on; start at 0 s or later and last longer"
             )
         first = math.floor(start_s / self.duration_s)
         rounds = range(first, math.floor((start_s + length_s) / self.duration_s) + 1)
