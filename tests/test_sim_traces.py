@@ -212,6 +212,12 @@ def test_what_was_saved_is_read_back(
     assert read.only([zones[0]]).notes == read.notes
 
 
+def test_a_record_of_yes_and_no_is_written_as_ones_and_zeros(tmp_path: Path) -> None:
+    [path] = save_traces(traces(b=[0, UNLIMITED]), tmp_path)
+    assert json.loads(path.read_text())["data"] == [0, 1]
+    assert load_traces(tmp_path).zones[0].counts.tolist() == [0, UNLIMITED]
+
+
 def test_a_folder_with_traces_is_not_written_into(tmp_path: Path) -> None:
     write(tmp_path, "a.json", [1])
     with pytest.raises(TraceError, match=r"already holds a\.json; give a new or empty folder"):
@@ -306,7 +312,7 @@ def test_what_a_region_suffers_together_is_found() -> None:
     real = traces(gap_s=300.0, **{name: counts.tolist() for name, counts in zones.items()})
     model = fit(real)
     assert [outages.region for outages in model.outages] == ["aws/us-east-1"]
-    made = describe(synthesize(model, 500 * 86400, seed=1))
+    made = describe(synthesize(model, 300 * 86400, seed=1))
     phi = describe(real).same_region_correlation
     assert phi is not None
     assert made.same_region_correlation == pytest.approx(phi, abs=0.1)

@@ -28,7 +28,8 @@ from hedgeserve.simulate.traces import Counts, TraceSet, ZoneTrace
 _SPIN_UP_S = 60 * 86400.0
 """What is made up and thrown away before a synthetic trace begins, so that it begins at no special time."""
 
-_CALIBRATION_SAMPLES = 432_000
+_CALIBRATION_CYCLES = 1500
+_CALIBRATION_SAMPLES = (20_000, 432_000)
 _CALIBRATION_ROUNDS = 6
 _CALIBRATION_SEED = 1
 
@@ -344,8 +345,10 @@ def _stay(lengths: npt.NDArray[np.int64], ended: Mask, gap_s: float) -> Stay:
 def _calibrated(model: TraceModel, traces: TraceSet) -> TraceModel:
     """The model with stays scaled, zone by zone, to the recorded mean spells with and without any VM."""
     wanted = [[float(part.mean()) if len(part) else 0.0 for part in spells(trace.counts)] for trace in traces]
+    least, most = _CALIBRATION_SAMPLES
+    samples = min(most, max(least, _CALIBRATION_CYCLES * max(sum(each) for each in wanted)))
     for _ in range(_CALIBRATION_ROUNDS):
-        made = synthesize(model, _CALIBRATION_SAMPLES * model.gap_s, _CALIBRATION_SEED)
+        made = synthesize(model, samples * model.gap_s, _CALIBRATION_SEED)
         zones = []
         for zone, trace, (up, down) in zip(model.zones, made, wanted, strict=True):
             up_now, down_now = (float(part.mean()) if len(part) else 0.0 for part in spells(trace.counts))

@@ -99,6 +99,7 @@ def save_traces(
 ) -> list[Path]:
     """Write one file a zone into a folder, which is made, and return their paths; ``load_traces`` reads it back.
 
+    Where every count is 0 or no end of VMs, 1 is written for the latter, and ``"ones_are": "unlimited"``.
     ``metadata`` adds keys to the metadata of single zones. Each file is whole or not there at all.
 
     Raises:
@@ -111,8 +112,12 @@ def save_traces(
             raise TraceError(
                 f"{folder} already holds {there[0]}{' and others' * (len(there) > 1)}; give a new or empty folder"
             )
+        yes_or_no = all(bool(np.isin(trace.counts, (0, UNLIMITED)).all()) for trace in traces)
+        told: dict[str, Any] = {"ones_are": "unlimited" if yes_or_no else "one"}
+        if traces.notes:
+            told["notes"] = list(traces.notes)
         return [
-            _write(folder / name, trace, traces.notes, (metadata or {}).get(trace.zone, {}))
+            _write(folder / name, trace, told | dict((metadata or {}).get(trace.zone, {})))
             for name, trace in zip(_names(traces), traces, strict=True)
         ]
     except OSError as error:
@@ -248,14 +253,13 @@ def _names(traces: TraceSet) -> list[str]:
     return names
 
 
-def _write(path: Path, trace: ZoneTrace, notes: tuple[str, ...], extra: Mapping[str, Any]) -> Path:
+def _write(path: Path, trace: ZoneTrace, told: Mapping[str, Any]) -> Path:
     gap = int(trace.gap_s) if trace.gap_s == int(trace.gap_s) else trace.gap_s
-    metadata: dict[str, Any] = {"gap_seconds": gap, "zone": trace.zone, "ones_are": "one"}
-    if notes:
-        metadata["notes"] = list(notes)
+    counts = np.minimum(trace.counts, 1) if told["ones_are"] == "unlimited" else trace.counts
+    recorded = {"metadata": {"gap_seconds": gap, "zone": trace.zone, **told}, "data": counts.tolist()}
     partial = path.with_name(f".{path.name}.part")
     try:
-        partial.write_text(json.dumps({"metadata": {**metadata, **extra}, "data": trace.counts.tolist()}) + "\n")
+        partial.write_text(json.dumps(recorded) + "\n", encoding="utf-8")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
