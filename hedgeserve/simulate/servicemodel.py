@@ -57,9 +57,13 @@ class PaperService:
     This is the model of the simulator published with the paper (arXiv 2411.01438). A request is given to a
     replica when it arrives and stays there. Tokens play no part; the answer comes in one piece, so the first
     token comes with the last. A request takes the same time under every policy. Without any ready replica it
-    waits for one, as in the balancer, or fails as ``"no_replica"`` where ``wait_for_replica`` is false, as
-    published. The published numbers further have ``on_loss=OnLoss.FINISH``, a ``queue_timeout_s`` of 100, no
-    ``total_timeout_s`` and no bound on the line, and they count each failure as a latency of 100 s.
+    waits in one line and goes, with all others there, to the first that is ready; where ``wait_for_replica`` is
+    false it fails as ``"no_replica"``, as published.
+
+    The published numbers further have ``on_loss=OnLoss.FINISH``, a ``queue_timeout_s`` of 100, an infinite
+    ``total_timeout_s``, and clients in step (see :func:`hedgeserve.simulate.workload.poisson`); they count each
+    failure as a latency of 100 s. One thing is not as published: a new replica is the next in each client's
+    round, where there each client keeps a number and takes it modulo the replicas.
     """
 
     mean_s: float = 10.0
