@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +20,7 @@ from hedgeserve.errors import HedgeServeError, SpecError
 
 if TYPE_CHECKING:
     from hedgeserve.console.admin import AdminClient
+    from hedgeserve.console.backtest import Asked
     from hedgeserve.spec import Spec
 
 EXIT_FAILED, EXIT_MISUSED, EXIT_REFUSED = 1, 2, 3
@@ -136,6 +138,182 @@ def version(as_json: bool) -> None:
         click.echo(json.dumps({"hedgeserve": __version__, "python": python}))
     else:
         click.echo(f"hedgeserve {__version__}")
+
+
+# Back-testing
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """The option's duration; a bare number is refused, as in a model file."""
+    from hedgeserve.units import parse_duration_s
+
+    if value is None:
+        return None
+    try:
+        seconds = parse_duration_s(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    if not seconds and param.name in ("window", "tick"):
+        raise click.BadParameter("it must be above 0")
+    return seconds
+
+
+_PAPER_ONLY = {
+    "target": "replicas.min",
+    "price_ratio": "the prices of the zones",
+    "cold_start": "backtest.cold_start",
+    "notice": "backtest.notice",
+}
+"""Options of the paper's world, and what takes their place in a model file."""
+
+
+def _back_test(command: _Command) -> _Command:
+    """The argument and options that say what is back-tested, on which record."""
+    above_zero = click.FloatRange(0, min_open=True)
+    for decorate in reversed(
+        (
+            click.argument("model", required=False),
+            click.option("--paper", is_flag=True, help="The world of the SpotHedge paper in place of MODEL."),
+            click.option(
+                "--traces", metavar="DIR", required=True, help="Folder of recorded capacity, one file a zone."
+            ),
+            click.option(
+                "--ones-are",
+                type=click.Choice(["auto", "one", "unlimited"]),
+                default="auto",
+                show_default=True,
+                help="What a count of 1 means; auto: no end of VMs where no count is higher.",
+            ),
+            click.option("--requests", metavar="FILE", help="Recorded requests (CSV); they set the target."),
+            click.option(
+                "--request-scale",
+                metavar="X",
+                type=above_zero,
+                default=1.0,
+                help="This many times the requests of FILE, in the same time.",
+            ),
+            click.option("--poisson", metavar="RATE", type=above_zero, help="Random requests, RATE a second."),
+            click.option(
+                "--policy", "policies", metavar="NAME", multiple=True, help="A policy to try; may be repeated."
+            ),
+            click.option("--window", metavar="DURATION", callback=_seconds, default="24h", show_default=True),
+            click.option("--windows", type=click.IntRange(1, 100_000), default=20, show_default=True),
+            click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True),
+            click.option(
+                "--tick", metavar="DURATION", callback=_seconds, help="Time between two moments to act (30s)."
+            ),
+            click.option("--target", type=click.IntRange(1, 1000), help="Replicas needed, with --paper (3)."),
+            click.option(
+                "--price-ratio", type=above_zero, help="On-demand's price over spot's, with --paper (3)."
+            ),
+            click.option(
+                "--cold-start",
+                metavar="DURATION",
+                callback=_seconds,
+                help="From launch to ready, with --paper (120s).",
+            ),
+            click.option(
+                "--notice",
+                metavar="DURATION",
+                callback=_seconds,
+                help="From notice to the end, with --paper (0s).",
+            ),
+            click.option(
+                "--overprovision", type=click.IntRange(0, 100), help="N_extra, for every policy that has one."
+            ),
+            click.option(
+                "--ignore-missing-zones", is_flag=True, help="Leave out zones of MODEL that have no trace."
+            ),
+            click.option("--jobs", type=click.IntRange(1, 4096), help="Processes (one a core)."),
+            click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+            click.option("--csv", "as_csv", is_flag=True, help="Print CSV."),
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
+def _asked(given: dict[str, Any]) -> "tuple[Asked, str]":
+    """What was asked for, and how it is to be printed."""
+    from hedgeserve.console.backtest import Asked
+    from hedgeserve.simulate.scenario import PaperSetting
+
+    paper = given.pop("paper")
+    if paper and given["model"] is not None:
+        raise click.UsageError("--paper and MODEL are two worlds; give one.")
+    if given["requests"] is not None and given["poisson"] is not None:
+        raise click.UsageError("--requests and --poisson are two sources of requests; give one.")
+    if given["request_scale"] != 1.0 and given["requests"] is None:
+        raise click.UsageError("--request-scale needs --requests.")
+    own = {name: given.pop(name) for name in _PAPER_ONLY}
+    for name, key in _PAPER_ONLY.items():
+        if own[name] is not None and not paper:
+            option = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{option} is for --paper; a model file says it as {key}.")
+    as_json, as_csv = given.pop("as_json"), given.pop("as_csv")
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv are two forms of one output; give one.")
+    window_s, tick_s = given.pop("window"), given.pop("tick")
+    usual = PaperSetting(window_s=window_s, overprovision=given["overprovision"])
+    names = {"cold_start": "cold_start_s", "notice": "notice_s"}
+    said = {names.get(name, name): value for name, value in own.items() if value is not None}
+    if tick_s is not None:
+        said["tick_s"] = tick_s
+    model = None if paper else given.pop("model") or "model.toml"
+    given.pop("model", None)
+    asked = Asked(model=model, paper=replace(usual, **said), window_s=window_s, tick_s=tick_s, **given)
+    return asked, "json" if as_json else "csv" if as_csv else "table"
+
+
+@main.command()
+@_back_test
+@click.option("--out", metavar="DIR", help="Write a report with pictures there (HTML).")
+@click.option(
+    "--show-decisions", type=click.IntRange(0), default=0, metavar="N", help="Print N decisions of a bad window."
+)
+def backtest(out: str | None, show_decisions: int, **given: Any) -> None:
+    """Try policies on recorded spot capacity.
+
+    MODEL (model.toml) says which zones, prices and replicas; --paper takes the world of the SpotHedge paper
+    instead. Each window of the record is simulated under each policy; nothing is launched or paid for.
+    """
+    from hedgeserve.console.backtest import run_backtest
+
+    asked, output = _asked(given)
+    run_backtest(asked, out=out, output=output, show_decisions=show_decisions)
+
+
+@main.command()
+@_back_test
+@click.option(
+    "--vary",
+    metavar="NAME=VALUES",
+    multiple=True,
+    required=True,
+    help="A setting and its values, such as cold-start=60s,120s or overprovision=0..3; may be repeated.",
+)
+@click.option(
+    "--on", "scheduler", metavar="ADDRESS", help="A Dask scheduler to work for, such as tcp://host:8786."
+)
+def sweep(vary: tuple[str, ...], scheduler: str | None, **given: Any) -> None:
+    """Back-test every combination of some settings.
+
+    Settings: cold-start, notice, overprovision, target, zones, price-ratio.
+    """
+    from hedgeserve.console.backtest import run_sweep
+    from hedgeserve.simulate.sweep import parse_vary
+
+    asked, output = _asked(given)
+    varied: dict[str, tuple[float, ...]] = {}
+    for text in vary:
+        try:
+            key, values = parse_vary(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--vary") from None
+        if key in varied:
+            raise click.BadParameter(f"{key} is there twice; write all of its values once", param_hint="--vary")
+        varied[key] = values
+    run_sweep(asked, vary=varied, scheduler=scheduler, output=output)
 
 
 # The service
@@ -282,7 +460,103 @@ def down(model: str | None, state_dir: str | None, service: str | None, yes: boo
     take_down(_client(model, state_dir, service), model, agreed=_agreement(yes))
 
 
-def _agreement(yes: bool) -> Callable[[str], bool]:
+# Recorded spot capacity
+
+
+@main.group(cls=_Verbs)
+def traces() -> None:
+    """Fetch, describe, make up or derive capacity traces."""
+
+
+@traces.command()
+@click.argument("name", type=click.Choice(["aws-1", "aws-3"]))
+@click.option("--out", metavar="DIR", required=True, help="Folder for the files; made if it is not there.")
+@click.option("--mirror", metavar="URL", help="Fetch from here instead of raw.githubusercontent.com.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+def pull(name: str, out: str, mirror: str | None, yes: bool) -> None:
+    """Fetch a public trace and check it.
+
+    Says first under which licence, and asks. What is there already is kept, so that an interrupted call can be
+    taken up again.
+    """
+    from hedgeserve.console.traces import pull_traces
+    from hedgeserve.simulate.pull import BASE_URL
+
+    pull_traces(
+        name,
+        Path(out),
+        base_url=(mirror or BASE_URL).rstrip("/"),
+        agreed=_agreement(yes, otherwise="Nothing was fetched."),
+    )
+
+
+_ones_are = click.option(
+    "--ones-are",
+    type=click.Choice(["auto", "one", "unlimited"]),
+    default="auto",
+    show_default=True,
+    help="What a 1 means; auto: no end of VMs where no count is above 1.",
+)
+
+
+@traces.command()
+@click.argument("folder")
+@_ones_are
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def info(folder: str, ones_are: Any, as_json: bool) -> None:
+    """Show what the traces in FOLDER are like."""
+    from hedgeserve.console.traces import print_info
+
+    print_info(Path(folder), ones_are=ones_are, as_json=as_json)
+
+
+@traces.command()
+@click.option("--like", metavar="DIR", help="Traces to be like.")
+@click.option("--preset", type=click.Choice(["calm", "volatile"]), help="Be like this instead; needs no data.")
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same traces.")
+@click.option("--zones", type=click.IntRange(1, 1000), help="How many zones (as many as there are).")
+@click.option("--out", metavar="DIR", required=True, help="New or empty folder for the files.")
+def synth(like: str | None, preset: str | None, days: float, seed: int, zones: int | None, out: str) -> None:
+    """Make up traces that are like recorded ones."""
+    if (like is None) == (preset is None):
+        raise click.UsageError("Say what the traces should be like: --like DIR or --preset NAME, one of them.")
+    from hedgeserve.console.traces import write_synthetic
+
+    write_synthetic(
+        Path(out), like=None if like is None else Path(like), preset_name=preset, days=days, seed=seed, zones=zones
+    )
+
+
+@traces.command()
+@_target
+@click.option("--out", metavar="DIR", required=True, help="New or empty folder for the files.")
+@click.option("--gap", metavar="DURATION", default="60s", show_default=True, help="From one count to the next.")
+@click.option("--since", metavar="WHEN", help="Only what was after this time (UTC), or in the last 7d.")
+@click.option("--instance-type", metavar="TYPE", help="Only this one; needed where a zone was asked for several.")
+def record(
+    model: str | None,
+    state_dir: str | None,
+    service: str | None,
+    out: str,
+    gap: str,
+    since: str | None,
+    instance_type: str | None,
+) -> None:
+    """Derive traces from a service's own journal.
+
+    The service may be running or not.
+    """
+    journal = _client(model, state_dir, service).directory / "journal.db"
+    from hedgeserve.console.traces import record_traces
+
+    try:
+        record_traces(journal, Path(out), gap=gap, since=since, instance_type=instance_type)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _agreement(yes: bool, otherwise: str = "Nothing was terminated.") -> Callable[[str], bool]:
     def agreed(question: str) -> bool:
         if yes:
             return True
@@ -290,7 +564,7 @@ def _agreement(yes: bool) -> Callable[[str], bool]:
             click.echo(f"{question} Nobody is there to answer: say --yes.", err=True)
             sys.exit(EXIT_REFUSED)
         if not click.confirm(question, err=True):
-            click.echo("Nothing was terminated.", err=True)
+            click.echo(otherwise, err=True)
             sys.exit(EXIT_REFUSED)
         return True
 
