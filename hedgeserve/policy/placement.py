@@ -4,8 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from hedgeserve.replica import Market, Offer, Replica, ZoneId
+from hedgeserve.replica import Market, Offer, Replica, State, ZoneId
 from hedgeserve.units import format_usd_per_hour
+
+_STEPS = {state: step for step, state in enumerate(State)}
+"""How far along its life each state is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +44,32 @@ def place(offers: Mapping[ZoneId, Offer], taken: Counter[ZoneId]) -> Placement |
     return Placement(offer, f"{offer.zone} is {rank} that may be asked, {format_usd_per_hour(offer.usd_per_hour)}")
 
 
-def most_dispensable(replicas: Iterable[Replica], *, crowding: bool) -> list[Replica]:
-    """The replicas in the order in which they may go.
+def most_dispensable(replicas: Iterable[Replica], *, crowding: bool, at_most: int | None = None) -> list[Replica]:
+    """The replicas in the order in which they may go; ``at_most`` so many of them, all where it is None.
 
     Those that do not serve yet go first, the least advanced of them before the others; then, with ``crowding``,
     those in the zone with the most, counted anew after each; then the dearest; then the newest.
     """
-    left, order = list(replicas), []
-    while left:
-        crowd = Counter(replica.zone for replica in left)
+    left = list(replicas)
+    wanted = len(left) if at_most is None else max(0, min(at_most, len(left)))
+    if wanted == 0:
+        return []
+    if not crowding:
+        return sorted(left, key=lambda replica: (_STEPS[replica.state], *_dearest_newest(replica)))[:wanted]
+    crowd = Counter(replica.zone for replica in left)
+    order: list[Replica] = []
+    ranks = {replica.id: _dearest_newest(replica) for replica in left}
 
-        def dispensable(replica: Replica, crowd: Counter[ZoneId] = crowd) -> tuple[object, ...]:
-            return (
-                list(type(replica.state)).index(replica.state),
-                -crowd[replica.zone] if crowding else 0,
-                -replica.offer.usd_per_hour,
-                -replica.created_at.timestamp(),
-                replica.id,
-            )
+    def dispensable(replica: Replica) -> tuple[object, ...]:
+        return (_STEPS[replica.state], -crowd[replica.zone], *ranks[replica.id])
 
+    while len(order) < wanted:
         next_one = min(left, key=dispensable)
         left.remove(next_one)
+        crowd[next_one.zone] -= 1
         order.append(next_one)
     return order
+
+
+def _dearest_newest(replica: Replica) -> tuple[float, float, str]:
+    return -replica.offer.usd_per_hour, -replica.created_at.timestamp(), replica.id

@@ -6,6 +6,7 @@ ask for it: a preemption notice counts as the loss itself, so that the replaceme
 refusals; and on-demand is let go only once spot has been ready for a while, so that it does not flap.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 from hedgeserve.policy.placement import cheapest_by_zone, most_dispensable, place
 from hedgeserve.policy.plan import Action, Drain, Launch, Observation, Plan, Rule, Terminate, ZoneNews
-from hedgeserve.policy.zonememory import ZoneMemory
+from hedgeserve.policy.zonememory import Rest, ZoneMemory
 from hedgeserve.replica import STARTING, GoneReason, Market, Offer, Replica, State, ZoneId
 from hedgeserve.spec import HedgeSpec
 from hedgeserve.units import format_duration
@@ -21,6 +22,8 @@ from hedgeserve.units import format_duration
 _LAST_MOMENT_S = 2.0
 """A replica under notice that is the last one to serve is let go this long before its deadline."""
 
+_PRICED = (Market.SPOT, Market.ON_DEMAND)
+_Rests = Mapping[tuple[ZoneId, Market], Rest]
 _SPOT_FIRST = (Market.SPOT, Market.ON_DEMAND, Market.EXTERNAL)
 
 
@@ -58,6 +61,9 @@ class _Sums:
     on_demand: tuple[Replica, ...]
     on_demand_wanted: int
     on_demand_kept: int
+    noticed: tuple[Replica, ...]
+    settles_s: float | None
+    """When the next ready spot replica will have been so for as long as on-demand is held."""
 
 
 class SpotHedge:
@@ -71,6 +77,9 @@ class SpotHedge:
         # For zone_states alone, which is asked without a time: no decision reads it.
         self._last_offers: tuple[Offer, ...] = ()
         self._last_now_s = 0.0
+        # The cheapest offers are sorted out anew only where they are other ones: a plan is asked for often.
+        self._sorted: tuple[Offer, ...] | None = None
+        self._cheapest: dict[Market, dict[ZoneId, Offer]] = {}
 
     def observe(self, news: ZoneNews) -> None:
         """Learn one thing about a zone."""
@@ -79,31 +88,33 @@ class SpotHedge:
     def plan(self, observation: Observation) -> Plan:
         """What to launch, drain and terminate now; launches stand first: what replaces comes before what goes."""
         self._last_offers, self._last_now_s = observation.offers, observation.now_s
+        if self._sorted is not observation.offers:
+            self._sorted = observation.offers
+            self._cheapest = {market: cheapest_by_zone(observation.offers, market) for market in _PRICED}
+        rests = self._memory.rests(observation.now_s)
         offers = {
-            market: {
-                zone: offer
-                for zone, offer in cheapest_by_zone(observation.offers, market).items()
-                if self._memory.supports(zone, market)
-            }
-            for market in (Market.SPOT, Market.ON_DEMAND)
+            market: {zone: offer for zone, offer in cheapest.items() if self._memory.supports(zone, market)}
+            if self._memory.lacks
+            else cheapest
+            for market, cheapest in self._cheapest.items()
         }
         sums = self._sums(observation, spot_offered=bool(offers[Market.SPOT]))
         held = self._memory.held(observation.now_s)
         launches: list[Launch] = []
         if held is None:
-            launches += self._missing_spot(sums, offers[Market.SPOT])
+            launches += self._missing_spot(sums, offers[Market.SPOT], rests)
             launches += self._missing_on_demand(
-                sums, offers[Market.ON_DEMAND], launches, bool(offers[Market.SPOT])
+                sums, offers[Market.ON_DEMAND], rests, launches, bool(offers[Market.SPOT])
             )
         actions: list[Action] = [*launches]
-        actions += self._noticed(observation, sums)
+        actions += self._noticed(sums)
         actions += self._surplus(sums)
         return Plan(
             target=observation.target,
             spot_wanted=sums.spot_wanted,
             on_demand_wanted=sums.on_demand_wanted,
             actions=tuple(actions),
-            notes=tuple(self._notes(observation, sums, offers, held)),
+            notes=tuple(self._notes(sums, offers, rests, held)),
             again_at_s=self._again_at_s(observation, sums),
         )
 
@@ -140,10 +151,28 @@ class SpotHedge:
 
     def _sums(self, observation: Observation, *, spot_offered: bool) -> _Sums:
         hedge, now_s, target = self._hedge, observation.now_s, observation.target
-        ready = [replica for replica in observation.replicas if replica.state is State.READY]
-        external = sum(replica.market is Market.EXTERNAL for replica in ready)
-        spot_ready = [replica for replica in ready if replica.market is Market.SPOT]
-        settled = sum(now_s >= _ready_since_s(replica) + hedge.on_demand_hold for replica in spot_ready)
+        hold_s, settles_s = hedge.on_demand_hold, math.inf
+        ready = external = spot_ready = settled = 0
+        alive: dict[Market, list[Replica]] = {market: [] for market in Market}
+        noticed: list[Replica] = []
+        for replica in observation.replicas:
+            state, market = replica.state, replica.offer.market
+            if state is State.READY:
+                ready += 1
+                alive[market].append(replica)
+                if market is Market.SPOT:
+                    spot_ready += 1
+                    settled_s = _ready_since_s(replica) + hold_s
+                    if now_s >= settled_s:
+                        settled += 1
+                    elif settled_s < settles_s:
+                        settles_s = settled_s
+                elif market is Market.EXTERNAL:
+                    external += 1
+            elif state is State.NOTICED:
+                noticed.append(replica)
+            elif state in STARTING:
+                alive[market].append(replica)
         always, base = hedge.always_on_demand, hedge.always_on_demand + external
         wanted = spot_wanted(target=target, overprovision=hedge.overprovision, base=base) if spot_offered else 0
 
@@ -159,14 +188,16 @@ class SpotHedge:
             target=target,
             now_s=now_s,
             external=external,
-            ready=len(ready),
-            spot=_alive(observation, Market.SPOT),
-            spot_ready=len(spot_ready),
+            ready=ready,
+            spot=tuple(alive[Market.SPOT]),
+            spot_ready=spot_ready,
             spot_settled=settled,
             spot_wanted=wanted,
-            on_demand=_alive(observation, Market.ON_DEMAND),
-            on_demand_wanted=on_demand(len(spot_ready)),
+            on_demand=tuple(alive[Market.ON_DEMAND]),
+            on_demand_wanted=on_demand(spot_ready),
             on_demand_kept=on_demand(settled),
+            noticed=tuple(noticed),
+            settles_s=settles_s if settles_s < math.inf else None,
         )
 
     # What is missing
@@ -175,13 +206,15 @@ class SpotHedge:
         """The zones that count when it is asked how many are left: a zone without quota is not one of them."""
         return {z: offer for z, offer in offers.items() if self._memory.barred(z, Market.SPOT, now_s) is None}
 
-    def _missing_spot(self, sums: _Sums, offers: Mapping[ZoneId, Offer]) -> Iterable[Launch]:
+    def _missing_spot(self, sums: _Sums, offers: Mapping[ZoneId, Offer], rests: _Rests) -> Iterable[Launch]:
+        if len(sums.spot) >= sums.spot_wanted:
+            return
         candidates = self._askable_spot(offers, sums.now_s)
         preempted = self._memory.preempted(candidates)
         available = {
             zone: offer
             for zone, offer in candidates.items()
-            if zone not in preempted and self._memory.rest(zone, Market.SPOT, sums.now_s) is None
+            if zone not in preempted and (zone, Market.SPOT) not in rests
         }
         taken = Counter(replica.zone for replica in sums.spot)
         extra = f", {self._hedge.overprovision} more to spare" if self._hedge.overprovision else ""
@@ -196,13 +229,16 @@ class SpotHedge:
             yield Launch(chosen.offer, Rule.SPREAD, f"{have}: {chosen.why}")
 
     def _missing_on_demand(
-        self, sums: _Sums, offers: Mapping[ZoneId, Offer], spot_launches: Iterable[Launch], spot_offered: bool
+        self,
+        sums: _Sums,
+        offers: Mapping[ZoneId, Offer],
+        rests: _Rests,
+        spot_launches: Iterable[Launch],
+        spot_offered: bool,
     ) -> Iterable[Launch]:
-        free = {
-            zone: offer
-            for zone, offer in offers.items()
-            if self._memory.rest(zone, Market.ON_DEMAND, sums.now_s) is None
-        }
+        if len(sums.on_demand) >= sums.on_demand_wanted:
+            return
+        free = {zone: offer for zone, offer in offers.items() if (zone, Market.ON_DEMAND) not in rests}
         taken = Counter(replica.zone for replica in sums.on_demand)
         starting = {replica.zone for replica in sums.spot if replica.state in STARTING}
         coming = sorted(starting | {launch.offer.zone for launch in spot_launches})
@@ -230,10 +266,8 @@ class SpotHedge:
 
     # What goes
 
-    def _noticed(self, observation: Observation, sums: _Sums) -> Iterable[Drain]:
-        for replica in observation.replicas:
-            if replica.state is not State.NOTICED:
-                continue
+    def _noticed(self, sums: _Sums) -> Iterable[Drain]:
+        for replica in sums.noticed:
             deadline_s = replica.notice.deadline_s if replica.notice else None
             at_last = deadline_s is not None and sums.now_s >= deadline_s - _LAST_MOMENT_S
             if not (sums.ready or sums.target == 0 or at_last):
@@ -252,6 +286,8 @@ class SpotHedge:
     def _surplus(self, sums: _Sums) -> Iterable[Action]:
         # What serves may go only as long as enough others do: make before break. On-demand is looked at first,
         # for it is what costs most.
+        if len(sums.on_demand) <= sums.on_demand_kept and len(sums.spot) <= sums.spot_wanted:
+            return
         spare = sums.ready - sums.target
         leaving = [
             (replica, *self._why_on_demand_goes(sums))
@@ -284,23 +320,21 @@ class SpotHedge:
 
     def _again_at_s(self, observation: Observation, sums: _Sums) -> float | None:
         """When the clock alone may call for other actions; a pause that keeps nothing from being done is none."""
-        now_s, times_s = sums.now_s, []
+        times_s: list[float] = []
         if len(sums.spot) < sums.spot_wanted or len(sums.on_demand) < sums.on_demand_wanted:
             times_s += self._memory.pauses_end_s({(offer.zone, offer.market) for offer in observation.offers})
-        for replica in observation.replicas:
-            if replica.state is State.NOTICED and replica.notice is not None:
-                times_s.append(replica.notice.deadline_s - _LAST_MOMENT_S)
-            elif sums.on_demand and replica.state is State.READY and replica.market is Market.SPOT:
-                times_s.append(_ready_since_s(replica) + self._hedge.on_demand_hold)
-        return min((time_s for time_s in times_s if time_s > now_s), default=None)
+        times_s += [one.notice.deadline_s - _LAST_MOMENT_S for one in sums.noticed if one.notice is not None]
+        if sums.on_demand and sums.settles_s is not None:
+            times_s.append(sums.settles_s)
+        return min((time_s for time_s in times_s if time_s > sums.now_s), default=None)
 
     # What is not done, and why
 
     def _notes(
         self,
-        observation: Observation,
         sums: _Sums,
         offers: Mapping[Market, Mapping[ZoneId, Offer]],
+        rests: _Rests,
         held: str | None,
     ) -> Iterable[str]:
         """No sentence holds a clock or a count that changes by itself: a note is journalled when it changes."""
@@ -310,21 +344,18 @@ class SpotHedge:
             yield "no pool offers spot: all replicas are on-demand"
         if sums.on_demand_wanted > len(sums.on_demand) and not offers[Market.ON_DEMAND]:
             yield "on-demand replicas are wanted, and no pool offers any"
-        for market in (Market.SPOT, Market.ON_DEMAND):
-            for zone in cheapest_by_zone(observation.offers, market):
-                if rest := self._memory.rest(zone, market, sums.now_s):
-                    yield f"{zone} {rest.reason}"
-        for replica in observation.replicas:
-            if replica.state is State.NOTICED and not sums.ready and sums.target:
+        if rests:
+            for market, cheapest in self._cheapest.items():
+                for zone in cheapest:
+                    if rest := rests.get((zone, market)):
+                        yield f"{zone} {rest.reason}"
+        if not sums.ready and sums.target:
+            for replica in sums.noticed:
                 yield f"{replica.id} serves on under its notice: no other replica is ready"
 
 
 def _load(sums: _Sums) -> str:
     return f"the load needs {sums.target}" if sums.target else "no request needs a replica"
-
-
-def _alive(observation: Observation, market: Market) -> tuple[Replica, ...]:
-    return tuple(replica for replica in observation.replicas if replica.market is market and replica.alive)
 
 
 def _ready_since_s(replica: Replica) -> float:
@@ -333,4 +364,4 @@ def _ready_since_s(replica: Replica) -> float:
 
 def _dispensable(replicas: tuple[Replica, ...], kept: int, *, crowding: bool) -> list[Replica]:
     """Those that are more than ``kept``, in the order in which they may go."""
-    return most_dispensable(replicas, crowding=crowding)[: max(0, len(replicas) - kept)]
+    return most_dispensable(replicas, crowding=crowding, at_most=len(replicas) - kept)

@@ -75,13 +75,15 @@ class ZoneMemory:
         self._quota: dict[tuple[ZoneId, Market], _Refusals] = {}
         self._unsupported: dict[tuple[ZoneId, Market], str] = {}
         self._boot_failures: _Refusals | None = None
+        # Z_P is asked for far more often than it changes: the last answer, until another zone counts or moves.
+        self._preempted: tuple[frozenset[ZoneId], Mapping[ZoneId, tuple[str, float]]] | None = None
 
     def observe(self, news: ZoneNews) -> None:
         """Learn one thing."""
         place = (news.zone, news.market)
         why = f"{news.kind.replace('_', ' ')}: {news.detail}" if news.detail else news.kind.replace("_", " ")
         if news.market is Market.SPOT and news.kind in _LOST:
-            self._moves.append(_Move(news.zone, news.at_s, _WORDS[news.kind]))
+            self._move(news.zone, news.at_s, _WORDS[news.kind])
         if news.kind in _REFUSED:
             self._refused(place, news.at_s, why)
         match news.kind:
@@ -102,7 +104,11 @@ class ZoneMemory:
         last = next((move for move in reversed(self._moves) if move.zone == news.zone), None)
         # Ready after ready moves nothing, whatever else happened in between: only losses are worth remembering.
         if news.market is Market.SPOT and last is not None and last.lost:
-            self._moves.append(_Move(news.zone, news.at_s, ""))
+            self._move(news.zone, news.at_s, "")
+
+    def _move(self, zone: ZoneId, at_s: float, lost: str) -> None:
+        self._moves.append(_Move(zone, at_s, lost))
+        self._preempted = None
 
     def _refused(self, place: tuple[ZoneId, Market], at_s: float, why: str) -> None:
         before = self._refusals.get(place)
@@ -146,6 +152,8 @@ class ZoneMemory:
     def preempted(self, zones: Collection[ZoneId]) -> Mapping[ZoneId, tuple[str, float]]:
         """Z_P among these spot zones: for each of them, what was lost there and when."""
         everywhere = frozenset(zones)
+        if self._preempted is not None and self._preempted[0] == everywhere:
+            return self._preempted[1]
         fewest = max(1, min(self._rebalance_below, len(everywhere) - 1))
         lost: dict[ZoneId, tuple[str, float]] = {}
         for move in self._moves:
@@ -157,7 +165,13 @@ class ZoneMemory:
                 lost[move.zone] = (move.lost, move.at_s)
                 if len(everywhere) - len(lost) < fewest:
                     lost.clear()
+        self._preempted = everywhere, lost
         return lost
+
+    @property
+    def lacks(self) -> bool:
+        """Whether any zone is known to lack a market."""
+        return bool(self._unsupported)
 
     def supports(self, zone: ZoneId, market: Market) -> bool:
         """Whether a zone has this market at all, as far as is known."""
@@ -184,6 +198,11 @@ class ZoneMemory:
         pause = format_duration(self._rests_until_s(refusals) - refusals.at_s)
         times = "once" if refusals.count == 1 else f"{refusals.count} times in a row"
         return Rest("resting", f"rests for {pause} from {_name(market)}: refused {times} ({refusals.why})")
+
+    def rests(self, now_s: float) -> dict[tuple[ZoneId, Market], Rest]:
+        """What :meth:`rest` says, for every zone and market that is not asked now."""
+        known = {**self._unsupported, **self._quota, **self._refusals}
+        return {place: rest for place in known if (rest := self.rest(*place, now_s)) is not None}
 
     def pauses_end_s(self, places: Collection[tuple[ZoneId, Market]]) -> list[float]:
         """When the pauses of these zones and markets end, or ended: those after refusals, for quota, for boots."""
@@ -240,6 +259,7 @@ class ZoneMemory:
         except (KeyError, TypeError, ValueError, AttributeError):
             return
         self._moves = deque(moves, maxlen=_MOVES_KEPT)
+        self._preempted = None
         self._refusals, self._quota, self._boot_failures = refusals, quota, boot_failures
 
 
