@@ -1,13 +1,15 @@
 """Simulated requests: who is answered when, and what notices, drains and losses do to them."""
 
 import math
+import os
 import random
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedgeserve.policy.autoscale import Autoscaler
@@ -23,9 +25,14 @@ from hedgeserve.simulate.serving import (
     ServingError,
     TokenService,
 )
-from hedgeserve.simulate.workload import Workload, poisson
+from hedgeserve.simulate.workload import Workload, poisson, read_requests
 from hedgeserve.spec import ReplicasSpec
 
+AZURE = (
+    Path(os.environ.get("HEDGESERVE_DATA") or Path(__file__).parents[1] / ".." / "shared" / "data")
+    / "requests"
+    / "azure-llm-2023-conv.csv"
+)
 A, B, C = (ReplicaId(f"sim-{number}") for number in range(1, 4))
 TEN = TokenService(concurrency=1, prefill_tokens_per_s=100.0, decode_tokens_per_s=10.0)
 """A prompt of 100 tokens is read in 1 s, an answer of 90 written in 9 s: ten seconds in all."""
@@ -267,13 +274,13 @@ def steady(service: ServiceModel, replicas: int, workload: Workload, **limits: o
 
 def test_one_exponential_server_is_an_mm1_queue() -> None:
     """At 70 % load the mean time is 1 / (mu - lambda) = 33.3 s."""
-    outcome = steady(PaperService(), 1, poisson(0.07, 2e6, seed=5), queue_timeout_s=math.inf)
+    outcome = steady(PaperService(), 1, poisson(0.07, 1e6, seed=5), queue_timeout_s=math.inf)
     assert np.mean(outcome.latencies_s) == pytest.approx(1 / (0.1 - 0.07), rel=0.05)
 
 
 def test_one_line_for_many_slots_is_an_mmc_queue() -> None:
     """Answers of exponential length, three slots on one replica or on three: Erlang's formula holds for both."""
-    workload = poisson(0.25, 8e5, seed=6)
+    workload = poisson(0.25, 4e5, seed=6)
     lengths = np.random.default_rng(1).exponential(1000.0, len(workload)).round().astype(int)
     workload = replace(workload, prompt_tokens=np.zeros(len(workload), dtype=int), output_tokens=lengths)
     for replicas, slots in ((1, 3), (3, 1)):
@@ -304,6 +311,21 @@ def test_the_published_latencies_come_out() -> None:
         seen += [*outcome.latencies_s, *[100.0] * sum(outcome.failed.values())]
     assert np.mean(seen) == pytest.approx(20.1, rel=0.04)
     assert np.quantile(seen, [0.5, 0.9, 0.99]) == pytest.approx([15.0, 44.2, 84.5], rel=0.06)
+
+
+@pytest.mark.skipif(not AZURE.is_file(), reason=f"no recorded requests at {AZURE}; set HEDGESERVE_DATA")
+def test_a_recorded_hour_of_conversations() -> None:
+    """5.5 requests/s of 7.3 s each keep 41 slots busy: 2 x 32 answer without delay, 1 x 32 falls behind."""
+    hour = read_requests(AZURE)
+    work_s = hour.prompt_tokens / 4000 + hour.output_tokens / 30
+    enough, short = (steady(TokenService(), count, hour, warm_up_s=60.0) for count in (2, 1))
+    counted = hour.arrival_s >= 60
+    assert enough.arrived == short.arrived == int(counted.sum())
+    assert np.mean(enough.latencies_s) == pytest.approx(work_s[counted].mean(), rel=0.03)
+    assert enough.failed == {}
+    assert short.failed["queue_full"] > 1000
+    for outcome in (enough, short):
+        assert outcome.arrived == len(outcome.latencies_s) + sum(outcome.failed.values()) + outcome.unfinished
 
 
 def test_independent_clients_and_the_shortest_queue_are_better() -> None:
@@ -404,6 +426,7 @@ def lives(draw: st.DrawFn) -> tuple[list[float], list[tuple[float, str, ReplicaI
     return [float(time) for time in times], sorted(draw(st.lists(step, max_size=15)), key=lambda each: each[0])
 
 
+@settings(deadline=None)
 @given(lives(), st.sampled_from(OnLoss), st.integers(1, 3), st.booleans(), st.integers(0, 4))
 def test_every_request_is_somewhere_and_none_is_in_two_places(life, on_loss, slots, tokens, max_queue) -> None:
     """Arrived = answered + failed + unfinished, whatever happens; never more at once than slots; sane times."""
@@ -438,6 +461,7 @@ def test_every_request_is_somewhere_and_none_is_in_two_places(life, on_loss, slo
     assert (load.signal(1000.0).queued, load.signal(1000.0).in_flight) == (0, 0)
 
 
+@settings(deadline=None)
 @given(lives(), st.sampled_from(OnLoss), st.randoms(use_true_random=False))
 def test_looking_changes_nothing(life, on_loss, dice: random.Random) -> None:
     """The same story, with and without somebody who looks in between, ends the same to the last bit."""

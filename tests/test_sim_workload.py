@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedgeserve.simulate.workload import TokenMix, Workload, WorkloadError, poisson, read_requests
@@ -113,6 +113,7 @@ def test_a_window_begins_anew_past_the_end() -> None:
     assert made(1, 4, duration_s=5).window(5003, 8).arrival_s.tolist() == [1.0, 3.0, 6.0]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(0, 100), max_size=8).map(sorted),
     st.floats(0, 500),
