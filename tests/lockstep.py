@@ -1,16 +1,21 @@
-"""The lock step of the paper's simulator in few lines: no notices, one cold start, a grid of ticks, nothing skipped.
+"""The lock step of the paper's simulator in few lines: no notices, one cold start, no tick skipped unless told.
 
 It is the yardstick for the policies and for the simulated world, so it is kept apart from both.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from hedgeserve.hedge import Drain, Launch, NewsKind, Observation, Policy, Terminate, ZoneNews
 from hedgeserve.replica import STARTING, Market, Offer, Replica, ReplicaId, State, ZoneId
+from hedgeserve.simulate.setting import OfferModel
+from hedgeserve.simulate.tracefiles import load_traces
 from hedgeserve.simulate.traces import TraceSet
 
 BORN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -20,6 +25,24 @@ def paper_offers(traces: TraceSet, k: float = 3.0) -> tuple[Offer, ...]:
     """Spot for 1 USD per hour in each zone, on-demand for ``k`` in the first."""
     spot = tuple(Offer(trace.zone, "v100", Market.SPOT, 1.0, BORN) for trace in traces)
     return (*spot, Offer(traces.zones[0].zone, "v100", Market.ON_DEMAND, k, BORN))
+
+
+def paper_models(traces: TraceSet) -> tuple[OfferModel, ...]:
+    """The same offers as a simulated world has them: a cold start of 120 s and no notice."""
+    capacity = {trace.zone: trace for trace in traces}
+    return tuple(
+        OfferModel(offer=offer, capacity=capacity[offer.zone] if offer.market is Market.SPOT else None)
+        for offer in paper_offers(traces)
+    )
+
+
+def recorded(name: str) -> TraceSet:
+    """One folder of recorded capacity; a test that needs it is skipped where the data is absent."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("HEDGESERVE_DATA", default)) / "spot" / name
+    if not folder.is_dir():
+        pytest.skip(f"no recorded capacity in {folder}; HEDGESERVE_DATA names the folder that has spot/{name}")
+    return load_traces(folder)
 
 
 def window_offsets(traces: TraceSet, count: int, *, tick_s: float = 30.0, ticks: int = 2880) -> list[int]:

@@ -118,7 +118,7 @@ class _Grid:
     def __init__(self, setting: WorldSetting, targets: Iterable[tuple[float, int]] | None) -> None:
         self.setting = setting
         self.ticks = ticks_of(setting.window_s, setting.tick_s)
-        self.times: Floats = np.arange(self.ticks) * setting.tick_s
+        self.times: Floats = np.arange(self.ticks, dtype=np.float64) * setting.tick_s
         edges = np.append(self.times, setting.window_s)
         self.billed: Floats = np.asarray(np.maximum(edges, setting.warm_up_s), dtype=np.float64)
         self.seconds: Floats = np.diff(self.billed)
