@@ -248,6 +248,8 @@ def test_what_cannot_be_asked_is_refused(write, tmp_path) -> None:
         (lambda: poisson(0, 5, 0), "give numbers above 0"),
         (lambda: poisson(1e9, 5e9, 0), "lower rate"),
         (lambda: poisson(1, 5, 0, clients=2, in_step=3), "3 of 2 clients"),
+        (lambda: TokenMix(prompt_median=0), "cannot be drawn from"),
+        (lambda: TokenMix(output_sigma=-1), "cannot be drawn from"),
         (lambda: TokenMix.of(made(duration_s=1)), "no requests to take token counts from"),
     ):
         with pytest.raises(WorkloadError, match=words):

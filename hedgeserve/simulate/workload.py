@@ -51,6 +51,14 @@ class TokenMix:
     output_max: int = 1000
     sample: tuple[tuple[int, int], ...] = field(default=(), repr=False)
 
+    def __post_init__(self) -> None:
+        least = min(self.prompt_median, self.output_median, self.prompt_max, self.output_max)
+        spread = (self.prompt_sigma, self.output_sigma)
+        if not (least > 0 and all(0 <= sigma < math.inf for sigma in spread)):
+            raise WorkloadError(
+                f"{self} cannot be drawn from; medians and maxima must be above 0, sigmas at least 0"
+            )
+
     @classmethod
     def of(cls, workload: "Workload") -> "TokenMix":
         """The very pairs of a recorded workload."""
