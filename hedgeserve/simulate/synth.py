@@ -30,7 +30,7 @@ _SPIN_UP_S = 60 * 86400.0
 
 _CALIBRATION_CYCLES = 1500
 _CALIBRATION_SAMPLES = (20_000, 432_000)
-_CALIBRATION_ROUNDS = 6
+_CALIBRATION_ROUNDS = 8
 _CALIBRATION_SEED = 1
 
 _FEW = 8
@@ -144,7 +144,7 @@ def fit(traces: TraceSet) -> TraceModel:
     Of the times in which all zones of a region are dry, the longest are taken for outages, as many as chance
     (zones that are independent otherwise) does not explain; the same for all regions together. What is left of a
     zone's record gives its chain: stays by expectation maximisation with cut stays as censored, jumps by counting.
-    Last, the stays are scaled so that a long synthetic trace has the recorded mean spells.
+    Last, the chains are adjusted until a long synthetic trace has the recorded mean spells.
     """
     dry = {trace.zone: trace.counts == 0 for trace in traces}
     regions: dict[str, list[ZoneId]] = defaultdict(list)
@@ -343,20 +343,43 @@ def _stay(lengths: npt.NDArray[np.int64], ended: Mask, gap_s: float) -> Stay:
 
 
 def _calibrated(model: TraceModel, traces: TraceSet) -> TraceModel:
-    """The model with stays scaled, zone by zone, to the recorded mean spells with and without any VM."""
+    """The model with the recorded mean spells with and without any VM, zone by zone.
+
+    A spell without any is as long as the stay at zero: that is scaled. A spell with some may go through many
+    levels, and long ones do in another way than short ones: there the odds of a jump to zero are scaled, so that
+    dips stay as short as they are; where there is one level only, the stay.
+    """
     wanted = [[float(part.mean()) if len(part) else 0.0 for part in spells(trace.counts)] for trace in traces]
     least, most = _CALIBRATION_SAMPLES
     samples = min(most, max(least, _CALIBRATION_CYCLES * max(sum(each) for each in wanted)))
     for _ in range(_CALIBRATION_ROUNDS):
         made = synthesize(model, samples * model.gap_s, _CALIBRATION_SEED)
-        zones = []
-        for zone, trace, (up, down) in zip(model.zones, made, wanted, strict=True):
-            up_now, down_now = (float(part.mean()) if len(part) else 0.0 for part in spells(trace.counts))
-            by = [
-                min(4.0, max(0.25, goal / now)) if goal and now else 1.0
-                for goal, now in ((down, down_now), (up, up_now))
-            ]
-            levels = tuple(replace(level, stay=level.stay.scaled(by[level.count > 0])) for level in zone.levels)
-            zones.append(replace(zone, levels=levels))
-        model = replace(model, zones=tuple(zones))
+        model = replace(
+            model,
+            zones=tuple(
+                _nearer(zone, goal, spells(trace.counts))
+                for zone, trace, goal in zip(model.zones, made, wanted, strict=True)
+            ),
+        )
     return model
+
+
+def _nearer(
+    zone: ZoneModel, goal: Sequence[float], made: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+) -> ZoneModel:
+    now = [float(part.mean()) if len(part) else 0.0 for part in made]
+    up, down = (
+        min(4.0, max(0.25, there / here)) if there and here else 1.0 for there, here in zip(goal, now, strict=True)
+    )
+    winding = any(count and level.count for level in zone.levels for count, _ in level.then)
+    levels = []
+    for level in zone.levels:
+        if level.count == 0:
+            levels.append(replace(level, stay=level.stay.scaled(down)))
+        elif winding:
+            odds = [(count, share if count else share / up) for count, share in level.then]
+            total = sum(share for _, share in odds)
+            levels.append(replace(level, then=tuple((count, share / total) for count, share in odds)))
+        else:
+            levels.append(replace(level, stay=level.stay.scaled(up)))
+    return replace(zone, levels=tuple(levels))
