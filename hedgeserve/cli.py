@@ -301,7 +301,7 @@ def sweep(vary: tuple[str, ...], scheduler: str | None, **given: Any) -> None:
     Settings: cold-start, notice, overprovision, target, zones, price-ratio.
     """
     from hedgeserve.console.backtest import run_sweep
-    from hedgeserve.simulate.sweep import parse_vary
+    from hedgeserve.simulate.sweeps import parse_vary
 
     asked, output = _asked(given)
     varied: dict[str, tuple[float, ...]] = {}

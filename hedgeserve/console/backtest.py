@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hedgeserve.simulate.aggregate import MEASURES, Measure, PolicyFigures
-from hedgeserve.simulate.backtest import Backtest, available_cores, backtests
+from hedgeserve.simulate.backtests import Backtest, available_cores, backtests
 from hedgeserve.simulate.export import backtest_csv, backtest_json
 from hedgeserve.simulate.fromspec import model_scenario
 from hedgeserve.simulate.parallel import Progress as Told
@@ -27,7 +27,7 @@ from hedgeserve.simulate.scenario import (
     paper_scenario,
     with_overprovision,
 )
-from hedgeserve.simulate.sweep import Sweep, sweep_scenario, written
+from hedgeserve.simulate.sweeps import Sweep, sweep_scenario, written
 from hedgeserve.simulate.tracefiles import load_traces
 from hedgeserve.simulate.workload import read_requests
 from hedgeserve.specfile import load_spec

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hedgeserve.simulate.aggregate import MEASURES, PolicyFigures, Stat
-from hedgeserve.simulate.backtest import Backtest
+from hedgeserve.simulate.backtests import Backtest
 from hedgeserve.simulate.scenario import PoissonRequests, Scenario
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hedgeserve.simulate.backtest import Backtest, Steps, run_window, solve_window, targets_of
+from hedgeserve.simulate.backtests import Backtest, Steps, run_window, solve_window, targets_of
 from hedgeserve.simulate.omniscient import OmniscientOutcome
 from hedgeserve.simulate.outcome import Decision, FleetOutcome
 from hedgeserve.simulate.parallel import Task

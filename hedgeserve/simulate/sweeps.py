@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from hedgeserve.errors import BacktestError
-from hedgeserve.simulate.backtest import Backtest, World, as_scenario, backtests
+from hedgeserve.simulate.backtests import Backtest, World, as_scenario, backtests
 from hedgeserve.simulate.parallel import Progress
 from hedgeserve.simulate.scenario import (
     Requests,
@@ -67,7 +67,7 @@ def sweep(
 
     ``cold-start`` and ``notice`` are in seconds, for all zones; ``zones`` is how many of the first zones there
     are; ``price-ratio`` is on-demand's price over spot's, by zone. Everything else is as in
-    :func:`~hedgeserve.simulate.backtest.backtest`. ``scheduler`` is the address of a Dask scheduler
+    :func:`~hedgeserve.simulate.backtests.backtest`. ``scheduler`` is the address of a Dask scheduler
     (``tcp://host:8786``); the results are the same, bit for bit.
 
     Raises:
