@@ -1,9 +1,9 @@
 """The least that any policy could pay: who knows all capacity beforehand, and buys just what is needed.
 
-The paper's Optimal (arXiv 2411.01438, section 5.2) is an integer program over ticks: the least cost of spot and
-on-demand such that spot never exceeds a zone's capacity, a replica is ready at a tick only if it was held
-throughout its cold start until then, and enough are ready at every tick that counts. Its relaxation, a linear
-program, has been integral on every recorded window tried, so that is what is solved here, by HiGHS.
+The paper's Omniscient (arXiv 2411.01438, equations 1 to 5) is an integer program over ticks: the least cost of
+spot and on-demand such that spot never exceeds a zone's capacity, a replica is ready at a tick only if it was
+held throughout its cold start until then, and enough are ready at every tick that counts. Its relaxation, a
+linear program, has been integral on every recorded window tried, so that is what is solved here, by HiGHS.
 
 Ticks are merged first. Let ``r(t)`` be a zone's ready replicas; then it holds ``max r[t .. t + d]`` at ``t``,
 with ``d`` ticks of cold start, and nothing else matters. When a switch from one zone to another moves in time,

@@ -1,7 +1,7 @@
 """The paper's rivals that keep to one region: AWS Auto Scaling groups, MArk and SpotServe.
 
 What is modelled is where replicas are placed and when they are replaced, as far as the SkyServe paper (arXiv
-2411.01438, section 5.1) and their own papers and manuals tell; none of their code is run.
+2411.01438, end-to-end comparison) and their own papers and manuals tell; none of their code is run.
 """
 
 import math

@@ -30,7 +30,7 @@ class OnDemandOnly(Baseline):
 class SpotSpread(Baseline):
     """``N_target + N_extra`` spot replicas at all times, and with ``fallback`` on-demand as SpotHedge has it.
 
-    The fallback is ``O = min(N_target, N_target + N_extra - S_ready)`` (arXiv 2411.01438, section 3.2), with
+    The fallback is ``O = min(N_target, N_target + N_extra - S_ready)`` (arXiv 2411.01438, section 3), with
     the spot replicas that were ready at the end of the tick before, and without any hold.
     """
 
@@ -51,7 +51,7 @@ class SpotSpread(Baseline):
 
 
 class EvenSpread(SpotSpread):
-    """Even Spread (arXiv 2411.01438, section 5.1): each zone has its share, whether it has capacity or not.
+    """Even Spread, as arXiv 2411.01438 replays traces: each zone has its share, with capacity or without.
 
     A missing replica goes to the zone with the fewest, the first of them in an order drawn once from the seed;
     a zone that refused has the fewest, so it is asked again, for ever.
@@ -63,7 +63,7 @@ class EvenSpread(SpotSpread):
 
 
 class RoundRobin(SpotSpread):
-    """Round Robin (arXiv 2411.01438, section 5.1): each missing replica goes to the zone after the last asked."""
+    """Round Robin, as arXiv 2411.01438 replays traces: each missing replica goes to the zone after the last."""
 
     def __init__(self, name: str, *, overprovision: int, seed: int, fallback: bool = False) -> None:
         super().__init__(name, overprovision=overprovision, seed=seed, fallback=fallback)
