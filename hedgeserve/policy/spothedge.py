@@ -6,7 +6,6 @@ ask for it: a preemption notice counts as the loss itself, so that the replaceme
 refusals; and on-demand is let go only once spot has been ready for a while, so that it does not flap.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -151,28 +150,33 @@ class SpotHedge:
 
     def _sums(self, observation: Observation, *, spot_offered: bool) -> _Sums:
         hedge, now_s, target = self._hedge, observation.now_s, observation.target
-        hold_s, settles_s = hedge.on_demand_hold, math.inf
-        ready = external = spot_ready = settled = 0
-        alive: dict[Market, list[Replica]] = {market: [] for market in Market}
+        # One pass over replicas that may be a thousand, by names that are looked up once.
+        is_ready, is_noticed, is_spot, is_external = State.READY, State.NOTICED, Market.SPOT, Market.EXTERNAL
+        spot: list[Replica] = []
+        on_demand_alive: list[Replica] = []
         noticed: list[Replica] = []
+        spot_since_s: list[float] = []
+        others_ready = external = 0
         for replica in observation.replicas:
             state, market = replica.state, replica.offer.market
-            if state is State.READY:
-                ready += 1
-                alive[market].append(replica)
-                if market is Market.SPOT:
-                    spot_ready += 1
-                    settled_s = _ready_since_s(replica) + hold_s
-                    if now_s >= settled_s:
-                        settled += 1
-                    elif settled_s < settles_s:
-                        settles_s = settled_s
-                elif market is Market.EXTERNAL:
+            if state is is_ready:
+                if market is is_spot:
+                    spot.append(replica)
+                    since_s = replica.ready_since_s
+                    spot_since_s.append(replica.since_s if since_s is None else since_s)
+                    continue
+                others_ready += 1
+                if market is is_external:
                     external += 1
-            elif state is State.NOTICED:
+                else:
+                    on_demand_alive.append(replica)
+            elif state is is_noticed:
                 noticed.append(replica)
-            elif state in STARTING:
-                alive[market].append(replica)
+            elif state in STARTING and market is not is_external:
+                (spot if market is is_spot else on_demand_alive).append(replica)
+        spot_ready, hold_s = len(spot_since_s), hedge.on_demand_hold
+        settles_s = [since_s + hold_s for since_s in spot_since_s if now_s < since_s + hold_s]
+        settled = spot_ready - len(settles_s)
         always, base = hedge.always_on_demand, hedge.always_on_demand + external
         wanted = spot_wanted(target=target, overprovision=hedge.overprovision, base=base) if spot_offered else 0
 
@@ -188,16 +192,16 @@ class SpotHedge:
             target=target,
             now_s=now_s,
             external=external,
-            ready=ready,
-            spot=tuple(alive[Market.SPOT]),
+            ready=spot_ready + others_ready,
+            spot=tuple(spot),
             spot_ready=spot_ready,
             spot_settled=settled,
             spot_wanted=wanted,
-            on_demand=tuple(alive[Market.ON_DEMAND]),
+            on_demand=tuple(on_demand_alive),
             on_demand_wanted=on_demand(spot_ready),
             on_demand_kept=on_demand(settled),
             noticed=tuple(noticed),
-            settles_s=settles_s if settles_s < math.inf else None,
+            settles_s=min(settles_s, default=None),
         )
 
     # What is missing
@@ -216,7 +220,7 @@ class SpotHedge:
             for zone, offer in candidates.items()
             if zone not in preempted and (zone, Market.SPOT) not in rests
         }
-        taken = Counter(replica.zone for replica in sums.spot)
+        taken = Counter([replica.offer.zone for replica in sums.spot])
         extra = f", {self._hedge.overprovision} more to spare" if self._hedge.overprovision else ""
         for alive in range(len(sums.spot), sums.spot_wanted):
             chosen = place(available, taken)
@@ -239,7 +243,7 @@ class SpotHedge:
         if len(sums.on_demand) >= sums.on_demand_wanted:
             return
         free = {zone: offer for zone, offer in offers.items() if (zone, Market.ON_DEMAND) not in rests}
-        taken = Counter(replica.zone for replica in sums.on_demand)
+        taken = Counter([replica.offer.zone for replica in sums.on_demand])
         starting = {replica.zone for replica in sums.spot if replica.state in STARTING}
         coming = sorted(starting | {launch.offer.zone for launch in spot_launches})
         until = f"until {', '.join(coming)} {'come' if len(coming) > 1 else 'comes'} up"
@@ -356,10 +360,6 @@ class SpotHedge:
 
 def _load(sums: _Sums) -> str:
     return f"the load needs {sums.target}" if sums.target else "no request needs a replica"
-
-
-def _ready_since_s(replica: Replica) -> float:
-    return replica.since_s if replica.ready_since_s is None else replica.ready_since_s
 
 
 def _dispensable(replicas: tuple[Replica, ...], kept: int, *, crowding: bool) -> list[Replica]:

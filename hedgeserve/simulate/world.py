@@ -78,6 +78,7 @@ class _World:
         self.ticks = ticks_of(setting.window_s, setting.tick_s)
         self._policy, self._setting, self._autoscaler, self._load = policy, setting, autoscaler, load
         self._sites = [Site(model, setting, self.ticks) for model in setting.offers]
+        self._takers = [site for site in self._sites if site.takes]
         self._by_offer = {(site.zone, site.model.offer.instance_type, site.market): site for site in self._sites}
         self._touched: dict[Site, None] = {}
         self._wake_tick = NEVER
@@ -115,9 +116,9 @@ class _World:
         now_s = self._now_s = tick * self._setting.tick_s
         due: list[Site] = []
         if look_everywhere:
-            due = [site for site in self._sites if site.takes]
+            due = self._takers
         elif self._wake_tick <= tick:
-            due = [site for site in self._sites if site.wake_tick <= tick]
+            due = [site for site in self._takers if site.wake_tick <= tick]
         if self._draining:
             self._end_drains(now_s)
         for site in due:
@@ -145,7 +146,7 @@ class _World:
             for site in self._touched:
                 site.plan_wake(tick)
             self._touched.clear()
-            self._wake_tick = min(site.wake_tick for site in self._sites)
+            self._wake_tick = min([site.wake_tick for site in self._takers], default=NEVER)
 
     def next_tick(self, tick: int) -> int:
         """The next tick at which anything may happen."""
