@@ -337,13 +337,13 @@ def test_zones_above_those_of_the_model_have_names_and_luck_of_their_own() -> No
     assert many.zones[6].counts.tolist() != many.zones[0].counts.tolist()
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("calm", 0.85, 0.97), ("volatile", 0.35, 0.65)])
+@pytest.mark.parametrize(("name", "low", "high"), [("calm", 0.9, 0.97), ("volatile", 0.5, 0.7)])
 def test_presets_are_what_they_are_called(name: str, low: float, high: float) -> None:
     info = describe(synthesize(preset(name), 200 * 86400, seed=2))
     assert all(low < zone.any_share < high for zone in info.zones)
     assert info.same_region_correlation is not None
     assert info.other_region_correlation is not None
-    assert info.same_region_correlation > info.other_region_correlation
+    assert info.same_region_correlation > info.other_region_correlation + 0.1
     assert set(PRESETS) == {"calm", "volatile"}
 
 

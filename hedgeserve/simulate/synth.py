@@ -37,8 +37,8 @@ _FEW = 8
 """Fewer stays than this are described by their mean alone."""
 
 PRESETS = {
-    "calm": (30.0, 1.0, 1.5, 1.0, 500.0),
-    "volatile": (2.0, 0.5, 1.5, 3.0, 60.0),
+    "calm": (30.0, 1.0, 1.0, 1.0, 60.0),
+    "volatile": (2.0, 0.5, 1.0, 3.0, 15.0),
 }
 """Hours: mean stay with four VMs, with one, with none; length of an outage, and from one to the next."""
 
@@ -105,8 +105,8 @@ class TraceModel:
 def preset(name: str) -> TraceModel:
     """A model that needs no data: six zones in three regions, up to four VMs each, round numbers chosen by hand.
 
-    ``"calm"``: a zone has spot VMs about nine tenths of the time, for a day or so at once. ``"volatile"``: about
-    half of the time, for an hour or so, and a region now and then has none for hours. Neither is a
+    ``"calm"``: a zone has spot VMs more than nine tenths of the time, for half a day or so at once.
+    ``"volatile"``: six tenths of it, for two hours or so, and at times a region has none for hours. Neither is a
     measurement of any cloud.
 
     Raises:
@@ -133,7 +133,7 @@ def preset(name: str) -> TraceModel:
         ),
         tuple(
             Outages(region, Stay(outage * hour_s, outage * hour_s, 0.0), Stay(often * hour_s, often * hour_s, 0.0))
-            for region, often in (("", between * 5), *((f"synthetic/{each}", between) for each in regions))
+            for region, often in (("", between * 20), *((f"synthetic/{each}", between) for each in regions))
         ),
     )
 
