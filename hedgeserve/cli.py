@@ -9,18 +9,17 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from hedgeserve._version import __version__
+from hedgeserve.console.backtestflags import asked_for, back_test_options
 from hedgeserve.errors import HedgeServeError, SpecError
 
 if TYPE_CHECKING:
     from hedgeserve.console.admin import AdminClient
-    from hedgeserve.console.backtest import Asked
     from hedgeserve.spec import Spec
 
 EXIT_FAILED, EXIT_MISUSED, EXIT_REFUSED = 1, 2, 3
@@ -143,130 +142,8 @@ def version(as_json: bool) -> None:
 # Back-testing
 
 
-def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """The option's duration; a bare number is refused, as in a model file."""
-    from hedgeserve.units import parse_duration_s
-
-    if value is None:
-        return None
-    try:
-        seconds = parse_duration_s(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-    if not seconds and param.name in ("window", "tick"):
-        raise click.BadParameter("it must be above 0")
-    return seconds
-
-
-_PAPER_ONLY = {
-    "target": "replicas.min",
-    "price_ratio": "the prices of the zones",
-    "cold_start": "backtest.cold_start",
-    "notice": "backtest.notice",
-}
-"""Options of the paper's world, and what takes their place in a model file."""
-
-
-def _back_test(command: _Command) -> _Command:
-    """The argument and options that say what is back-tested, on which record."""
-    above_zero = click.FloatRange(0, min_open=True)
-    for decorate in reversed(
-        (
-            click.argument("model", required=False),
-            click.option("--paper", is_flag=True, help="The world of the SpotHedge paper in place of MODEL."),
-            click.option(
-                "--traces", metavar="DIR", required=True, help="Folder of recorded capacity, one file a zone."
-            ),
-            click.option(
-                "--ones-are",
-                type=click.Choice(["auto", "one", "unlimited"]),
-                default="auto",
-                show_default=True,
-                help="What a count of 1 means; auto: no end of VMs where no count is higher.",
-            ),
-            click.option("--requests", metavar="FILE", help="Recorded requests (CSV); they set the target."),
-            click.option(
-                "--request-scale",
-                metavar="X",
-                type=above_zero,
-                default=1.0,
-                help="This many times the requests of FILE, in the same time.",
-            ),
-            click.option("--poisson", metavar="RATE", type=above_zero, help="Random requests, RATE a second."),
-            click.option(
-                "--policy", "policies", metavar="NAME", multiple=True, help="A policy to try; may be repeated."
-            ),
-            click.option("--window", metavar="DURATION", callback=_seconds, default="24h", show_default=True),
-            click.option("--windows", type=click.IntRange(1, 100_000), default=20, show_default=True),
-            click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True),
-            click.option(
-                "--tick", metavar="DURATION", callback=_seconds, help="Time between two moments to act (30s)."
-            ),
-            click.option("--target", type=click.IntRange(1, 1000), help="Replicas needed, with --paper (3)."),
-            click.option(
-                "--price-ratio", type=above_zero, help="On-demand's price over spot's, with --paper (3)."
-            ),
-            click.option(
-                "--cold-start",
-                metavar="DURATION",
-                callback=_seconds,
-                help="From launch to ready, with --paper (120s).",
-            ),
-            click.option(
-                "--notice",
-                metavar="DURATION",
-                callback=_seconds,
-                help="From notice to the end, with --paper (0s).",
-            ),
-            click.option(
-                "--overprovision", type=click.IntRange(0, 100), help="N_extra, for every policy that has one."
-            ),
-            click.option(
-                "--ignore-missing-zones", is_flag=True, help="Leave out zones of MODEL that have no trace."
-            ),
-            click.option("--jobs", type=click.IntRange(1, 4096), help="Processes (one a core)."),
-            click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-            click.option("--csv", "as_csv", is_flag=True, help="Print CSV."),
-        )
-    ):
-        command = decorate(command)
-    return command
-
-
-def _asked(given: dict[str, Any]) -> "tuple[Asked, str]":
-    """What was asked for, and how it is to be printed."""
-    from hedgeserve.console.backtest import Asked
-    from hedgeserve.simulate.scenario import PaperSetting
-
-    paper = given.pop("paper")
-    if paper and given["model"] is not None:
-        raise click.UsageError("--paper and MODEL are two worlds; give one.")
-    if given["requests"] is not None and given["poisson"] is not None:
-        raise click.UsageError("--requests and --poisson are two sources of requests; give one.")
-    if given["request_scale"] != 1.0 and given["requests"] is None:
-        raise click.UsageError("--request-scale needs --requests.")
-    own = {name: given.pop(name) for name in _PAPER_ONLY}
-    for name, key in _PAPER_ONLY.items():
-        if own[name] is not None and not paper:
-            option = "--" + name.replace("_", "-")
-            raise click.UsageError(f"{option} is for --paper; a model file says it as {key}.")
-    as_json, as_csv = given.pop("as_json"), given.pop("as_csv")
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv are two forms of one output; give one.")
-    window_s, tick_s = given.pop("window"), given.pop("tick")
-    usual = PaperSetting(window_s=window_s, overprovision=given["overprovision"])
-    names = {"cold_start": "cold_start_s", "notice": "notice_s"}
-    said = {names.get(name, name): value for name, value in own.items() if value is not None}
-    if tick_s is not None:
-        said["tick_s"] = tick_s
-    model = None if paper else given.pop("model") or "model.toml"
-    given.pop("model", None)
-    asked = Asked(model=model, paper=replace(usual, **said), window_s=window_s, tick_s=tick_s, **given)
-    return asked, "json" if as_json else "csv" if as_csv else "table"
-
-
 @main.command()
-@_back_test
+@back_test_options
 @click.option("--out", metavar="DIR", help="Write a report with pictures there (HTML).")
 @click.option(
     "--show-decisions", type=click.IntRange(0), default=0, metavar="N", help="Print N decisions of a bad window."
@@ -279,12 +156,12 @@ def backtest(out: str | None, show_decisions: int, **given: Any) -> None:
     """
     from hedgeserve.console.backtest import run_backtest
 
-    asked, output = _asked(given)
+    asked, output = asked_for(given)
     run_backtest(asked, out=out, output=output, show_decisions=show_decisions)
 
 
 @main.command()
-@_back_test
+@back_test_options
 @click.option(
     "--vary",
     metavar="NAME=VALUES",
@@ -303,7 +180,7 @@ def sweep(vary: tuple[str, ...], scheduler: str | None, **given: Any) -> None:
     from hedgeserve.console.backtest import run_sweep
     from hedgeserve.simulate.sweeps import parse_vary
 
-    asked, output = _asked(given)
+    asked, output = asked_for(given)
     varied: dict[str, tuple[float, ...]] = {}
     for text in vary:
         try:

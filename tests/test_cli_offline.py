@@ -59,7 +59,9 @@ def test_verbs_are_listed_in_the_order_of_use_each_with_its_line() -> None:
     """No first sentence is cut short in the overview."""
     listed = run("--help").stdout.split("Commands:\n")[1].splitlines()
     verbs = [line.split()[0] for line in listed]
-    assert verbs == ["init", "check", "version", "serve", "status", "events", "logs", "down"]
+    assert verbs == [
+        "init", "check", "version", "backtest", "sweep", "serve", "status", "events", "logs", "down", "traces",
+    ]  # fmt: skip
     assert not any(line.endswith("...") for line in listed)
 
 
