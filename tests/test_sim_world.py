@@ -527,11 +527,23 @@ hedges = st.builds(
 
 
 @settings(deadline=None, max_examples=60)
-@given(worlds(), hedges, st.booleans())
-def test_jumping_over_ticks_changes_nothing(made: WorldSetting, hedge: HedgeSpec, loaded: bool) -> None:
+@given(worlds(), hedges, st.sampled_from(["fixed", "drained", "scaled"]))
+def test_jumping_over_ticks_changes_nothing(made: WorldSetting, hedge: HedgeSpec, kind: str) -> None:
+    spec = ReplicasSpec.model_validate(
+        {"min": 0, "max": 4, "target_requests_per_second": 0.1, "upscale_delay": "90s", "downscale_delay": "200s"}
+    )
+
     def lived(*, every_tick: bool) -> FleetOutcome:
-        load = FakeLoad(idle_from_s=math.inf) if loaded else None
-        return run(make_policy(hedge), made, load=load, every_tick=every_tick)
+        # A wave of requests: up to 0.4 a second, and none at all, within 20 minutes.
+        load = FakeLoad(idle_from_s=math.inf, arrived=lambda now_s: int(0.2 * now_s + 38 * math.sin(now_s / 191)))
+        autoscaler = Autoscaler(spec) if kind == "scaled" else None
+        return run(
+            make_policy(hedge),
+            made,
+            autoscaler=autoscaler,
+            load=None if kind == "fixed" else load,
+            every_tick=every_tick,
+        )
 
     assert lived(every_tick=False) == lived(every_tick=True)
 
@@ -563,12 +575,12 @@ def test_the_books_add_up(made: WorldSetting, hedge: HedgeSpec) -> None:
     # What is held at any tick fits, and what is ready is what the lives say.
     for tick in range(math.ceil(made.window_s / made.tick_s)):
         now_s = tick * made.tick_s
-        for (zone, market), one in models.items():
+        for (zone, market), here in models.items():
             there = [
                 life for life in counted[market] if life.zone == zone and life.launched_s <= now_s < life.ended_s
             ]
-            if one.capacity is not None:
-                assert len(there) <= one.capacity.at(made.start_s + now_s)
+            if here.capacity is not None:
+                assert len(there) <= here.capacity.at(made.start_s + now_s)
             ready = sum(life.ready_s is not None and life.ready_s <= now_s for life in there)
             assert value_at(outcome.ready[zone][market], now_s) == ready
 
@@ -598,7 +610,7 @@ def test_spothedge_on_recorded_capacity() -> None:
     outcomes: list[FleetOutcome] = []
     for window in range(40):
         made = world(*models, target=3, window_s=86400.0, start_s=300.0 * int(2868 * window / 40), warm_up_s=120.0)
-        outcomes.append(run(make_policy(HedgeSpec(on_demand_hold="0s")), made))
+        outcomes.append(run(make_policy(HedgeSpec.model_validate({"on_demand_hold": "0s"})), made))
     available = sum(one.availability for one in outcomes) / len(outcomes)
     cost = sum(one.cost_usd for one in outcomes) / len(outcomes) / (3 * 3.0 * 24)
     assert available == pytest.approx(0.9934, abs=0.004)
