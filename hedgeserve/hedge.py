@@ -4,6 +4,7 @@ How many replicas the load needs is the :class:`Autoscaler`'s to say; where they
 """
 
 from hedgeserve.policy.autoscale import Autoscaler, LoadSignal, ScaleDecision
+from hedgeserve.policy.forecast import Forecast
 from hedgeserve.policy.plan import (
     Action,
     Drain,
@@ -42,3 +43,5 @@ def make_policy(hedge: HedgeSpec) -> Policy:
     match hedge.policy:
         case "spothedge":
             return SpotHedge(hedge)
+        case "forecast":
+            return Forecast(hedge)

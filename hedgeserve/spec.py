@@ -222,10 +222,12 @@ class ReplicasSpec(Table):
 class HedgeSpec(Table):
     """How preemptions are hedged."""
 
-    policy: Literal["spothedge"] = "spothedge"
-    """The policy that places replicas: `spothedge` (EuroSys '25)."""
+    policy: Literal["spothedge", "forecast"] = "spothedge"
+    """The policy that places replicas: `spothedge` (EuroSys '25), or `forecast`, which weighs price against the risk of each zone."""
+    availability: float = Field(0.999, ge=0.5, lt=1)
+    """For `forecast`: the share of time with as many ready replicas as the load needs that is worth paying for."""
     overprovision: int = Field(1, ge=0, le=100)
-    """Spot replicas above what the load needs (N_extra), so that a preemption is no outage."""
+    """Spot replicas above what the load needs (N_extra), so that a preemption is no outage; `forecast` keeps them only while the risk asks for it."""
     fallback: bool = True
     """Launch on-demand replicas while spot ones are missing, and return to spot when they are back."""
     always_on_demand: int = Field(0, ge=0, le=100)

@@ -123,6 +123,7 @@ class ReplicaLife:
         self._ordered = asyncio.Event()
         self._hurry = asyncio.Event()
         self._session: VmSession | None = None
+        self._lead_s: float | None = None
         self._served = past is not None and past.served
         self.begun_s = self._now_s() - (past.age_s if past else 0.0)
         self._billed_until_s = self._now_s() - (past.unbilled_s if past else 0.0)
@@ -168,7 +169,9 @@ class ReplicaLife:
         if over is None or self.replica.state is State.GONE:
             return
         if over.news is not None:
-            self._tell(over.news, over.why)
+            self._tell(over.news, over.why, lead_s=self._lead_s)
+        elif over.gone is not GoneReason.PREEMPTED and self.replica.state is not State.TERMINATING:
+            self._tell(NewsKind.RELEASED, over.why)
         await self._terminate(over)
 
     async def _live(self) -> _Over | None:
@@ -384,13 +387,13 @@ class ReplicaLife:
     async def _noticed(self, notice: Notice) -> None:
         if self.replica.notice is not None:
             return
-        left_s = max(0.0, notice.deadline_s - self._now_s())
+        left_s = self._lead_s = max(0.0, notice.deadline_s - self._now_s())
         why = f"preemption notice: the VM goes in {left_s:.0f} s ({notice.source})"
         if self._past is None or not self._past.noticed:
             self._hands.metrics.preempted(self.replica.zone, noticed=True)
         # Judged before anything that waits: it may become ready meanwhile.
         hopeless = self.replica.state in STARTING and not self._served
-        self._tell(NewsKind.NO_CAPACITY if hopeless else NewsKind.NOTICE, why)
+        self._tell(NewsKind.NO_CAPACITY if hopeless else NewsKind.NOTICE, why, lead_s=left_s)
         if self.replica.state is State.READY:
             await self._to(State.NOTICED, why, notice=notice)
         else:
@@ -407,8 +410,6 @@ class ReplicaLife:
             await self._to(State.GONE, over.why, gone=over.gone)
             return
         if self.replica.state is not State.TERMINATING:
-            if over.gone in (GoneReason.SCALED_DOWN, GoneReason.REPLACED):
-                self._tell(NewsKind.RELEASED, over.why)
             await self._to(State.TERMINATING, over.why, gone=over.gone, rule=over.rule)
         attempt = 0
         while True:
@@ -475,10 +476,10 @@ class ReplicaLife:
     async def _record(self, kind: EventKind, message: str, data: Mapping[str, str] | None = None) -> None:
         await self._hands.journal.event(kind, message, replica=self.replica.id, zone=self.replica.zone, data=data)
 
-    def _tell(self, kind: NewsKind, detail: str) -> None:
+    def _tell(self, kind: NewsKind, detail: str, *, lead_s: float | None = None) -> None:
         replica, now_s = self.replica, self._now_s()
         held_s = now_s - self.begun_s if replica.vm_id is not None else None
-        self._hands.news(ZoneNews(replica.zone, replica.market, kind, at_s=now_s, detail=detail, held_s=held_s))
+        self._hands.news(ZoneNews(replica.zone, replica.market, kind, now_s, detail, held_s, lead_s))
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()

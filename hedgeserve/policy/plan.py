@@ -32,7 +32,9 @@ class NewsKind(StrEnum):
 class ZoneNews:
     """One thing learnt of one zone and market at one time (monotonic seconds).
 
-    ``held_s`` tells with the news of an end (a notice, a preemption, a release) how long the VM had been held.
+    ``held_s`` tells, where a VM is there, how long it has been held (of a new replica: its cold start).
+    ``lead_s`` tells with a notice how long before the end it came, and with a preemption the same of its notice;
+    0 or None: there was none.
     """
 
     zone: ZoneId
@@ -41,6 +43,7 @@ class ZoneNews:
     at_s: float
     detail: str = ""
     held_s: float | None = None
+    lead_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,10 +210,10 @@ class _World:
             Decision(self._now_s, what, site.zone, site.market, str(action.rule), action.reason)
         )
 
-    def _learn(self, vm: Vm, kind: NewsKind, detail: str) -> None:
+    def _learn(self, vm: Vm, kind: NewsKind, detail: str, *, lead_s: float | None = None) -> None:
         """What production tells of a VM that is there."""
         held_s = self._now_s - vm.launched_s
-        self._policy.observe(ZoneNews(vm.site.zone, vm.site.market, kind, self._now_s, detail, held_s))
+        self._policy.observe(ZoneNews(vm.site.zone, vm.site.market, kind, self._now_s, detail, held_s, lead_s))
         self._news_is_new = True
 
     # What happens to a replica
@@ -257,14 +257,15 @@ class _World:
         assert vm.taken_tick is not None
         vm.noticed_s, deadline_s = self._now_s, vm.taken_tick * self._setting.tick_s
         notice = Notice(deadline_s, vm.replica.offer.cloud)
-        why = f"preemption notice: the VM goes in {deadline_s - self._now_s:.0f} s ({notice.source})"
+        lead_s = deadline_s - self._now_s
+        why = f"preemption notice: the VM goes in {lead_s:.0f} s ({notice.source})"
         self._count_preemption()
         if vm.ready_s is None:
             # One that will not serve before its end is not waited for, and is as good as refused.
-            self._learn(vm, NewsKind.NO_CAPACITY, why)
+            self._learn(vm, NewsKind.NO_CAPACITY, why, lead_s=lead_s)
             self._end(vm, self._now_s, GoneReason.PREEMPTED)
             return
-        self._learn(vm, NewsKind.NOTICE, why)
+        self._learn(vm, NewsKind.NOTICE, why, lead_s=lead_s)
         state = State.NOTICED if vm.replica.state is State.READY else vm.replica.state
         self._change(vm, state, why, notice=notice)
         if self._load is not None and state is State.NOTICED:
@@ -276,7 +277,8 @@ class _World:
             self._count_preemption()
         how = "at the end of its notice" if noticed else "without a notice"
         kind = NewsKind.NO_CAPACITY if vm.ready_s is None else NewsKind.PREEMPTED
-        self._learn(vm, kind, f"the VM was taken away {how}")
+        lead_s = None if vm.noticed_s is None or vm.taken_tick is None else self._now_s - vm.noticed_s
+        self._learn(vm, kind, f"the VM was taken away {how}", lead_s=lead_s)
         self._end(vm, self._now_s, GoneReason.PREEMPTED)
 
     def _drain(self, vm: Vm, action: Drain) -> None:
