@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
+from hedgeserve._version import __version__
 from hedgeserve.errors import BacktestError, HedgeServeError
 from hedgeserve.simulate.aggregate import WindowFigures
 from hedgeserve.simulate.scenario import Scenario
@@ -144,10 +145,23 @@ def _on_dask(
     except (OSError, ValueError) as error:
         raise BacktestError(f"no Dask scheduler answers at {address}: {error}") from error
     with client:
-        [sent] = client.scatter([tuple(scenarios)], hash=False, broadcast=True)
+        try:
+            [sent] = client.scatter([tuple(scenarios)], hash=False, broadcast=True)
+        except TimeoutError:
+            raise BacktestError(f"the Dask scheduler at {address} has no workers; start some") from None
         futures = {client.submit(_run, work, sent, tasks[index], pure=False): index for index in order}
         try:
-            for future in dask.as_completed(futures):
-                yield futures[future], future.result()
+            for future in dask.as_completed(list(futures), loop=client.loop):
+                yield futures[future], _result(future)
         finally:
             client.cancel(list(futures))
+
+
+def _result(future: Any) -> WindowFigures | _Failed:
+    try:
+        result: WindowFigures | _Failed = future.result()
+    except Exception as error:  # whatever went wrong over there, it is told and not repeated as a traceback
+        raise BacktestError(
+            f"a Dask worker failed ({type(error).__name__}: {error}); the workers need hedgeserve {__version__}"
+        ) from error
+    return result
