@@ -96,6 +96,7 @@ def _receive(work: Work, scenarios: Sequence[Scenario]) -> None:
     _received = work, scenarios
     # A terminal's Ctrl-C reaches workers too: they end without a traceback, and the parent tells of it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _run_received(task: Task) -> WindowFigures | _Failed:
@@ -113,7 +114,12 @@ def _on_cores(
         jobs, mp_context=get_context("spawn"), initializer=_receive, initargs=(work, scenarios)
     )
     try:
-        futures = {pool.submit(_run_received, tasks[index]): index for index in order}
+        # The first one starts the workers, which inherit the mask: none is interrupted while it still imports.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            futures = {pool.submit(_run_received, tasks[index]): index for index in order}
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool:
