@@ -199,7 +199,7 @@ def test_an_unknown_policy_is_told_with_its_nearest() -> None:
         check_policies(["spothedge-artefact"])
     with pytest.raises(BacktestError, match="no policy was asked for"):
         backtest(record(), small(), policies=[])
-    assert set(PAPER_POLICIES) - {"forecast"} <= set(policy_names())
+    assert set(PAPER_POLICIES) <= set(policy_names())
 
 
 # The world of a model file

@@ -17,7 +17,7 @@ from hedgeserve.simulate.fromspec import model_scenario
 from hedgeserve.simulate.omniscient import OmniscientOutcome, omniscient
 from hedgeserve.simulate.outcome import FleetOutcome
 from hedgeserve.simulate.parallel import Progress, Task, run_tasks
-from hedgeserve.simulate.policies import OMNISCIENT, check_policies, known, make
+from hedgeserve.simulate.policies import OMNISCIENT, check_policies, make
 from hedgeserve.simulate.scenario import (
     Demand,
     PaperSetting,
@@ -114,7 +114,7 @@ def backtests(
     plans: list[tuple[Scenario, tuple[str, ...], tuple[float, ...]]] = []
     tasks: list[Task] = []
     for number, scenario in enumerate(scenarios):
-        names = tuple(dict.fromkeys(policies if policies is not None else known(scenario.policies)))
+        names = tuple(dict.fromkeys(policies if policies is not None else scenario.policies))
         check_policies(names)
         starts_s = window_starts_s(scenario, windows=windows, seed=seed)
         plans.append((scenario, names, starts_s))

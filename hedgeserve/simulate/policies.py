@@ -21,11 +21,6 @@ def policy_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys([*BASELINES, *_PRODUCTION, OMNISCIENT]))
 
 
-def known(names: Iterable[str]) -> tuple[str, ...]:
-    """Those of these names that this version has a policy for."""
-    return tuple(name for name in names if name in policy_names())
-
-
 def check_policies(names: Iterable[str]) -> None:
     """Return where all of these can be tried.
 
