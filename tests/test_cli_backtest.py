@@ -90,7 +90,7 @@ def test_csv_has_a_line_for_each_policy() -> None:
 
 def test_decisions_are_shown_with_their_reasons() -> None:
     """After the table, or in the object."""
-    told = paper("--policy", "spothedge", "--show-decisions", "3").stdout.split("The first 3 of ")[1].splitlines()
+    told = paper("--policy", "spothedge", "--show-decisions", "3").stdout.split("\nThe first of ")[1].splitlines()
     assert len(told) == 4
     assert told[1].startswith("00:00:00  launch ")
     document = json.loads(paper("--policy", "spothedge", "--show-decisions", "3", "--json").stdout)

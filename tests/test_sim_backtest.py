@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hedgeserve.errors import BacktestError
 from hedgeserve.replica import Market, ZoneId
 from hedgeserve.simulate import PaperSetting, PoissonRequests, TraceSet, Workload, ZoneTrace, backtest, sweep
-from hedgeserve.simulate.aggregate import QUANTILES, Stat, figures_of, over_windows
+from hedgeserve.simulate.aggregate import QUANTILES, Stat, WindowFigures, figures_of, over_windows
 from hedgeserve.simulate.backtests import figures, run_window
 from hedgeserve.simulate.fromspec import model_scenario
 from hedgeserve.simulate.outcome import FleetOutcome, LoadOutcome
@@ -476,3 +478,33 @@ def test_the_documentation_names_every_policy_and_every_measure() -> None:
     from hedgeserve.simulate.aggregate import MEASURES
 
     assert not [measure.key for measure in MEASURES if measure.key not in page]
+
+
+# Properties
+
+
+@given(
+    hours=st.integers(1, 200),
+    window=st.integers(1, 60),
+    windows=st.integers(1, 30),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_every_window_lies_within_the_record(hours: int, window: int, windows: int, seed: int) -> None:
+    """On the grid of ticks, as many as asked, or one where only one fits."""
+    scenario = paper_scenario(record(hours=hours), PaperSetting(window_s=window * HOUR))
+    if hours < window:
+        with pytest.raises(BacktestError):
+            window_starts_s(scenario, windows=windows, seed=seed)
+        return
+    starts_s = window_starts_s(scenario, windows=windows, seed=seed)
+    assert len(starts_s) == (1 if hours == window else windows)
+    assert all(0 <= start_s <= (hours - window) * HOUR and start_s % 30 == 0 for start_s in starts_s)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50))
+def test_a_mean_lies_among_what_it_is_of(costs: list[float]) -> None:
+    """And a deviation is none where all are equal."""
+    windows = [WindowFigures(window=index, start_s=0.0, cost_usd=cost) for index, cost in enumerate(costs)]
+    stat = over_windows("x", windows).cost_usd
+    assert min(costs) - 1e-6 <= stat.mean <= max(costs) + 1e-6
+    assert 0 <= stat.sd <= max(costs) - min(costs) + 1e-6

@@ -9,11 +9,12 @@ from xml.etree import ElementTree
 import pytest
 
 from hedgeserve.errors import BacktestError
+from hedgeserve.replica import Market, ZoneId
 from hedgeserve.simulate import PaperSetting, PoissonRequests, backtest, write_report
 from hedgeserve.simulate.backtests import Backtest
-from hedgeserve.simulate.outcome import Decision
+from hedgeserve.simulate.outcome import Decision, FleetOutcome, Refusal
 from hedgeserve.simulate.policies import OMNISCIENT
-from hedgeserve.simulate.replay import bound, clock, decision_line, focus, replay, rival
+from hedgeserve.simulate.replay import bound, clock, focus, replay, rival, story
 from hedgeserve.simulate.report import check_report, report_html
 from tests.test_sim_backtest import record
 
@@ -164,10 +165,24 @@ def test_the_policy_to_look_at(result: Backtest) -> None:
     assert replay(nobody) is None
 
 
-def test_a_decision_is_a_line() -> None:
-    """When, what, where, why."""
-    from hedgeserve.replica import Market, ZoneId
-
-    decision = Decision(3725.0, "launch", ZoneId("aws/r/z"), Market.ON_DEMAND, "fallback", "spot is missing")
-    assert decision_line(decision) == "01:02:05  launch on-demand in aws/r/z: spot is missing"
+def test_a_story_tells_what_was_refused_again_and_again_once() -> None:
+    """When, what, where, why; a launch that is granted, or any other decision, ends the patience."""
+    first, other = ZoneId("aws/r/a"), ZoneId("aws/r/b")
+    asked = [(0.0, first), (0.0, other), (30.0, first), (60.0, first), (90.0, other), (120.0, first)]
+    decisions = tuple(
+        Decision(at_s, "launch", zone, Market.SPOT, "spread", "one is missing") for at_s, zone in asked
+    )
+    bridge = Decision(100.0, "launch", first, Market.ON_DEMAND, "fallback", "spot is missing")
+    outcome = FleetOutcome(
+        policy="x", window_s=200.0, warm_up_s=0, counted_s=200.0, available_s=0.0, spot_usd=0.0, on_demand_usd=0.0,
+        on_demand_h=0.0, preemptions=0, launches=1, refused=6, lives=(),
+        refusals=tuple(Refusal(at_s, zone, Market.SPOT) for at_s, zone in asked),
+        decisions=(*decisions[:5], bridge, decisions[5]), ready={}, targets=((0.0, 1),),
+    )  # fmt: skip
+    assert [told.line() for told in story(outcome)] == [
+        "00:00:00  launch spot in aws/r/a: one is missing (refused, and 2 times more until 00:01:00)",
+        "00:00:00  launch spot in aws/r/b: one is missing (refused, and 1 time more until 00:01:30)",
+        "00:01:40  launch on-demand in aws/r/a: spot is missing",
+        "00:02:00  launch spot in aws/r/a: one is missing (refused)",
+    ]
     assert clock(86400.0) == "24:00:00"

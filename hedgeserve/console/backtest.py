@@ -18,7 +18,7 @@ from hedgeserve.simulate.backtests import Backtest, available_cores, backtests
 from hedgeserve.simulate.export import backtest_csv, backtest_json
 from hedgeserve.simulate.fromspec import model_scenario
 from hedgeserve.simulate.parallel import Progress as Told
-from hedgeserve.simulate.replay import Replay, clock, decision_line, replay, title
+from hedgeserve.simulate.replay import Replay, clock, replay, story, title
 from hedgeserve.simulate.scenario import (
     PaperSetting,
     PoissonRequests,
@@ -187,15 +187,43 @@ def _print_table(result: Backtest) -> None:
         "mean ± standard deviation over windows"
     )
     measures = measured(result.policies)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("policy", no_wrap=True)
-    for measure in measures:
-        table.add_column(measure.heading, justify="right")
-    for figures in result.policies:
-        table.add_row(Text(figures.policy), *(_cell(figures, measure) for measure in measures))
+    table, left_out = _fitting(console, result.policies, measures)
     console.print(table)
+    if left_out:
+        console.print(Text(f"in a wider terminal, --json or --csv: {', '.join(left_out)}", style="dim"))
     for note in result.notes:
         console.print(Text(f"note: {note}", style="dim"))
+
+
+def _fitting(
+    console: Console, policies: Sequence[PolicyFigures], measures: Sequence[Measure]
+) -> tuple[Table, list[str]]:
+    """The table, on a narrow terminal without deviations and then without the last columns; what it lacks."""
+    left_out: list[str] = []
+    shown = list(measures)
+    deviations = True
+    while True:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        table.add_column("policy", no_wrap=True)
+        for measure in shown:
+            # A heading may break between its words, a figure nowhere.
+            heading = measure.heading if deviations else measure.heading.replace(" ", "\n")
+            table.add_column(heading, justify="right", no_wrap=True)
+        for figures in policies:
+            cells = (_cell(figures, measure, deviations=deviations) for measure in shown)
+            table.add_row(Text(figures.policy), *cells)
+        if len(shown) == 1 or _width(console, table) <= console.width:
+            return table, left_out
+        if deviations:
+            deviations = False
+            left_out.append("standard deviations")
+        else:
+            left_out.append(shown.pop().heading)
+
+
+def _width(console: Console, table: Table) -> int:
+    """How wide it would be if the terminal had no end."""
+    return console.measure(table, options=console.options.update_width(_WIDE_ENOUGH)).maximum
 
 
 def measured(policies: Sequence[PolicyFigures]) -> list[Measure]:
@@ -203,10 +231,12 @@ def measured(policies: Sequence[PolicyFigures]) -> list[Measure]:
     return [measure for measure in MEASURES if any(figures.stat(measure) is not None for figures in policies)]
 
 
-def _cell(figures: PolicyFigures, measure: Measure) -> str:
+def _cell(figures: PolicyFigures, measure: Measure, *, deviations: bool = True) -> str:
     stat = figures.stat(measure)
     if stat is None:
         return "-"
+    if not deviations:
+        return measure.write(stat.mean)
     return f"{measure.write(stat.mean)} ± {measure.write(stat.sd)}"
 
 
@@ -244,10 +274,12 @@ def _stdout() -> Console:
 
 def _print_decisions(played: Replay, most: int) -> None:
     console = _stdout()
-    decisions = played.outcome.decisions
-    console.print(f"\nThe first {min(most, len(decisions))} of {len(decisions)} decisions in {title(played)}:")
-    for decision in decisions[:most]:
-        console.print(Text(decision_line(decision)))
+    console.print(
+        f"\nThe first of {len(played.outcome.decisions)} decisions in {title(played)}; launches that are refused "
+        "again and again are told once:"
+    )
+    for told in story(played.outcome)[:most]:
+        console.print(Text(told.line()))
 
 
 def _decisions_json(played: Replay, most: int) -> dict[str, Any]:
@@ -257,14 +289,16 @@ def _decisions_json(played: Replay, most: int) -> dict[str, Any]:
         "start_s": played.start_s,
         "decisions": [
             {
-                "at": clock(decision.at_s),
-                "at_s": decision.at_s,
-                "what": decision.what,
-                "zone": decision.zone,
-                "market": str(decision.market),
-                "rule": decision.rule,
-                "reason": decision.reason,
+                "at": clock(told.decision.at_s),
+                "at_s": told.decision.at_s,
+                "what": told.decision.what,
+                "zone": told.decision.zone,
+                "market": str(told.decision.market),
+                "rule": told.decision.rule,
+                "reason": told.decision.reason,
+                "refused": told.refused,
+                "again": told.again,
             }
-            for decision in played.outcome.decisions[:most]
+            for told in story(played.outcome)[:most]
         ],
     }

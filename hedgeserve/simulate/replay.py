@@ -1,7 +1,9 @@
 """Windows that stand for the others, played once more with everything that happened in them."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
+from hedgeserve.replica import Market, ZoneId
 from hedgeserve.simulate.backtests import Backtest, Steps, run_window, solve_window, targets_of
 from hedgeserve.simulate.omniscient import OmniscientOutcome
 from hedgeserve.simulate.outcome import Decision, FleetOutcome
@@ -65,10 +67,54 @@ def bound(result: Backtest, window: int) -> OmniscientOutcome:
     return solve_window(result.scenario, task, targets)
 
 
-def decision_line(decision: Decision) -> str:
-    """A decision as a line: when, what, where, why."""
-    market = "on-demand" if decision.market == "on_demand" else str(decision.market)
-    return f"{clock(decision.at_s)}  {decision.what} {market} in {decision.zone}: {decision.reason}"
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A decision and what came of it: refused or not, and how often it was asked in vain again, until when."""
+
+    decision: Decision
+    refused: bool
+    again: int = 0
+    until_s: float = 0.0
+
+    @property
+    def where(self) -> str:
+        """What is done with which market."""
+        market = "on-demand" if self.decision.market is Market.ON_DEMAND else str(self.decision.market)
+        return f"{self.decision.what} {market}"
+
+    @property
+    def outcome(self) -> str:
+        """What came of a launch, where nothing did."""
+        if not self.refused:
+            return ""
+        more = f", and {self.again} time{'s' * (self.again != 1)} more" if self.again else ""
+        return f"refused{more}" + (f" until {clock(self.until_s)}" if self.until_s > self.decision.at_s else "")
+
+    def line(self) -> str:
+        """When, what, where, why, and whether it was refused."""
+        told = f"{clock(self.decision.at_s)}  {self.where} in {self.decision.zone}: {self.decision.reason}"
+        return f"{told} ({self.outcome})" if self.refused else told
+
+
+def story(outcome: FleetOutcome) -> list[Told]:
+    """The decisions in their order; launches that are refused again and again are told once, until any other."""
+    refusals = Counter((one.at_s, one.zone, one.market) for one in outcome.refusals)
+    told: list[Told] = []
+    asked: dict[tuple[ZoneId, Market], int] = {}
+    for decision in outcome.decisions:
+        place = (decision.zone, decision.market)
+        refused = decision.what == "launch" and refusals[decision.at_s, *place] > 0
+        if refused:
+            refusals[decision.at_s, *place] -= 1
+            if place in asked:
+                index = asked[place]
+                told[index] = replace(told[index], again=told[index].again + 1, until_s=decision.at_s)
+                continue
+            asked[place] = len(told)
+        else:
+            asked.clear()
+        told.append(Told(decision, refused))
+    return told
 
 
 def clock(time_s: float) -> str:

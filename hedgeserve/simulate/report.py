@@ -13,7 +13,7 @@ from hedgeserve.simulate.backtests import Backtest
 from hedgeserve.simulate.export import settings_json
 from hedgeserve.simulate.outcome import FleetOutcome
 from hedgeserve.simulate.policies import OMNISCIENT
-from hedgeserve.simulate.replay import Replay, bound, clock, replay, rival, title
+from hedgeserve.simulate.replay import Replay, bound, clock, replay, rival, story, title
 from hedgeserve.units import format_duration
 
 _DECISIONS = 50
@@ -46,8 +46,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: 0.3rem 0.7rem 0.3rem 0; text-align: right; white-space: nowrap; vertical-align: baseline;
   border-bottom: 1px solid var(--grid); }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
-td small { color: var(--faint); } .log td { text-align: left; white-space: normal; min-width: 4.5rem; }
-.log td:last-child { min-width: 22rem; } pre { overflow-x: auto; font-size: 0.85rem; }
+td small { color: var(--faint); } .log td, .log th { text-align: left; }
+.log td:last-child { white-space: normal; min-width: 20rem; } pre { overflow-x: auto; font-size: 0.85rem; }
 """
 
 
@@ -217,16 +217,18 @@ def _window(result: Backtest, played: Replay) -> str:
 
 
 def _decisions(played: Replay) -> str:
-    decisions = played.outcome.decisions
+    told = story(played.outcome)
     rows = "".join(
-        f"<tr><td>{clock(one.at_s)}</td><td>{escape(one.what)} {escape(str(one.market).replace('_', '-'))}</td>"
-        f"<td>{escape(one.zone.rsplit('/', 1)[-1])}</td><td>{escape(one.reason)}</td></tr>\n"
-        for one in decisions[:_DECISIONS]
+        f"<tr><td>{clock(one.decision.at_s)}</td><td>{escape(one.where)}</td>"
+        f"<td>{escape(one.decision.zone.rsplit('/', 1)[-1])}</td><td>{escape(one.decision.reason)}"
+        + (f" <small>({escape(one.outcome)})</small>" if one.refused else "")
+        + "</td></tr>\n"
+        for one in told[:_DECISIONS]
     )
     return _section(
         "What it decided, and why",
-        f"<p>The first {min(_DECISIONS, len(decisions))} of {len(decisions)} decisions in "
-        f"{escape(title(played))}, with the time since the window began.</p>",
+        f"<p>The first decisions in {escape(title(played))}, with the time since the window began; "
+        f"{len(played.outcome.decisions)} in all. Launches that are refused again and again are told once.</p>",
         "<div class=wide><table class=log>\n<thead><tr><th scope=col>at</th><th scope=col>what</th>"
         f"<th scope=col>zone</th><th scope=col>why</th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>",
     )
