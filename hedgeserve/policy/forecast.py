@@ -25,6 +25,8 @@ _WORTH = 0.08
 """An hour below the target is worth ``_WORTH / (1 - availability)`` hours of the whole fleet on spot."""
 _SPARE_DISCOUNT = 0.4
 """Spares within ``overprovision`` are what the user asked for: their price is weighed at so much less."""
+_SEVERITY = 0.5
+_STANDBY = 0.5
 _MOVE = 0.05
 """What a launch weighs, in hourly prices of a spot replica: nothing is moved for less."""
 _INERTIA = 0.1
@@ -33,7 +35,7 @@ _TOGETHER = 0.02
 """How likely it is that a zone's loss is also that of another one in its region."""
 _PROVEN_H = 0.25
 """A zone that has held for this long is trusted to grant one more launch."""
-_SAME_TIME_S = 60.0
+_SAME_TIME_S = 5.0
 _LAST_MOMENT_S = 2.0
 _FEW_ZONES = 6
 _MANY_ZONES = (8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -278,17 +280,18 @@ class Forecast:
     def _ways(self, fleet: _Fleet, market: _Market) -> Iterator[tuple[Counter[ZoneId], int]]:
         """The ways that are weighed: all in few zones, spread so that any one may fail, mixed with on-demand."""
         need, zones = fleet.need, market.best_first
-        for among in [*range(1, min(len(zones), _FEW_ZONES) + 1), *(n for n in _MANY_ZONES if n <= len(zones))]:
-            even = -(-need // among)
-            spot, left = _spread(need, zones[:among], even, market.room)
-            yield spot, left
-            if among > 1:
-                for bridging in range(need if need <= 4 else 1):
-                    # One zone of `among` may go, and what is left is still enough.
-                    total = -(-(need - bridging) * among // (among - 1))
-                    covered, missing = _spread(total, zones[:among], -(-total // among), market.room)
-                    yield covered, bridging + missing
-            yield spot, left + max(spot.values(), default=0)
+        for order in (zones, _regions_in_turn(zones)):
+            for among in _amounts(len(zones)):
+                even = -(-need // among)
+                spot, left = _spread(need, order[:among], even, market.room)
+                yield spot, left
+                if among > 1:
+                    for bridging in range(need if need <= 4 else 1):
+                        # One zone of `among` may go, and what is left is still enough.
+                        total = -(-(need - bridging) * among // (among - 1))
+                        covered, missing = _spread(total, order[:among], -(-total // among), market.room)
+                        yield covered, bridging + missing
+                yield spot, left + max(spot.values(), default=0)
         yield Counter(), need
         there = fleet.counts.total()
         most = fleet.bridging if need <= 4 else 0
@@ -304,7 +307,8 @@ class Forecast:
     def _weigh(self, way: _Way, fleet: _Fleet, market: _Market) -> _Way:
         unit = market.unit
         price = sum(market.price[zone] * count for zone, count in way.spot.items())
-        price += way.on_demand * (market.on_demand_usd or 0.0)
+        standing_by = min(way.on_demand, max(0, way.spot.total() + way.on_demand - fleet.need))
+        price += (way.on_demand + _STANDBY * standing_by) * (market.on_demand_usd or 0.0)
         spare = min(self._hedge.overprovision * unit, max(0.0, price - fleet.need * unit))
         risk = _risk(way, fleet.need, market.risk)
         moves = sum(max(0, count - fleet.counts[zone]) for zone, count in way.spot.items())
@@ -333,6 +337,8 @@ class Forecast:
 
     def _spot_launches(self, fleet: _Fleet, market: _Market, now: _Way, way: _Way) -> Iterator[Launch]:
         have, wanted = fleet.counts.total(), way.spot.total()
+        instead = f" instead of {now.risk:.2%}" if have + fleet.bridging >= fleet.need else ""
+        expects = f"we expect {way.risk:.2%}{instead} of the time below {fleet.target}"
         for zone in likeliest(way.spot, {zone: float(-way.spot[zone]) for zone in way.spot}):
             for _ in range(way.spot[zone] - fleet.counts[zone]):
                 if zone not in market.offers:
@@ -340,12 +346,9 @@ class Forecast:
                 if have < fleet.need:
                     why = f"{have} of {wanted} spot replicas run or start (the load needs {fleet.target})"
                 elif wanted > fleet.need and have < wanted:
-                    why = (
-                        f"a spare: one lost zone would be missed for {_gap(self._outlook, zone)}, and without it "
-                        f"we expect {now.risk:.2%} of the time below {fleet.target}, with it {way.risk:.2%}"
-                    )
+                    why = f"a spare, since a lost zone would be missed for {_gap(self._outlook, zone)}: {expects}"
                 else:
-                    why = f"a move to where less is lost: {now.risk:.2%} of the time expected below {fleet.target}"
+                    why = f"a move to where less is lost: {expects}"
                 have += 1
                 price = format_usd_per_hour(market.price[zone])
                 outlook = self._outlook_of(zone, fleet.now_s)
@@ -397,7 +400,8 @@ class Forecast:
         """What is more than wanted, if enough others are ready, or will be no later: make before break."""
         leaving: list[Replica] = list(_newest_first(fleet.on_demand)[: max(0, len(fleet.on_demand) - wanted)])
         from_spot = len(leaving)
-        for zone in sorted(fleet.spot):
+        moving = any(count > fleet.counts[zone] for zone, count in way.spot.items())
+        for zone in () if moving else sorted(fleet.spot):
             leaving += _newest_first(fleet.spot[zone])[: max(0, fleet.counts[zone] - way.spot[zone])]
         spare, going = fleet.ready - fleet.target, set[str]()
         for index, replica in enumerate(leaving):
@@ -478,6 +482,22 @@ def _gap(outlook: Outlook, zone: ZoneId) -> str:
     return format_duration(round(outlook.gap_s(zone)))
 
 
+def _amounts(zones: int) -> list[int]:
+    """In how many zones a way may place its replicas: every small number, and some larger ones."""
+    return [*range(1, min(zones, _FEW_ZONES) + 1), *(many for many in _MANY_ZONES if many <= zones)]
+
+
+def _regions_in_turn(zones: Sequence[ZoneId]) -> list[ZoneId]:
+    """The best zone of each region before the second best of any."""
+    seen: Counter[str] = Counter()
+    turns: dict[ZoneId, int] = {}
+    for zone in zones:
+        region = region_of(zone)
+        turns[zone] = seen[region]
+        seen[region] += 1
+    return sorted(zones, key=turns.__getitem__)
+
+
 def _spread(
     total: int, zones: Sequence[ZoneId], each: int, room: Mapping[ZoneId, int | None]
 ) -> tuple[Counter[ZoneId], int]:
@@ -501,7 +521,7 @@ def _risk(way: _Way, need: int, risk: Mapping[ZoneId, float]) -> float:
     alone, together = 0.0, []
     for zone, count in way.spot.items():
         if total - count < need:
-            alone += risk[zone]
+            alone += risk[zone] * (1 + _SEVERITY * (need - total + count) / need)
         else:
             together.append((zone, count, risk[zone]))
     pairs = 0.0

@@ -35,7 +35,8 @@ _WARNED_HALF_LIFE_H = 0.25
 
 _FIRST_COLD_START_S = 180.0
 _LEADS_S = {"aws": 120.0, "gcp": 30.0, "azure": 30.0}
-_LEAD_BELIEF = 0.5
+_LEAD_BELIEF = 0.25
+_TRUST = 0.0
 _NOTED_LATE_S = 30.0
 """Until a preemption without a notice is known of."""
 _REMEMBERED = 20
@@ -147,8 +148,7 @@ class Outlook:
         if spell.lost_s != news.at_s:  # several at once are one loss of the zone
             spell.close(news.at_s)
             spell.losses += 1
-        if spell.held and spell.since_s is None:
-            spell.since_s, spell.age_h = news.at_s, 0.0
+        spell.since_s, spell.age_h = (news.at_s, 0.0) if spell.held else (None, spell.age_h)
         spell.lost_s = spell.bad_s = news.at_s
         spell.refusals = max(1, spell.refusals)
 
@@ -224,8 +224,8 @@ class Outlook:
         def missed_s(lead_s: float) -> float:
             return max(0.0, cold_start_s - lead_s) if lead_s > 0 else cold_start_s + _NOTED_LATE_S
 
-        promised = missed_s(_LEADS_S.get(cloud, 0.0))
-        return (_LEAD_BELIEF * promised + sum(map(missed_s, leads))) / (_LEAD_BELIEF + len(leads))
+        unseen_s = (1 - _TRUST) * missed_s(0.0) + _TRUST * missed_s(_LEADS_S.get(cloud, 0.0))
+        return (_LEAD_BELIEF * unseen_s + sum(map(missed_s, leads))) / (_LEAD_BELIEF + len(leads))
 
     # What is kept over a restart
 
