@@ -238,6 +238,8 @@ class HedgeSpec(Table):
     """When fewer available zones than this are left, the preempted ones are tried again (the paper: 2; with three zones 1 is cheaper)."""
     retry_delay: Duration = Field(30.0, gt=0)
     """A zone that refused a launch is not asked again sooner; doubles with each refusal in a row, up to 16 times this."""
+    notice_lead: Duration | None = Field(None, ge=0)
+    """For `forecast`: how long before its end a VM is told of its preemption, until some have been; unset: what its cloud promises."""
     notice_poll: Duration = Field(1.0, gt=0)
     """How often a VM's metadata service is asked for a preemption notice (where it cannot be waited on)."""
 

@@ -97,7 +97,7 @@ class Forecast:
 
     def __init__(self, hedge: HedgeSpec) -> None:
         self._hedge = hedge
-        self._outlook = Outlook(retry_delay_s=hedge.retry_delay)
+        self._outlook = Outlook(retry_delay_s=hedge.retry_delay, notice_lead_s=hedge.notice_lead)
         # For quotas, markets that do not exist, boots that fail and on-demand that is refused.
         self._memory = ZoneMemory(retry_delay_s=hedge.retry_delay, rebalance_below=hedge.rebalance_below)
         self._last_offers: tuple[Offer, ...] = ()

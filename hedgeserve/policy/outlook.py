@@ -36,7 +36,7 @@ _WARNED_HALF_LIFE_H = 0.25
 _FIRST_COLD_START_S = 180.0
 _LEADS_S = {"aws": 120.0, "gcp": 30.0, "azure": 30.0}
 _LEAD_BELIEF = 0.25
-_TRUST = 0.0
+"""How many preemptions' worth of belief there is in a lead time that has not been seen."""
 _NOTED_LATE_S = 30.0
 """Until a preemption without a notice is known of."""
 _REMEMBERED = 20
@@ -90,8 +90,10 @@ class Outlook:
     Times are monotonic seconds, rates per hour.
     """
 
-    def __init__(self, *, retry_delay_s: float) -> None:
+    def __init__(self, *, retry_delay_s: float, notice_lead_s: float | None = None) -> None:
+        """``notice_lead_s`` is what notices are taken to give until some have been seen; None: the cloud's word."""
         self._retry_delay_s = retry_delay_s
+        self._notice_lead_s = notice_lead_s
         self._spells: dict[ZoneId, _Spell] = {}
         self._boots_s: deque[float] = deque(maxlen=_REMEMBERED)
         self._leads_s: dict[str, deque[float]] = {}
@@ -216,7 +218,8 @@ class Outlook:
     def gap_s(self, zone: ZoneId) -> float:
         """How long a preempted replica is missed, if its replacement is launched as soon as the loss is known of.
 
-        The mean over the notices that this cloud has given lately, with what it promises counted as half a one.
+        The mean over the preemptions that this cloud has announced, or not, lately. Before there were any, what
+        the user expects counts; a cloud's own promise is only half believed.
         """
         cloud, cold_start_s = _cloud(zone), self.cold_start_s()
         leads = self._leads_s.get(cloud, ())
@@ -224,7 +227,10 @@ class Outlook:
         def missed_s(lead_s: float) -> float:
             return max(0.0, cold_start_s - lead_s) if lead_s > 0 else cold_start_s + _NOTED_LATE_S
 
-        unseen_s = (1 - _TRUST) * missed_s(0.0) + _TRUST * missed_s(_LEADS_S.get(cloud, 0.0))
+        if self._notice_lead_s is None:
+            unseen_s = (missed_s(0.0) + missed_s(_LEADS_S.get(cloud, 0.0))) / 2
+        else:
+            unseen_s = missed_s(self._notice_lead_s)
         return (_LEAD_BELIEF * unseen_s + sum(map(missed_s, leads))) / (_LEAD_BELIEF + len(leads))
 
     # What is kept over a restart

@@ -150,7 +150,7 @@ def paper_scenario(traces: TraceSet, setting: PaperSetting, *, requests: Request
         record_s=traces.duration_s,
         offers=tuple(offers),
         target=setting.target,
-        hedge=HedgeSpec(overprovision=1 if extra is None else extra),
+        hedge=HedgeSpec(overprovision=1 if extra is None else extra, notice_lead=setting.notice_s),
         replicas=ReplicasSpec(count=setting.target),
         policies=PAPER_POLICIES,
         overprovision=extra,
@@ -240,12 +240,12 @@ def with_cold_start(scenario: Scenario, cold_starts_s: Sequence[float]) -> Scena
 
 
 def with_notice(scenario: Scenario, notice_s: float) -> Scenario:
-    """The same world with preemptions announced so long before."""
+    """The same world with preemptions announced so long before, which the policies know."""
     offers = tuple(
         replace(model, notice_s=notice_s) if model.offer.market is Market.SPOT else model
         for model in scenario.offers
     )
-    return replace(scenario, offers=offers)
+    return replace(scenario, offers=offers, hedge=scenario.hedge.model_copy(update={"notice_lead": notice_s}))
 
 
 def with_target(scenario: Scenario, target: int) -> Scenario:
