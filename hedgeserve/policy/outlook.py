@@ -91,7 +91,7 @@ class Outlook:
     """
 
     def __init__(self, *, retry_delay_s: float, notice_lead_s: float | None = None) -> None:
-        """``notice_lead_s`` is what notices are taken to give until some have been seen; None: the cloud's word."""
+        """``notice_lead_s`` is what notices give as far as the user knows; None: what the cloud promises."""
         self._retry_delay_s = retry_delay_s
         self._notice_lead_s = notice_lead_s
         self._spells: dict[ZoneId, _Spell] = {}

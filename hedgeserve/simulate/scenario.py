@@ -144,13 +144,14 @@ def paper_scenario(traces: TraceSet, setting: PaperSetting, *, requests: Request
         offers.append(OfferModel(offer=spot, capacity=trace, cold_start_s=cold_start, notice_s=setting.notice_s))
         offers.append(OfferModel(offer=on_demand, cold_start_s=cold_start))
     extra = setting.overprovision
+    hedge = HedgeSpec(overprovision=1 if extra is None else extra)
     return Scenario(
         name="paper",
         record=traces.name,
         record_s=traces.duration_s,
         offers=tuple(offers),
         target=setting.target,
-        hedge=HedgeSpec(overprovision=1 if extra is None else extra, notice_lead=setting.notice_s),
+        hedge=hedge.model_copy(update={"notice_lead": setting.notice_s}),
         replicas=ReplicasSpec(count=setting.target),
         policies=PAPER_POLICIES,
         overprovision=extra,
