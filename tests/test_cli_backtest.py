@@ -215,7 +215,7 @@ def test_ctrl_c_ends_without_a_traceback(tmp_path: Path) -> None:
     """All processes, soon, with nothing on stdout."""
     command = [sys.executable, "-m", "hedgeserve", "backtest", "--paper", "--traces", "traces", "--jobs", "2"]
     process = subprocess.Popen(
-        [*command, "--windows", "100000", "--window", "24h", "--policy", "spothedge"],
+        [*command, "--windows", "20000", "--window", "24h", "--policy", "spothedge"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

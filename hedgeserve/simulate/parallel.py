@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from typing import Any
 
 from hedgeserve._version import __version__
@@ -94,9 +94,6 @@ _received: tuple[Work, Sequence[Scenario]] | None = None
 def _receive(work: Work, scenarios: Sequence[Scenario]) -> None:
     global _received
     _received = work, scenarios
-    # A terminal's Ctrl-C reaches workers too: they end without a traceback, and the parent tells of it.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _run_received(task: Task) -> WindowFigures | _Failed:
@@ -114,7 +111,10 @@ def _on_cores(
         jobs, mp_context=get_context("spawn"), initializer=_receive, initargs=(work, scenarios)
     )
     try:
-        # The first one starts the workers, which inherit the mask: none is interrupted while it still imports.
+        # The first one starts the workers, which inherit the mask: a terminal's Ctrl-C reaches them too, and is
+        # the parent's to answer. It cancels what waits, and the windows at work are soon over.
+        # (The tracker is up before, since to start it is to lift the mask.)
+        resource_tracker.ensure_running()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             futures = {pool.submit(_run_received, tasks[index]): index for index in order}
