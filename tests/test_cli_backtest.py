@@ -222,10 +222,14 @@ def test_ctrl_c_ends_without_a_traceback(tmp_path: Path) -> None:
         start_new_session=True,
         cwd=tmp_path,
     )
-    while process.poll() is None and len(psutil.Process(process.pid).children()) < 2:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    try:
+        while process.poll() is None and len(psutil.Process(process.pid).children()) < 2:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 1
     assert "Traceback" not in stderr
     assert stdout == ""
