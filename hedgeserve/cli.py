@@ -193,6 +193,28 @@ def sweep(vary: tuple[str, ...], scheduler: str | None, **given: Any) -> None:
     run_sweep(asked, vary=varied, scheduler=scheduler, output=output)
 
 
+@main.command()
+@click.argument("file")
+@click.option(
+    "--policy", type=click.Choice(["spothedge", "forecast"]), help="Ask this policy instead of the recorded one."
+)
+@click.option(
+    "--overprovision", type=click.IntRange(0, 100), metavar="N", help="N_extra, in place of the recorded."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def replay(file: str, policy: str | None, overprovision: int | None, as_json: bool) -> None:
+    """Make a service's recorded decisions anew.
+
+    FILE is what `hedgeserve serve --transcript FILE` wrote. A fresh policy is told and asked the same; with
+    another policy you see what that one would have done at those moments. Exits with 1 where the recorded
+    settings do not give the recorded decisions.
+    """
+    from hedgeserve.console.replay import run_replay
+
+    if not run_replay(Path(file), policy=policy, overprovision=overprovision, as_json=as_json):
+        sys.exit(EXIT_FAILED)
+
+
 # The service
 
 
@@ -212,7 +234,15 @@ def sweep(vary: tuple[str, ...], scheduler: str | None, **given: Any) -> None:
     type=click.Choice(["debug", "info", "warning", "error"]),
     help="Least level of what is logged (info; beside a live status: error).",
 )
-def serve(model: str, listen: str | None, state_dir: str | None, log_format: str, log_level: str | None) -> None:
+@click.option("--transcript", metavar="FILE", help="Add all that the policy is told and decides to FILE.")
+def serve(
+    model: str,
+    listen: str | None,
+    state_dir: str | None,
+    log_format: str,
+    log_level: str | None,
+    transcript: str | None,
+) -> None:
     """Serve a model until Ctrl-C.
 
     MODEL (model.toml) says what and where. The first Ctrl-C lets running requests finish, a second one stops
@@ -235,7 +265,8 @@ def serve(model: str, listen: str | None, state_dir: str | None, log_format: str
     api_keys = load_api_keys(spec, environ)
     from hedgeserve.console.serve import serve_spec
 
-    serve_spec(spec, api_keys, environ, log_format=log_format, log_level=log_level)
+    record = None if transcript is None else Path(transcript)
+    serve_spec(spec, api_keys, environ, transcript=record, log_format=log_format, log_level=log_level)
 
 
 # Verbs that ask a running service

@@ -32,6 +32,7 @@ from hedgeserve.spec import Cloud, OnExit, Spec
 from hedgeserve.statedir import StateDirectory, resolve_state_dir
 from hedgeserve.status import Glance
 from hedgeserve.store import Event, Store
+from hedgeserve.transcript.writer import TranscriptWriter
 from hedgeserve.web.admin import Admin
 
 _log = structlog.get_logger("hedgeserve.core")
@@ -55,7 +56,8 @@ class Service:
     Entering starts the endpoint and the fleet; leaving lets running requests finish (``timeouts.drain``), then
     terminates or keeps the VMs as ``service.on_exit`` says.
 
-    ``api_keys`` are the keys that clients must show; None reads them as model.toml says.
+    ``api_keys`` are the keys that clients must show; None reads them as model.toml says. ``transcript`` names a
+    file that everything the policy is told and answers is added to, for ``hedgeserve replay``.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Service:
         *,
         api_keys: frozenset[str] | None = None,
         environ: Mapping[str, str] | None = None,
+        transcript: Path | None = None,
     ) -> None:
         """Nothing is started yet.
 
@@ -94,6 +97,8 @@ class Service:
         self._memory_is_new = False
         self._moved = asyncio.Event()
         self._stack = AsyncExitStack()
+        self._transcript_path = transcript
+        self._transcript: TranscriptWriter | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._directory: StateDirectory
         self._store: Store
@@ -112,6 +117,7 @@ class Service:
             StateDirectoryError: The state directory cannot be used.
             ListenError: The address is taken.
             CloudError: A cloud cannot be listed.
+            TranscriptError: The transcript cannot be written.
         """
         try:
             await self._start()
@@ -128,6 +134,8 @@ class Service:
         self._stack.push_async_callback(self._store.close)
         generation = await self._store.acquire_lease(f"{socket.gethostname()}:{os.getpid()}")
         self._journal = Journal(self._store, spec.service.name)
+        if self._transcript_path is not None:
+            self._transcript = await enter(await TranscriptWriter.open(self._transcript_path))
         await self._recall()
         self._balancer = Balancer(
             spec,
@@ -271,9 +279,12 @@ class Service:
             await self._record(
                 EventKind.SCALED, f"{self._plan.target} → {decision.target} replicas: {decision.reason}"
             )
-        plan = self._policy.plan(
-            Observation(now_s, decision.target, replicas=self._fleet.replicas(), offers=self._fleet.offers())
+        observation = Observation(
+            now_s, decision.target, replicas=self._fleet.replicas(), offers=self._fleet.offers()
         )
+        plan = self._policy.plan(observation)
+        if self._transcript is not None:
+            self._transcript.planned(observation, plan)
         for note in plan.notes:
             if note not in self._plan.notes:
                 await self._record(EventKind.NOTE, note)
@@ -290,6 +301,8 @@ class Service:
 
     def _learn(self, news: ZoneNews) -> None:
         self._policy.observe(news)
+        if self._transcript is not None:
+            self._transcript.heard(news)
         self._memory_is_new = True
         self._wake.set()
 
@@ -305,10 +318,13 @@ class Service:
     async def _recall(self) -> None:
         memory = await self._store.load_memory(self._policy.name)
         saved_at = await self._store.memory_saved_at(self._policy.name)
+        kept_at_s = asyncio.get_running_loop().time()
         if memory is not None and saved_at is not None:
             # Its ages are those of the time when it was kept, which on our clock was so long ago.
-            away_s = max(0.0, (datetime.now(UTC) - saved_at).total_seconds())
-            self._policy.restore_memory(memory, asyncio.get_running_loop().time() - away_s)
+            kept_at_s -= max(0.0, (datetime.now(UTC) - saved_at).total_seconds())
+            self._policy.restore_memory(memory, kept_at_s)
+        if self._transcript is not None:
+            self._transcript.started(self.spec.hedge, memory, kept_at_s)
 
     async def _measure_lag(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -356,7 +372,7 @@ class Service:
             offers=self._fleet.offers(),
             zones=self._policy.zone_states(),
             outstanding=self._balancer.outstanding,
-            trouble=[text for text in (self._journal.trouble, self._tick_trouble) if text],
+            trouble=self._troubles(),
             tasks=len(asyncio.all_tasks()),
             recent=self._journal.recent,
         )
@@ -378,6 +394,10 @@ class Service:
             BootstrapError: Its VM cannot be reached.
         """
         return await self._fleet.logs(ReplicaId(replica), lines)
+
+    def _troubles(self) -> list[str]:
+        unwritten = self._transcript.trouble if self._transcript is not None else ""
+        return [text for text in (self._journal.trouble, self._tick_trouble, unwritten) if text]
 
     def _count_ready(self) -> int:
         return sum(replica.state is State.READY for replica in self._fleet.replicas())

@@ -61,6 +61,10 @@ class TraceError(HedgeServeError):
     """Recorded capacity, or the record of it, cannot be read, used, fetched or written."""
 
 
+class TranscriptError(HedgeServeError):
+    """The record of a service's decisions cannot be written, read or replayed; says where."""
+
+
 class BacktestError(HedgeServeError):
     """A back-test cannot be run as it was asked for; says which setting, zone or policy is in the way."""
 

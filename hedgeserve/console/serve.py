@@ -8,6 +8,8 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
 from typing import TextIO, cast
 
 import click
@@ -27,9 +29,16 @@ _REFRESH_S = 0.5
 
 
 def serve_spec(
-    spec: Spec, api_keys: frozenset[str], environ: Mapping[str, str], *, log_format: str, log_level: str | None
+    spec: Spec,
+    api_keys: frozenset[str],
+    environ: Mapping[str, str],
+    *,
+    transcript: Path | None,
+    log_format: str,
+    log_level: str | None,
 ) -> None:
     """Serve until a signal or ``hedgeserve down``: with a live status on a terminal, else with log lines."""
+    service = partial(Service, spec, api_keys=api_keys, environ=environ, transcript=transcript)
     raise_open_files_limit()
     live = (
         log_format == "auto" and sys.stdout.isatty() and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
@@ -38,13 +47,13 @@ def serve_spec(
     if live:
         console = Console(highlight=False)
         configure_logging(cast(TextIO, _AboveLive(console)), as_json=False, level=level)
-        asyncio.run(_serve(spec, api_keys, environ, _talk, console))
+        asyncio.run(_serve(service, spec, bool(api_keys), _talk, console))
     else:
         as_json = log_format == "json"
         configure_logging(sys.stderr, as_json=as_json, level=level)
         # Whoever reads JSON from stderr should not meet another line there.
         say = structlog.get_logger("hedgeserve.cli").info if as_json else _talk
-        asyncio.run(_serve(spec, api_keys, environ, say, None))
+        asyncio.run(_serve(service, spec, bool(api_keys), say, None))
 
 
 def _talk(message: str) -> None:
@@ -52,13 +61,9 @@ def _talk(message: str) -> None:
 
 
 async def _serve(
-    spec: Spec,
-    api_keys: frozenset[str],
-    environ: Mapping[str, str],
-    say: Callable[[str], None],
-    console: Console | None,
+    make: Callable[[], Service], spec: Spec, keys: bool, say: Callable[[str], None], console: Console | None
 ) -> None:
-    service = Service(spec, api_keys=api_keys, environ=environ)
+    service = make()
     stopper = _Stopper(service, spec.timeouts.drain, say)
     async with AsyncExitStack() as stack:
         stack.enter_context(stopper)
@@ -67,7 +72,7 @@ async def _serve(
             view = _View(service, console)
             await stack.enter_async_context(view)
         async with service:
-            click.echo(_welcome(service.url, spec, keys=bool(api_keys)), file=cast(TextIO, Steady(sys.stdout)))
+            click.echo(_welcome(service.url, spec, keys=keys), file=cast(TextIO, Steady(sys.stdout)))
             stopper.started = True
             if console is not None:
                 view.begin()
