@@ -2,7 +2,7 @@
 PYTHON_BIN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint unit test-vllm soak docs clean
+.PHONY: help serve test lint unit test-vllm soak bench-policy docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,8 +16,8 @@ test: ## lint, types, layers, and the tests (under 10 minutes on 2 cores)
 	@$(MAKE) --no-print-directory lint unit
 
 lint: # (set-up is `make test`'s)
-	.venv/bin/ruff check hedgeserve tests examples
-	.venv/bin/ruff format --check hedgeserve tests examples
+	.venv/bin/ruff check hedgeserve tests examples benchmarks
+	.venv/bin/ruff format --check hedgeserve tests examples benchmarks
 	.venv/bin/mypy --strict hedgeserve
 	.venv/bin/lint-imports
 
@@ -31,6 +31,10 @@ test-vllm: ## the tests against a real vLLM; HEDGESERVE_VLLM_PYTHON names its in
 soak: ## 15 minutes of steady load with a preemption every few seconds; MINUTES=n for another length
 	@scripts/setup test
 	$(PYTHON_BIN) -m tests.soak --minutes $(or $(MINUTES),15)
+
+bench-policy: ## measure the policies on recorded capacity (minutes) and write docs/benchmarks.md; ARGS="--only speed"
+	@scripts/setup test
+	$(PYTHON_BIN) -m benchmarks.policy $(ARGS)
 
 docs: ## write docs/configuration.md and the JSON Schema anew from hedgeserve/spec.py
 	@scripts/setup serve

@@ -1,0 +1,1 @@
+"""What HedgeServe claims, measured: ``python -m benchmarks.policy`` writes docs/benchmarks.md."""
