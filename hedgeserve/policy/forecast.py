@@ -21,17 +21,21 @@ from hedgeserve.replica import STARTING, GoneReason, Market, Offer, Replica, Sta
 from hedgeserve.spec import HedgeSpec
 from hedgeserve.units import format_duration, format_usd_per_hour
 
-_WORTH = 0.08
-"""An hour below the target is worth ``_WORTH / (1 - availability)`` hours of the whole fleet on spot."""
-_SPARE_DISCOUNT = 0.4
+_WORTH = 0.0167
+"""An hour below the target is worth ``_WORTH / (1 - availability)`` hours of the whole fleet on-demand."""
+_ON_DEMAND_RATIO = 3.0
+"""On-demand counts as at least so many times as dear as spot in this, as it does where no pool offers any."""
+_LONG_GAP_H = 150 / 3600
+"""Longer gaps are weighed by their square root: a slow model must not be hedged without bound."""
+_SPARE_DISCOUNT = 0.5
 """Spares within ``overprovision`` are what the user asked for: their price is weighed at so much less."""
-_SEVERITY = 0.5
 _STANDBY = 0.5
+"""On-demand beyond what is missing weighs so much more than its price: it comes and goes by the minute."""
 _MOVE = 0.05
 """What a launch weighs, in hourly prices of a spot replica: nothing is moved for less."""
 _INERTIA = 0.1
 """A fleet that is large enough is changed only for a gain of this share of its spot price."""
-_TOGETHER = 0.02
+_TOGETHER = 0.3
 """How likely it is that a zone's loss is also that of another one in its region."""
 _PROVEN_H = 0.25
 """A zone that has held for this long is trusted to grant one more launch."""
@@ -222,21 +226,23 @@ class Forecast:
         for zone, replicas in fleet.spot.items():
             price.setdefault(zone, replicas[0].offer.usd_per_hour)
         unit = min(price.values(), default=1.0) or 1e-9
-        worth = _WORTH / max(1e-6, 1 - self._hedge.availability) * max(1, fleet.need) * unit
+        prices = [offer.usd_per_hour for offer in self._cheapest[Market.ON_DEMAND].values()]
+        on_demand_usd = min(prices, default=0.0)
+        worth_usd = max(1, fleet.need) * max(on_demand_usd, _ON_DEMAND_RATIO * unit)
         boot_h = outlook.cold_start_s() / 3600
         losses = {zone: outlook.losses_per_hour(zone, now_s) for zone in price}
-        risk = {zone: min(1.0, losses[zone] * outlook.gap_s(zone) / 3600) for zone in price}
+        risk = {zone: min(1.0, losses[zone] * _weighed(outlook.gap_s(zone) / 3600)) for zone in price}
         boot_usd = {zone: losses[zone] * boot_h * price[zone] for zone in price}
         room: dict[ZoneId, int | None] = {}
         for zone in price:
             rests_until_s = outlook.rests_until_s(zone)
             rests = zone not in offers or (rests_until_s is not None and now_s < rests_until_s)
             room[zone] = fleet.counts[zone] if rests else None
+        worth = _WORTH / max(1e-6, 1 - self._hedge.availability) * worth_usd
         score = {
             zone: price[zone] + worth * risk[zone] + boot_usd[zone] - _MOVE * unit * (zone in fleet.counts)
             for zone in price
         }
-        prices = [offer.usd_per_hour for offer in self._cheapest[Market.ON_DEMAND].values()]
         return _Market(
             offers=offers,
             best_first=likeliest((zone for zone in price if room[zone] != 0), score),
@@ -245,7 +251,7 @@ class Forecast:
             price=price,
             boot_usd=boot_usd,
             unit=unit,
-            on_demand_usd=min(prices) if prices and on_demand_free and self._hedge.fallback else None,
+            on_demand_usd=on_demand_usd if prices and on_demand_free and self._hedge.fallback else None,
             worth=worth,
         )
 
@@ -482,6 +488,10 @@ def _gap(outlook: Outlook, zone: ZoneId) -> str:
     return format_duration(round(outlook.gap_s(zone)))
 
 
+def _weighed(gap_h: float) -> float:
+    return gap_h if gap_h <= _LONG_GAP_H else float((gap_h * _LONG_GAP_H) ** 0.5)
+
+
 def _amounts(zones: int) -> list[int]:
     """In how many zones a way may place its replicas: every small number, and some larger ones."""
     return [*range(1, min(zones, _FEW_ZONES) + 1), *(many for many in _MANY_ZONES if many <= zones)]
@@ -521,7 +531,7 @@ def _risk(way: _Way, need: int, risk: Mapping[ZoneId, float]) -> float:
     alone, together = 0.0, []
     for zone, count in way.spot.items():
         if total - count < need:
-            alone += risk[zone] * (1 + _SEVERITY * (need - total + count) / need)
+            alone += risk[zone]
         else:
             together.append((zone, count, risk[zone]))
     pairs = 0.0

@@ -22,12 +22,12 @@ GRAIN_S = 300.0
 _SHAPE = 0.7
 _SCALE_H = 0.15
 """The hazard of a spell of age a hours is ``_SHAPE / (_SCALE_H + a)`` an hour."""
-_PRIOR_LOSSES = 0.5
+_PRIOR_LOSSES = 2.0
 """Losses' worth of belief in a zone that is like all others."""
 _HALF_LIFE_H = 8.0
-_UNKNOWN_AGE_H = 2.0
+_UNKNOWN_AGE_H = 1.5
 """Taken for the age of a spell whose begin nobody saw: met at random, a spell is more likely a long one."""
-_AHEAD_H = 0.1
+_AHEAD_H = 0.3
 """The hazard is the mean over so much time to come."""
 _WARNED_PER_HOUR = 2.0
 _WARNED_HALF_LIFE_H = 0.25
