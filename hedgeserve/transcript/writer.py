@@ -5,6 +5,7 @@ import os
 import stat
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import Full, Queue
@@ -39,7 +40,8 @@ class TranscriptWriter:
         self._path, self._file = path, file
         self._waiting: Queue[Entry | None] = Queue(_MOST_WAITING)
         self._last: Planned | None = None
-        self._ended = threading.Lock()
+        self._ending = threading.Lock()
+        self._closed = False
         self.trouble = ""
         """What keeps it from being written, in a sentence; empty while all is well."""
         self._thread = threading.Thread(target=self._write, name="transcript", daemon=True)
@@ -63,10 +65,9 @@ class TranscriptWriter:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        try:
+        self._closed = True
+        with suppress(Full):  # then the thread has enough to do to see that it is over
             self._waiting.put_nowait(None)
-        except Full:
-            self._end("its disk does not answer")
         # A disk that hangs keeps nobody from stopping.
         await asyncio.to_thread(self._thread.join, _CLOSE_LIMIT_S)
 
@@ -96,7 +97,7 @@ class TranscriptWriter:
             self._end("its disk is too slow")
 
     def _end(self, why: str) -> None:
-        with self._ended:
+        with self._ending:
             if self.trouble:
                 return
             self.trouble = f"the transcript {self._path} has ended before its time: {why}"
@@ -112,6 +113,8 @@ class TranscriptWriter:
                     self._file.writelines(f"{line}\n" for line in encoder.lines(entry))
                     if self._waiting.empty():
                         self._file.flush()
+                        if self._closed:
+                            break
         except OSError as error:
             self._end(error.strerror or repr(error))
         except Exception as error:  # a bug of ours must not cost more than the transcript
