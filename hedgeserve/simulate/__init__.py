@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from hedgeserve.simulate.aggregate import PolicyFigures, Stat, WindowFigures
     from hedgeserve.simulate.backtests import Backtest, backtest
     from hedgeserve.simulate.outcome import Decision, FleetOutcome, Life, LoadOutcome
+    from hedgeserve.simulate.replaying import Difference, ReplayReport, replay_transcript
     from hedgeserve.simulate.report import write_report
     from hedgeserve.simulate.scenario import PaperSetting, PoissonRequests
     from hedgeserve.simulate.setting import OfferModel, PriceTrace, WorldSetting
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Backtest",
     "Decision",
+    "Difference",
     "FleetOutcome",
     "Life",
     "LoadOutcome",
@@ -26,6 +28,7 @@ __all__ = [
     "PoissonRequests",
     "PolicyFigures",
     "PriceTrace",
+    "ReplayReport",
     "Stat",
     "Sweep",
     "SweepCell",
@@ -38,6 +41,7 @@ __all__ = [
     "load_traces",
     "poisson",
     "read_requests",
+    "replay_transcript",
     "run",
     "sweep",
     "write_report",
@@ -47,6 +51,7 @@ _HOMES = {
     "aggregate": ("PolicyFigures", "Stat", "WindowFigures"),
     "backtests": ("Backtest", "backtest"),
     "outcome": ("Decision", "FleetOutcome", "Life", "LoadOutcome"),
+    "replaying": ("Difference", "ReplayReport", "replay_transcript"),
     "report": ("write_report",),
     "scenario": ("PaperSetting", "PoissonRequests"),
     "setting": ("OfferModel", "PriceTrace", "WorldSetting"),

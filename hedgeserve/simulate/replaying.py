@@ -82,7 +82,8 @@ def replay_transcript(
     recorded: dict[str, None] = {}
     replayed: dict[str, None] = {}
     runs = news = plans = same = decisions = 0
-    other = False
+    others = other = False
+    ordered: set[ReplicaId] = set()
     begun_s: float | None = None
     last: tuple[str, str] | None = None
     fresh: Policy
@@ -90,8 +91,10 @@ def replay_transcript(
         match entry:
             case Started(hedge=before):
                 hedge = _changed(before, given)
-                other = other or hedge != before
+                other = hedge != before
+                others = others or other
                 fresh, begun_s, last, runs = make_policy(hedge), None, None, runs + 1
+                ordered.clear()
                 recorded[before.policy], replayed[hedge.policy] = None, None
                 if entry.memory is not None and hedge.policy == before.policy:
                     fresh.restore_memory(entry.memory, entry.memory_at_s)
@@ -99,7 +102,7 @@ def replay_transcript(
                 news += 1
                 fresh.observe(entry)
             case Planned(observation=seen, plan=old):
-                plans, decisions = plans + 1, decisions + len(old.actions)
+                plans, decisions = plans + 1, decisions + sum(1 for _ in _new_orders(old, ordered))
                 begun_s = seen.now_s if begun_s is None else begun_s
                 new = fresh.plan(seen)
                 words = _acts_otherwise(old, new, seen.replicas) if other else _differs(old, new)
@@ -113,7 +116,7 @@ def replay_transcript(
     return ReplayReport(
         recorded=tuple(recorded),
         replayed=tuple(replayed),
-        other_settings=other,
+        other_settings=others,
         runs=runs,
         news=news,
         plans=plans,
@@ -138,12 +141,19 @@ def decisions_of(path: Path) -> Iterator[tuple[float, Action, Replica | None]]:
         if not isinstance(entry, Planned):
             continue
         there = {replica.id: replica for replica in entry.observation.replicas}
-        for action in entry.plan.actions:
-            if isinstance(action, Launch):
-                yield entry.observation.now_s, action, None
-            elif action.replica not in ordered:
-                ordered.add(action.replica)
-                yield entry.observation.now_s, action, there.get(action.replica)
+        for action in _new_orders(entry.plan, ordered):
+            replica = None if isinstance(action, Launch) else there.get(action.replica)
+            yield entry.observation.now_s, action, replica
+
+
+def _new_orders(plan: Plan, ordered: set[ReplicaId]) -> Iterator[Action]:
+    """What is not planned once more for a replica that is in ``ordered``, into which the others go."""
+    for action in plan.actions:
+        if isinstance(action, Launch):
+            yield action
+        elif action.replica not in ordered:
+            ordered.add(action.replica)
+            yield action
 
 
 def _changed(hedge: HedgeSpec, given: dict[str, str | int]) -> HedgeSpec:
