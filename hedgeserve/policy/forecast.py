@@ -9,13 +9,14 @@ from the availability that the user asks for.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hedgeserve.policy.outlook import GRAIN_S, Outlook, likeliest, region_of
+from hedgeserve.policy.outlook import GRAIN_S, Outlook
 from hedgeserve.policy.placement import cheapest_by_zone, place
 from hedgeserve.policy.plan import Action, Drain, Launch, Observation, Plan, Rule, Terminate, ZoneNews
+from hedgeserve.policy.ways import Ground, SpotZone, Way, best_way
 from hedgeserve.policy.zonememory import ZoneMemory
 from hedgeserve.replica import STARTING, GoneReason, Market, Offer, Replica, State, ZoneId
 from hedgeserve.spec import HedgeSpec
@@ -27,40 +28,12 @@ _ON_DEMAND_RATIO = 3.0
 """On-demand counts as at least so many times as dear as spot in this, as it does where no pool offers any."""
 _LONG_GAP_H = 150 / 3600
 """Longer gaps are weighed by their square root: a slow model must not be hedged without bound."""
-_SPARE_DISCOUNT = 0.5
-"""Spares within ``overprovision`` are what the user asked for: their price is weighed at so much less."""
-_STANDBY = 0.5
-"""On-demand beyond what is missing weighs so much more than its price: it comes and goes by the minute."""
-_MOVE = 0.05
-"""What a launch weighs, in hourly prices of a spot replica: nothing is moved for less."""
-_INERTIA = 0.1
-"""A fleet that is large enough is changed only for a gain of this share of its spot price."""
-_TOGETHER = 0.3
-"""How likely it is that a zone's loss is also that of another one in its region."""
 _PROVEN_H = 0.25
 """A zone that has held for this long is trusted to grant one more launch."""
+_FREE_USD = 1e-9
+_NEVER_SHORT = 1e-6
 _SAME_TIME_S = 5.0
 _LAST_MOMENT_S = 2.0
-_FEW_ZONES = 6
-_MANY_ZONES = (8, 12, 16, 24, 32, 48, 64, 96, 128)
-_PAIRS_COUNTED = 12
-
-_Counts = Mapping[ZoneId, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Market:
-    """The spot zones as they may be used now; prices in USD per hour, ``risk`` the share of time lost to each."""
-
-    offers: Mapping[ZoneId, Offer]
-    best_first: Sequence[ZoneId]
-    room: Mapping[ZoneId, int | None]
-    risk: Mapping[ZoneId, float]
-    price: Mapping[ZoneId, float]
-    boot_usd: Mapping[ZoneId, float]
-    unit: float
-    on_demand_usd: float | None
-    worth: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +55,6 @@ class _Fleet:
     def bridging(self) -> int:
         """On-demand replicas beyond those that run at all times."""
         return max(0, len(self.on_demand) - self.always)
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """One way to place the replicas, what it costs, and the share of time below the target it would leave."""
-
-    spot: Counter[ZoneId]
-    on_demand: int
-    cost: float = 0.0
-    risk: float = 0.0
 
 
 class Forecast:
@@ -123,23 +86,22 @@ class Forecast:
                 market: cheapest_by_zone(observation.offers, market) for market in (Market.SPOT, Market.ON_DEMAND)
             }
         fleet = self._fleet(observation)
-        on_demand = self._on_demand_offers(observation.now_s)
-        market = self._market(fleet, bool(on_demand))
-        now, chosen = self._choose(fleet, market)
+        spot, on_demand = self._spot_offers(observation.now_s), self._on_demand_offers(observation.now_s)
+        now, chosen = self._choose(fleet, spot, on_demand=bool(on_demand))
         held = self._memory.held(observation.now_s)
-        wanted = fleet.always + max(chosen.on_demand, self._bridge(fleet, market, chosen))
+        wanted = fleet.always + max(chosen.on_demand, self._bridge(fleet, chosen) if on_demand else 0)
         actions: list[Action] = []
         if held is None:
-            actions += self._spot_launches(fleet, market, now, chosen)
-            actions += self._on_demand_launches(fleet, market, on_demand, chosen, wanted)
+            actions += self._spot_launches(fleet, spot, now, chosen)
+            actions += self._on_demand_launches(fleet, on_demand, chosen, wanted)
         actions += self._noticed(fleet)
-        actions += self._surplus(fleet, market, chosen, wanted)
+        actions += self._surplus(fleet, chosen, wanted)
         return Plan(
             target=observation.target,
             spot_wanted=chosen.spot.total(),
             on_demand_wanted=wanted,
             actions=tuple(actions),
-            notes=tuple(self._notes(fleet, market, on_demand, wanted, held)),
+            notes=tuple(self._notes(fleet, on_demand, wanted, held)),
             again_at_s=self._again_at_s(fleet),
         )
 
@@ -215,119 +177,63 @@ class Forecast:
             if self._memory.rest(zone, Market.ON_DEMAND, now_s) is None
         }
 
-    def _market(self, fleet: _Fleet, on_demand_free: bool) -> _Market:
-        now_s, outlook, memory = fleet.now_s, self._outlook, self._memory
-        offers = {
+    def _spot_offers(self, now_s: float) -> dict[ZoneId, Offer]:
+        return {
             zone: offer
             for zone, offer in self._cheapest[Market.SPOT].items()
-            if memory.barred(zone, Market.SPOT, now_s) is None
+            if self._memory.barred(zone, Market.SPOT, now_s) is None
         }
-        price = {zone: offer.usd_per_hour for zone, offer in offers.items()}
-        for zone, replicas in fleet.spot.items():
-            price.setdefault(zone, replicas[0].offer.usd_per_hour)
-        unit = min(price.values(), default=1.0) or 1e-9
-        prices = [offer.usd_per_hour for offer in self._cheapest[Market.ON_DEMAND].values()]
-        on_demand_usd = min(prices, default=0.0)
-        worth_usd = max(1, fleet.need) * max(on_demand_usd, _ON_DEMAND_RATIO * unit)
-        boot_h = outlook.cold_start_s() / 3600
-        losses = {zone: outlook.losses_per_hour(zone, now_s) for zone in price}
-        risk = {zone: min(1.0, losses[zone] * _weighed(outlook.gap_s(zone) / 3600)) for zone in price}
-        boot_usd = {zone: losses[zone] * boot_h * price[zone] for zone in price}
-        room: dict[ZoneId, int | None] = {}
-        for zone in price:
-            rests_until_s = outlook.rests_until_s(zone)
-            rests = zone not in offers or (rests_until_s is not None and now_s < rests_until_s)
-            room[zone] = fleet.counts[zone] if rests else None
-        worth = _WORTH / max(1e-6, 1 - self._hedge.availability) * worth_usd
-        score = {
-            zone: price[zone] + worth * risk[zone] + boot_usd[zone] - _MOVE * unit * (zone in fleet.counts)
-            for zone in price
-        }
-        return _Market(
-            offers=offers,
-            best_first=likeliest((zone for zone in price if room[zone] != 0), score),
-            room=room,
-            risk=risk,
-            price=price,
-            boot_usd=boot_usd,
-            unit=unit,
-            on_demand_usd=on_demand_usd if prices and on_demand_free and self._hedge.fallback else None,
-            worth=worth,
-        )
 
     # Which way
 
-    def _choose(self, fleet: _Fleet, market: _Market) -> tuple[_Way, _Way]:
-        """The fleet as it is and the best way to have it, which is the same while no other is clearly better."""
-        now = self._weigh(_Way(Counter(fleet.counts), fleet.bridging), fleet, market)
+    def _choose(self, fleet: _Fleet, spot: Mapping[ZoneId, Offer], *, on_demand: bool) -> tuple[Way, Way]:
+        """The fleet as it is and the best way to have it; ``on_demand`` says whether any can be asked for."""
+        ground = self._ground(fleet, spot, on_demand=on_demand)
+        now, best = best_way(ground)
         if fleet.need == 0:
-            return now, _Way(Counter(), 0)
+            return now, Way(Counter(), 0, 0.0, 0.0)
         if not self._cheapest[Market.SPOT]:
-            return now, _Way(Counter(), fleet.need)
-        best: _Way | None = None
-        seen: set[tuple[int, frozenset[tuple[ZoneId, int]]]] = set()
-        for spot, on_demand in self._ways(fleet, market):
-            if on_demand and market.on_demand_usd is None:
-                on_demand = 0
-            key = on_demand, frozenset(spot.items())
-            if key in seen:
-                continue
-            seen.add(key)
-            way = self._weigh(_Way(spot, on_demand), fleet, market)
-            if best is None or way.cost < best.cost:
-                best = way
-        if best is None:
-            return now, now
-        enough = now.spot.total() + now.on_demand >= fleet.need
-        if enough and now.cost <= best.cost + _INERTIA * fleet.need * market.unit:
-            return now, now
+            return now, Way(Counter(), fleet.need, 0.0, 0.0)
         return now, best
 
-    def _ways(self, fleet: _Fleet, market: _Market) -> Iterator[tuple[Counter[ZoneId], int]]:
-        """The ways that are weighed: all in few zones, spread so that any one may fail, mixed with on-demand."""
-        need, zones = fleet.need, market.best_first
-        for order in (zones, _regions_in_turn(zones)):
-            for among in _amounts(len(zones)):
-                even = -(-need // among)
-                spot, left = _spread(need, order[:among], even, market.room)
-                yield spot, left
-                if among > 1:
-                    for bridging in range(need if need <= 4 else 1):
-                        # One zone of `among` may go, and what is left is still enough.
-                        total = -(-(need - bridging) * among // (among - 1))
-                        covered, missing = _spread(total, order[:among], -(-total // among), market.room)
-                        yield covered, bridging + missing
-                yield spot, left + max(spot.values(), default=0)
-        yield Counter(), need
-        there = fleet.counts.total()
-        most = fleet.bridging if need <= 4 else 0
-        for on_demand in {*range(most + 1), fleet.bridging, max(0, need - there)}:
-            if there + on_demand >= need:
-                yield Counter(fleet.counts), on_demand
-        for zone in zones[:4]:
-            if market.room[zone] is None:
-                more = Counter(fleet.counts)
-                more[zone] += max(1, need - there)
-                yield more, 0
+    def _ground(self, fleet: _Fleet, spot: Mapping[ZoneId, Offer], *, on_demand: bool) -> Ground:
+        now_s, outlook = fleet.now_s, self._outlook
+        price = {zone: offer.usd_per_hour for zone, offer in spot.items()}
+        for zone, replicas in fleet.spot.items():
+            price.setdefault(zone, replicas[0].offer.usd_per_hour)
+        unit = min(price.values(), default=1.0) or _FREE_USD
+        prices = [offer.usd_per_hour for offer in self._cheapest[Market.ON_DEMAND].values()]
+        on_demand_usd = min(prices, default=0.0)
+        fleet_usd = max(1, fleet.need) * max(on_demand_usd, _ON_DEMAND_RATIO * unit)
+        boot_h = outlook.cold_start_s() / 3600
+        zones: list[SpotZone] = []
+        for zone, usd_per_hour in price.items():
+            losses_per_hour = outlook.losses_per_hour(zone, now_s)
+            rests_until_s = outlook.rests_until_s(zone)
+            rests = zone not in spot or (rests_until_s is not None and now_s < rests_until_s)
+            zones.append(
+                SpotZone(
+                    zone=zone,
+                    price=usd_per_hour,
+                    risk=min(1.0, losses_per_hour * _weighed(outlook.gap_s(zone) / 3600)),
+                    boot_usd=losses_per_hour * boot_h * usd_per_hour,
+                    have=fleet.counts[zone],
+                    room=fleet.counts[zone] if rests else None,
+                )
+            )
+        return Ground(
+            need=fleet.need,
+            zones=zones,
+            bridging=fleet.bridging,
+            on_demand_usd=on_demand_usd if prices and on_demand and self._hedge.fallback else None,
+            unit=unit,
+            worth=_WORTH / max(_NEVER_SHORT, 1 - self._hedge.availability) * fleet_usd,
+            spares=self._hedge.overprovision,
+        )
 
-    def _weigh(self, way: _Way, fleet: _Fleet, market: _Market) -> _Way:
-        unit = market.unit
-        price = sum(market.price[zone] * count for zone, count in way.spot.items())
-        standing_by = min(way.on_demand, max(0, way.spot.total() + way.on_demand - fleet.need))
-        price += (way.on_demand + _STANDBY * standing_by) * (market.on_demand_usd or 0.0)
-        spare = min(self._hedge.overprovision * unit, max(0.0, price - fleet.need * unit))
-        risk = _risk(way, fleet.need, market.risk)
-        moves = sum(max(0, count - fleet.counts[zone]) for zone, count in way.spot.items())
-        boots = sum(market.boot_usd[zone] for zone, count in way.spot.items() if count)
-        cost = price - _SPARE_DISCOUNT * spare + market.worth * risk + boots + _MOVE * unit * moves
-        short = fleet.need - way.spot.total() - way.on_demand
-        if short > 0:  # no way that leaves the service short may win over one that does not
-            cost += market.worth * short
-        return _Way(way.spot, way.on_demand, cost, risk)
-
-    def _bridge(self, fleet: _Fleet, market: _Market, way: _Way) -> int:
+    def _bridge(self, fleet: _Fleet, way: Way) -> int:
         """On-demand to ask for at once, since the launches that would do without it may well be refused."""
-        if market.on_demand_usd is None:
+        if not self._hedge.fallback:
             return 0
         sure = 0
         for zone, count in way.spot.items():
@@ -341,13 +247,15 @@ class Forecast:
 
     # What follows
 
-    def _spot_launches(self, fleet: _Fleet, market: _Market, now: _Way, way: _Way) -> Iterator[Launch]:
+    def _spot_launches(
+        self, fleet: _Fleet, offers: Mapping[ZoneId, Offer], now: Way, way: Way
+    ) -> Iterator[Launch]:
         have, wanted = fleet.counts.total(), way.spot.total()
         instead = f" instead of {now.risk:.2%}" if have + fleet.bridging >= fleet.need else ""
         expects = f"we expect {way.risk:.2%}{instead} of the time below {fleet.target}"
-        for zone in likeliest(way.spot, {zone: float(-way.spot[zone]) for zone in way.spot}):
+        for zone in sorted(way.spot, key=lambda zone: (-way.spot[zone], zone)):
             for _ in range(way.spot[zone] - fleet.counts[zone]):
-                if zone not in market.offers:
+                if zone not in offers:
                     break
                 if have < fleet.need:
                     why = f"{have} of {wanted} spot replicas run or start (the load needs {fleet.target})"
@@ -356,12 +264,12 @@ class Forecast:
                 else:
                     why = f"a move to where less is lost: {expects}"
                 have += 1
-                price = format_usd_per_hour(market.price[zone])
+                price = format_usd_per_hour(offers[zone].usd_per_hour)
                 outlook = self._outlook_of(zone, fleet.now_s)
-                yield Launch(market.offers[zone], Rule.SPREAD, f"{why}: {zone}, {price}, {outlook}")
+                yield Launch(offers[zone], Rule.SPREAD, f"{why}: {zone}, {price}, {outlook}")
 
     def _on_demand_launches(
-        self, fleet: _Fleet, market: _Market, offers: Mapping[ZoneId, Offer], way: _Way, wanted: int
+        self, fleet: _Fleet, offers: Mapping[ZoneId, Offer], way: Way, wanted: int
     ) -> Iterator[Launch]:
         taken = Counter(replica.zone for replica in fleet.on_demand)
         for have in range(len(fleet.on_demand), wanted):
@@ -402,7 +310,7 @@ class Forecast:
             reason = f"{who} says that the VM is taken back{left}; {others}"
             yield Drain(replica.id, Rule.NOTICE, reason, GoneReason.PREEMPTED, deadline_s)
 
-    def _surplus(self, fleet: _Fleet, market: _Market, way: _Way, wanted: int) -> Iterator[Action]:
+    def _surplus(self, fleet: _Fleet, way: Way, wanted: int) -> Iterator[Action]:
         """What is more than wanted, if enough others are ready, or will be no later: make before break."""
         leaving: list[Replica] = list(_newest_first(fleet.on_demand)[: max(0, len(fleet.on_demand) - wanted)])
         from_spot = len(leaving)
@@ -428,7 +336,7 @@ class Forecast:
                 yield Drain(replica.id, rule, why, gone)
 
     def _why_it_goes(
-        self, fleet: _Fleet, way: _Way, wanted: int, *, on_demand: bool
+        self, fleet: _Fleet, way: Way, wanted: int, *, on_demand: bool
     ) -> tuple[Rule, GoneReason, str]:
         load = f"the load needs {fleet.target}" if fleet.target else "no request needs a replica"
         expects = f"we expect {way.risk:.2%} of the time below {fleet.target}"
@@ -454,7 +362,6 @@ class Forecast:
     def _notes(
         self,
         fleet: _Fleet,
-        market: _Market,
         on_demand: Mapping[ZoneId, Offer],
         wanted: int,
         held: str | None,
@@ -490,63 +397,6 @@ def _gap(outlook: Outlook, zone: ZoneId) -> str:
 
 def _weighed(gap_h: float) -> float:
     return gap_h if gap_h <= _LONG_GAP_H else float((gap_h * _LONG_GAP_H) ** 0.5)
-
-
-def _amounts(zones: int) -> list[int]:
-    """In how many zones a way may place its replicas: every small number, and some larger ones."""
-    return [*range(1, min(zones, _FEW_ZONES) + 1), *(many for many in _MANY_ZONES if many <= zones)]
-
-
-def _regions_in_turn(zones: Sequence[ZoneId]) -> list[ZoneId]:
-    """The best zone of each region before the second best of any."""
-    seen: Counter[str] = Counter()
-    turns: dict[ZoneId, int] = {}
-    for zone in zones:
-        region = region_of(zone)
-        turns[zone] = seen[region]
-        seen[region] += 1
-    return sorted(zones, key=turns.__getitem__)
-
-
-def _spread(
-    total: int, zones: Sequence[ZoneId], each: int, room: Mapping[ZoneId, int | None]
-) -> tuple[Counter[ZoneId], int]:
-    """So many replicas over these zones, ``each`` at first, as far as there is room; and how many are left."""
-    spot: Counter[ZoneId] = Counter()
-    for most in (each, total):
-        for zone in zones:
-            free = room[zone]
-            more = min(total, most if free is None else min(free, most)) - spot[zone]
-            if more > 0:
-                more = min(more, total - spot.total())
-                spot[zone] += more
-        if spot.total() >= total:
-            break
-    return +spot, total - spot.total()
-
-
-def _risk(way: _Way, need: int, risk: Mapping[ZoneId, float]) -> float:
-    """The expected share of time with fewer than ``need``: one zone lost, or two before the first is replaced."""
-    total = way.spot.total() + way.on_demand
-    alone, together = 0.0, []
-    for zone, count in way.spot.items():
-        if total - count < need:
-            alone += risk[zone]
-        else:
-            together.append((zone, count, risk[zone]))
-    pairs = 0.0
-    if len(together) > _PAIRS_COUNTED:  # so many zones hold few replicas each, and any two are too many
-        whole = sum(one[2] for one in together)
-        pairs = (whole * whole - sum(one[2] ** 2 for one in together)) / 2
-        regions = Counter(region_of(one[0]) for one in together)
-        pairs += _TOGETHER * sum(one[2] * (regions[region_of(one[0])] - 1) for one in together)
-    else:
-        for index, (zone, count, lost) in enumerate(together):
-            for other, others, lost_too in together[:index]:
-                if total - count - others < need:
-                    same = _TOGETHER * (lost + lost_too) if region_of(zone) == region_of(other) else 0.0
-                    pairs += lost * lost_too + same
-    return alone + pairs
 
 
 def _newest_first(replicas: Iterable[Replica]) -> list[Replica]:

@@ -8,7 +8,7 @@ rest. What is long past counts less. The figures below are one choice for all cl
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -294,8 +294,3 @@ def _restored(told: Mapping[str, Any], now_s: float) -> _Spell:
     )
     spell.close(now_s)
     return spell
-
-
-def likeliest(zones: Iterable[ZoneId], score: Mapping[ZoneId, float]) -> list[ZoneId]:
-    """Zones by their score, the best first; by name where they are equal."""
-    return sorted(zones, key=lambda zone: (score[zone], zone))
