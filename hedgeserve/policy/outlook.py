@@ -40,6 +40,10 @@ _LEAD_BELIEF = 0.25
 _NOTED_LATE_S = 30.0
 """Until a preemption without a notice is known of."""
 _REMEMBERED = 20
+_GRANT_WITHIN_S = 600.0
+"""A cloud grants a launch within this time: a ready replica that is older than any such grant was adopted."""
+_SAME_LOSS_S = 10.0
+"""VMs of one zone that go within this time are one loss: each is told of on its own, a moment after another."""
 _PAUSE_FACTOR = 1.5
 _MOST_DOUBLINGS = 2
 _FORGET_H = 72.0
@@ -96,10 +100,14 @@ class Outlook:
         self._notice_lead_s = notice_lead_s
         self._spells: dict[ZoneId, _Spell] = {}
         self._boots_s: deque[float] = deque(maxlen=_REMEMBERED)
+        self._grants_s: dict[tuple[ZoneId, Market], deque[float]] = {}
         self._leads_s: dict[str, deque[float]] = {}
 
     def observe(self, news: ZoneNews) -> None:
         """Learn one thing; only spot teaches of spells, every market of cold starts."""
+        if news.kind is NewsKind.GRANTED:
+            grants_s = self._grants_s.setdefault((news.zone, news.market), deque(maxlen=_REMEMBERED))
+            grants_s.append(news.at_s)
         if news.kind is NewsKind.READY and news.held_s and self._is_boot(news):
             self._boots_s.append(news.held_s)
         if news.market is not Market.SPOT:
@@ -126,11 +134,12 @@ class Outlook:
 
     def _is_boot(self, news: ZoneNews) -> bool:
         """Whether this replica was launched in this run, so that its age is its cold start."""
-        spell = self._spells.get(news.zone)
-        return news.market is not Market.SPOT or (spell is not None and spell.held > 0)
+        begun_s = news.at_s - (news.held_s or 0.0)
+        grants_s = self._grants_s.get((news.zone, news.market), ())
+        return any(-1.0 <= granted_s - begun_s <= _GRANT_WITHIN_S for granted_s in grants_s)
 
     def _held(self, spell: _Spell, news: ZoneNews) -> None:
-        if news.kind is NewsKind.READY and spell.held:
+        if news.kind is NewsKind.READY and spell.held and (not news.held_s or self._is_boot(news)):
             return
         spell.held += 1
         if news.kind is NewsKind.GRANTED:
@@ -147,7 +156,7 @@ class Outlook:
     def _lost(self, spell: _Spell, news: ZoneNews) -> None:
         self._leads_s.setdefault(_cloud(news.zone), deque(maxlen=_REMEMBERED)).append(news.lead_s or 0.0)
         spell.held = max(0, spell.held - 1)
-        if spell.lost_s != news.at_s:  # several at once are one loss of the zone
+        if spell.lost_s is None or news.at_s - spell.lost_s > _SAME_LOSS_S:  # several at once are one loss
             spell.close(news.at_s)
             spell.losses += 1
         spell.since_s, spell.age_h = (news.at_s, 0.0) if spell.held else (None, spell.age_h)
@@ -262,12 +271,12 @@ class Outlook:
         """
         try:
             spells = {ZoneId(str(zone)): _restored(told, now_s) for zone, told in memory["spells"].items()}
-            boots_s = [float(boot_s) for boot_s in memory["cold_starts_s"]]
+            boots_s = [_number(boot_s) for boot_s in memory["cold_starts_s"]]
             leads_s = {
-                str(cloud): deque((float(lead_s) for lead_s in leads), maxlen=_REMEMBERED)
+                str(cloud): deque((_number(lead_s) for lead_s in leads), maxlen=_REMEMBERED)
                 for cloud, leads in memory["leads_s"].items()
             }
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return
         self._spells, self._leads_s = spells, leads_s
         self._boots_s = deque(boots_s, maxlen=_REMEMBERED)
@@ -277,16 +286,23 @@ def _cloud(zone: ZoneId) -> str:
     return zone.partition("/")[0]
 
 
+def _number(told: Any) -> float:
+    """A finite number; ValueError where it is none."""
+    if not math.isfinite(number := float(told)):
+        raise ValueError("not a finite number")
+    return number
+
+
 def _restored(told: Mapping[str, Any], now_s: float) -> _Spell:
     def time_of(key: str) -> float | None:
-        return None if told[key] is None else now_s - float(told[key])
+        return None if told[key] is None else now_s - _number(told[key])
 
     spell = _Spell(
-        losses=max(0.0, float(told["losses"])),
-        expected=max(0.0, float(told["expected"])),
+        losses=max(0.0, _number(told["losses"])),
+        expected=max(0.0, _number(told["expected"])),
         at_s=time_of("at_s") or 0.0,
         since_s=time_of("since_s"),
-        age_h=max(0.0, float(told["age_h"])),
+        age_h=max(0.0, _number(told["age_h"])),
         bad_s=time_of("bad_s"),
         lost_s=time_of("lost_s"),
         refusals=max(0, int(told["refusals"])),
