@@ -16,7 +16,7 @@ from typing import Any
 from hedgeserve.policy.plan import NewsKind, ZoneNews
 from hedgeserve.replica import Market, ZoneId
 
-GRAIN_S = 300.0
+GRAIN_S = 600.0
 """Outlooks change with the news and with every full grain of time, not in between: plans hold as long."""
 
 _SHAPE = 0.7

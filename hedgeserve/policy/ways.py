@@ -21,6 +21,8 @@ _MOVE = 0.05
 """What a launch weighs, in hourly prices of a spot replica: nothing is moved for less."""
 _INERTIA = 0.1
 """A fleet that is large enough is changed only for a gain of this share of its spot price."""
+_ONE_BASKET = 0.02
+"""What it weighs to have all in one zone, as a share of the fleet's spot price: where risks are alike, spread."""
 _TOGETHER = 0.3
 """How likely it is that a zone's loss is also that of another one in its region."""
 _FEW_ZONES = 6
@@ -146,12 +148,13 @@ class _Search:
 
     def weigh(self, counts: tuple[int, ...], on_demand: int) -> _Weighed:
         ground, need = self._ground, self._ground.need
-        total, moves, price, boots = on_demand, 0, 0.0, 0.0
+        total, moves, crowd, price, boots = on_demand, 0, 0, 0.0, 0.0
         used: list[tuple[int, int, float]] = []
         for place, count in enumerate(counts):
             if count:
                 each, risk, boot_usd, have = self._terms[place]
                 total += count
+                crowd += count * count
                 price += each * count
                 boots += boot_usd
                 if count > have:
@@ -161,7 +164,8 @@ class _Search:
         price += (on_demand + _STANDBY * standing_by) * (ground.on_demand_usd or 0.0)
         spares = min(ground.spares * ground.unit, max(0.0, price - need * ground.unit))
         risk = self._risk(used, total)
-        cost = price - _SPARE_DISCOUNT * spares + ground.worth * risk + boots + _MOVE * ground.unit * moves
+        cost = price - _SPARE_DISCOUNT * spares + ground.worth * risk + boots
+        cost += ground.unit * (_MOVE * moves + _ONE_BASKET * crowd / max(1, need))
         if total < need:  # no way that leaves the service short may win over one that does not
             cost += ground.worth * (need - total)
         return cost, risk, counts, on_demand
