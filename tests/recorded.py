@@ -35,6 +35,9 @@ SPARES = {"spothedge": 1, "forecast": 0}
 """The forecast weighs a spare by measured cold starts, too fine a choice to be the same twice: it has none."""
 
 NOTICE_S = 8.0
+STILL_S = 1.5
+"""Many ticks of the simulated world, in which what follows must not meet what was before."""
+
 _GAP_S = 86400
 _TICK_S = 0.25
 
@@ -66,6 +69,8 @@ def recording_spec(directory: Path, policy: str) -> Spec:
         overprovision=SPARES[policy],
         fallback="true",
         retry_delay="10m",
+        boot="60s",
+        initial_delay="60s",
         zones=json.dumps([*SCRIPT]),
         markets='["spot"]',
         pools='[[pools]]\ncloud = "local"\nzones = ["north/a"]\nmarkets = ["on_demand"]',
@@ -81,20 +86,34 @@ async def record(policy: str, transcript: Path) -> Recording:
         async with Service(recording_spec(directory, policy), environ={}, transcript=transcript) as service:
             cloud = service._drivers["local"]
             assert isinstance(cloud, LocalDriver)
-            await eventually(lambda: settled(service, policy), within_s=60)
+            await settle(service, policy)
             cloud._weather = replace(cloud._weather, began_at=cloud._weather.began_at - timedelta(seconds=_GAP_S))
             second_act_s = asyncio.get_running_loop().time()
             await eventually(lambda: all(one["zone"] != "local/east/a" for one in replicas(service)), within_s=60)
-            await eventually(lambda: settled(service, policy), within_s=60)
+            await settle(service, policy)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     return Recording(transcript, second_act_s)
 
 
-def settled(service: Service, policy: str) -> bool:
-    """Whether the fleet is what it is to be while nothing happens: spot alone, all of it ready."""
-    fleet = [(one["market"], one["state"]) for one in replicas(service)]
-    return fleet == [("spot", "ready")] * (1 + SPARES[policy])
+async def settle(service: Service, policy: str) -> None:
+    """Wait until the fleet is what it is to be while nothing happens, and has been so for a while."""
+    clock = asyncio.get_running_loop().time
+    since_s, before = clock(), [""]
+
+    def still() -> bool:
+        nonlocal since_s, before
+        fleet = replicas(service)
+        if policy == "spothedge":  # on-demand stays for as long as it is held, and then goes
+            settled = [one["market"] for one in fleet] == ["spot"] * (1 + SPARES[policy])
+        else:
+            settled = bool(fleet)
+        there = [f"{one['id']} {one['state']}" for one in fleet]
+        if there != before or not settled or any(one["state"] != "ready" for one in fleet):
+            since_s, before = clock(), there
+        return clock() - since_s >= STILL_S
+
+    await eventually(still, within_s=60)
 
 
 # What was decided
