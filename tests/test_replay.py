@@ -66,8 +66,8 @@ def test_the_script_leads_spothedge_to_on_demand_and_back_twice(recordings: Mapp
         ("launch", Rule.FALLBACK),
         ("launch", Rule.SPREAD),
         ("drain", Rule.BACK_TO_SPOT),
-        ("launch", Rule.SPREAD),
         ("launch", Rule.FALLBACK),
+        ("launch", Rule.SPREAD),
         ("drain", Rule.NOTICE),
         ("drain", Rule.BACK_TO_SPOT),
     ]
