@@ -28,7 +28,7 @@ FLEET, ZONES, FLEET_DAYS = 1000, 60, 30
 TIMES_THE_PRESET = 10
 """The preset has at most four VMs in a zone: so many times as many, that the fleet finds room."""
 
-LONGEST_S, PROFILED_S = 100.0, 20.0
+LONGEST_S, PROFILED_S = 70.0, 15.0
 DAY_S = 86400.0
 HEADINGS = ("what", "policy", "CPU s", "wall s", "goal, CPU s", "verdict")
 
@@ -72,17 +72,26 @@ def speed(records: Mapping[str, TraceSet]) -> Section:
     scenario = _large()
     for policy in ("spothedge", "forecast"):
         what = f"{FLEET:,} replicas in {ZONES} zones for {FLEET_DAYS} days"
-        rows.append(_row(section, what, policy, 60.0, partial(bounded, scenario, policy, LONGEST_S)))
+        some = partial(bounded, scenario, policy, PROFILED_S)
+        rows.append(_row(section, what, policy, 60.0, partial(bounded, scenario, policy, LONGEST_S), some))
     section.add(table(HEADINGS, rows, words=2))
     return section
 
 
-def _row(section: Section, what: str, policy: str, goal_s: float, measure: Callable[[], Timing]) -> list[str]:
+def _row(
+    section: Section,
+    what: str,
+    policy: str,
+    goal_s: float,
+    measure: Callable[[], Timing],
+    some: Callable[[], Timing] | None = None,
+) -> list[str]:
+    """One measurement; ``some`` of it is enough for a profile."""
     timing = measure()
     missed = [f"{timing.cpu_s:.3g} s{timing.note}"] if timing.cpu_s > goal_s or timing.note else []
     if missed:
         click.echo(f"{what}, {policy}: {missed[0]} of CPU time, the goal is {goal_s:g} s")
-        click.echo(profile(measure))
+        click.echo(profile(some or measure))
     verdict = section.judge(f"{what}, {policy}", missed)
     return [what, f"`{policy}`", f"{timing.cpu_s:.3f}", f"{timing.wall_s:.3f}", f"{goal_s:g}", verdict]
 
