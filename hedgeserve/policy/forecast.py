@@ -327,7 +327,7 @@ class Forecast:
                     and (other.created_at - replica.created_at).total_seconds() <= _SAME_TIME_S
                     for other in fleet.settled
                 )
-                if as_soon >= fleet.need:
+                if as_soon >= fleet.need + min(fleet.always, fleet.target):
                     going.add(replica.id)
                     yield Terminate(replica.id, rule, why, gone)
             elif spare > 0:

@@ -117,7 +117,7 @@ class _Search:
     def way(self, weighed: _Weighed) -> Way:
         cost, risk, counts, on_demand = weighed
         spot = Counter({zone.zone: count for zone, count in zip(self._zones, counts, strict=True) if count})
-        return Way(spot, on_demand, cost, risk)
+        return Way(spot, on_demand, cost, min(1.0, risk))
 
     def ways(self) -> Iterator[tuple[tuple[int, ...], int]]:
         need, many = self._ground.need, len(self._zones)
