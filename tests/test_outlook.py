@@ -348,7 +348,8 @@ def test_a_restart_forgets_nothing_that_matters() -> None:
     assert kept - restarted_s == pytest.approx(rests - now_s)
     trouble = fresh.last_trouble(B)
     assert trouble is not None
-    assert (trouble[0], restarted_s - trouble[1]) == ("a preemption", pytest.approx(HOUR / 2))
+    assert trouble[0] == "a preemption"
+    assert restarted_s - trouble[1] == pytest.approx(HOUR / 2)
 
 
 def test_what_nobody_asked_about_for_days_is_not_kept() -> None:
@@ -383,19 +384,17 @@ def test_a_memory_of_another_shape_is_forgotten(memory: dict[str, Any]) -> None:
 @st.composite
 def histories(draw: st.DrawFn) -> list[ZoneNews]:
     """Anything that may be told, in order of time."""
-    found = []
-    for at_s in sorted(draw(st.lists(st.floats(0, 40 * HOUR), max_size=40))):
-        found.append(
-            news(
-                draw(st.sampled_from(list(NewsKind))),
-                at_s,
-                draw(st.sampled_from([A, B, AWS])),
-                draw(st.sampled_from([SPOT, SPOT, ON_DEMAND])),
-                draw(st.sampled_from([None, 0.0, 30.0, 120.0, 9000.0])),
-                draw(st.sampled_from([None, 0.0, 30.0, 120.0])),
-            )
+    return [
+        news(
+            draw(st.sampled_from(list(NewsKind))),
+            at_s,
+            draw(st.sampled_from([A, B, AWS])),
+            draw(st.sampled_from([SPOT, SPOT, ON_DEMAND])),
+            draw(st.sampled_from([None, 0.0, 30.0, 120.0, 9000.0])),
+            draw(st.sampled_from([None, 0.0, 30.0, 120.0])),
         )
-    return found
+        for at_s in sorted(draw(st.lists(st.floats(0, 40 * HOUR), max_size=40)))
+    ]
 
 
 @settings(deadline=None, max_examples=60)
