@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hedgeserve.cli import main
@@ -232,6 +232,7 @@ def transcripts(draw: st.DrawFn) -> list[Entry]:
     return entries
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(transcripts())
 def test_every_entry_comes_back_from_its_lines_as_it_was(entries: list[Entry]) -> None:
     """Every digit of every time, every sentence, every enumeration, and the offers though they are named once."""

@@ -13,18 +13,18 @@ import pytest
 
 from hedgeserve.core import Service
 from hedgeserve.errors import TranscriptError
-from hedgeserve.hedge import NewsKind, Observation, Plan, ZoneNews
+from hedgeserve.hedge import NewsKind, Observation, Plan, ZoneNews, make_policy
 from hedgeserve.replica import ZoneId
 from hedgeserve.simulate.replaying import replay_transcript
 from hedgeserve.spec import HedgeSpec
 from hedgeserve.transcript import writer as writer_module
-from hedgeserve.transcript.entries import Entry, Planned, Started
+from hedgeserve.transcript.entries import Encoder, Entry, Planned, Started
 from hedgeserve.transcript.reader import read_transcript
 from hedgeserve.transcript.writer import TranscriptWriter
 from tests.conftest import eventually, messages, small_spec
-from tests.zoneworld import SPOT, A, offers, replica
+from tests.zoneworld import SPOT, A, B, offers, replica, tell
 
-HEDGE = HedgeSpec(retry_delay="1.2345678s")
+HEDGE = HedgeSpec.model_validate({"retry_delay": "1.2345678s"})
 NEWS = ZoneNews(ZoneId("local/east/a"), SPOT, NewsKind.GRANTED, 1.5, "a launch was granted")
 SEEN = Observation(2.0, 1, (replica(1, A),), offers(A))
 PLAN = Plan(1, 1, 0, again_at_s=9.0)
@@ -49,14 +49,31 @@ async def test_what_was_told_is_in_the_file_when_it_is_left(tmp_path: Path) -> N
     assert transcript.trouble == ""
 
 
+async def test_a_replay_knows_what_the_service_knew_of_earlier_runs(tmp_path: Path) -> None:
+    """A zone that refused before the restart is left out, and only the recorded memory tells so."""
+    before, after, ignorant = make_policy(HEDGE), make_policy(HEDGE), make_policy(HEDGE)
+    tell(before, A, NewsKind.NO_CAPACITY, at_s=1000.0)
+    memory = before.export_memory(1000.2)
+    after.restore_memory(memory, 50.0)
+    seen = Observation(50.1, 1, (), offers(A, B))
+    assert after.plan(seen) != ignorant.plan(seen)
+    path = tmp_path / "decisions.jsonl"
+    async with await TranscriptWriter.open(path) as transcript:
+        transcript.started(HEDGE, memory, 50.0)
+        transcript.planned(seen, after.plan(seen))
+    report = replay_transcript(path)
+    assert (report.plans, report.same) == (1, 1)
+
+
 async def test_a_plan_is_written_where_it_or_what_it_is_made_of_has_changed(tmp_path: Path) -> None:
     """Neither the time nor prices that were read again and are the same make a line; a new price does."""
     path = tmp_path / "decisions.jsonl"
     read_again = tuple(replace(one, read_at=one.read_at + timedelta(minutes=1)) for one in SEEN.offers)
     dearer = tuple(replace(one, usd_per_hour=one.usd_per_hour + 1) for one in SEEN.offers)
+    changes: list[dict[str, Any]] = [{}, {}, {"offers": read_again}, {"offers": dearer}, {"target": 2}]
     async with await TranscriptWriter.open(path) as transcript:
         transcript.started(HEDGE, None, 0.0)
-        for now_s, change in enumerate([{}, {}, {"offers": read_again}, {"offers": dearer}, {"target": 2}]):
+        for now_s, change in enumerate(changes):
             transcript.planned(replace(SEEN, now_s=float(now_s), **change), PLAN)
         transcript.planned(replace(SEEN, target=2), replace(PLAN, notes=("a zone rests",)))
     written = [entry.observation.now_s for entry in read_transcript(path) if isinstance(entry, Planned)]
@@ -115,13 +132,13 @@ async def test_a_disk_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(writer_module, "_MOST_WAITING", 3)
     monkeypatch.setattr(writer_module, "_CLOSE_LIMIT_S", 0.05)
     path, hanging = tmp_path / "decisions.jsonl", threading.Event()
-    lines = writer_module.Encoder.lines
+    lines = Encoder.lines
 
     def slow(self: Any, entry: Entry) -> list[str]:
         hanging.wait()
         return lines(self, entry)
 
-    monkeypatch.setattr(writer_module.Encoder, "lines", slow)
+    monkeypatch.setattr(Encoder, "lines", slow)
     async with await TranscriptWriter.open(path) as transcript:
         transcript.started(HEDGE, None, 0.0)
         for _ in range(10):
