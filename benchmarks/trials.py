@@ -23,7 +23,7 @@ HEADINGS = (
     "setting", "policy", "availability %", "cost %", "× bound", "excess gone", "on-demand h", "preemptions",
     "launches", "verdict",
 )  # fmt: skip
-SHORT_HEADINGS = ("setting", "part", "windows", "against", *HEADINGS[2:])
+SHORT_HEADINGS = ("setting", "part", "windows", "against", *HEADINGS[2:-1], "gone of the cheapest's", HEADINGS[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,8 @@ def short_row(trial: Trial, place: str, part: str, section: Section) -> list[str
     """The forecast alone, with its differences to the rival."""
     rival = trial.rival()
     told = [trial.name, part, str(trial.windows), f"`{rival}`", *_ours(trial, rival)]
-    return [*told, verdict(trial, f"{place}, {part}", section)]
+    cheapest = min(CODINGS, key=lambda name: trial.mean(name, "cost_usd"))
+    return [*told, _gone(trial.gone(cheapest)), verdict(trial, f"{place}, {part}", section)]
 
 
 def _ours(trial: Trial, rival: str) -> list[str]:
