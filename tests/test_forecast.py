@@ -1,6 +1,9 @@
 """The forecast in stories: what it does at a start, under notice, after losses, and with what it may not use."""
 
 import json
+import re
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -434,6 +437,18 @@ def test_the_memory_of_another_policy_is_forgotten(memory: dict[str, Any]) -> No
     policy = forecast()
     policy.restore_memory(memory, 1000.0)
     assert policy.plan(look()) == forecast().plan(look())
+
+
+def test_the_docs_tell_every_constant_as_it_is() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "policy.md").read_text()
+    rows = re.findall(r"\| `(\w+)\.(\w+)` \| ([\d.]+) \|", text)
+    assert len(rows) > 20
+    for module, name, told in rows:
+        value = getattr(import_module(f"hedgeserve.policy.{module}"), name)
+        assert float(told) == pytest.approx(value, rel=0.01), f"docs/policy.md: {module}.{name} is {value}"
+    told_of = {(module, name): told for module, name, told in rows}
+    assert f"{told_of['forecast', '_WORTH']} / (1 - availability)" in text
+    assert f"{told_of['ways', '_TOGETHER']} * (r1 + r2)" in text
 
 
 # Over time
