@@ -22,7 +22,7 @@ from hedgeserve.replica import STARTING, GoneReason, Market, Offer, Replica, Sta
 from hedgeserve.spec import HedgeSpec
 from hedgeserve.units import format_duration, format_usd_per_hour
 
-_WORTH = 0.018
+_WORTH = 0.033
 """An hour below the target is worth ``_WORTH / (1 - availability)`` hours of the whole fleet on-demand."""
 _ON_DEMAND_RATIO = 3.0
 """On-demand counts as at least so many times as dear as spot in this, as it does where no pool offers any."""

@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from hedgeserve.policy.outlook import region_of
 from hedgeserve.replica import ZoneId
 
-_SPARE_DISCOUNT = 0.5
-"""Spares within ``overprovision`` are what the user asked for: their price is weighed at so much less."""
-_STANDBY = 0.5
-"""On-demand beyond what is missing weighs so much more than its price: it comes and goes by the minute."""
+_SPARE_DISCOUNT = 0.7
+"""Spares within ``overprovision`` are what the user asked for: a way with no more is weighed at so much less."""
+_BY_CHOICE = 0.7
+"""On-demand where spot may be asked for weighs so much more than its price: it comes and goes by the minute."""
 _MOVE = 0.05
 """What a launch weighs, in hourly prices of a spot replica: nothing is moved for less."""
 _INERTIA = 0.1
 """A fleet that is large enough is changed only for a gain of this share of its spot price."""
 _ONE_BASKET = 0.02
 """What it weighs to have all in one zone, as a share of the fleet's spot price: where risks are alike, spread."""
-_TOGETHER = 0.3
-"""How likely it is that a zone's loss is also that of another one in its region."""
+_TOGETHER = 0.07
+"""How likely it is, for each of two zones in one region, that its loss is also that of the other."""
+_ABOUT = 1.001
 _FEW_ZONES = 6
 _MANY_ZONES = (8, 12, 16, 24, 32, 48, 64, 96, 128)
 _FEW_REPLICAS = 4
@@ -111,6 +112,7 @@ class _Search:
         self._ground = ground
         self._zones = zones
         self._room = [zone.room for zone in zones]
+        self._open = None in self._room
         self._regions = [region_of(zone.zone) for zone in zones]
         self._terms = [(zone.price, zone.risk, zone.boot_usd, zone.have) for zone in zones]
 
@@ -160,9 +162,11 @@ class _Search:
                 if count > have:
                     moves += count - have
                 used.append((place, count, risk))
-        standing_by = min(on_demand, max(0, total - need))
-        price += (on_demand + _STANDBY * standing_by) * (ground.on_demand_usd or 0.0)
-        spares = min(ground.spares * ground.unit, max(0.0, price - need * ground.unit))
+        by_choice = on_demand if self._open else min(on_demand, max(0, total - need))
+        price += (on_demand + _BY_CHOICE * by_choice) * (ground.on_demand_usd or 0.0)
+        spares = max(0.0, price - need * ground.unit)
+        if spares > ground.spares * ground.unit * _ABOUT:
+            spares = 0.0
         risk = self._risk(used, total)
         cost = price - _SPARE_DISCOUNT * spares + ground.worth * risk + boots
         cost += ground.unit * (_MOVE * moves + _ONE_BASKET * crowd / max(1, need))
