@@ -416,18 +416,27 @@ def test_zones_are_shown_with_their_outlook() -> None:
 
 
 def test_a_restart_plans_as_before() -> None:
-    policy = forecast()
-    lose(policy, EAST_A, HOUR, 2 * HOUR, 3 * HOUR)
+    """One zone lost all the time, one has no quota, one rests, and one holds a replica that is adopted."""
+    policy, now_s, then_s = forecast(overprovision=0), 4 * HOUR, 100 * HOUR
+    lose(policy, EAST_A, *(0.25 * HOUR * number for number in range(1, 16)))
     hold(policy, WEST_A, 2 * HOUR)
-    tell(policy, EAST_B, NewsKind.QUOTA, 4 * HOUR - 60)
+    tell(policy, EAST_B, NewsKind.QUOTA, now_s - 60)
+    tell(policy, WEST_B, NewsKind.NO_CAPACITY, now_s - 10)
     fleet = [replica(1, WEST_A)]
-    before = policy.plan(look(*fleet, now_s=4 * HOUR))
-    fresh = forecast()
-    fresh.restore_memory(json.loads(json.dumps(policy.export_memory(4 * HOUR))), 100 * HOUR)
-    learn(fresh, WEST_A, NewsKind.READY, 100 * HOUR, held_s=2 * HOUR)
-    after = fresh.plan(look(*fleet, now_s=100 * HOUR))
-    assert where(launches(after, SPOT)) == where(launches(before, SPOT))
-    assert after.spot_wanted == before.spot_wanted
+    before = policy.plan(look(*fleet, now_s=now_s))
+    fresh = forecast(overprovision=0)
+    fresh.restore_memory(json.loads(json.dumps(policy.export_memory(now_s))), then_s)
+    learn(fresh, WEST_A, NewsKind.READY, then_s, held_s=2 * HOUR)
+    after = fresh.plan(look(*fleet, now_s=then_s))
+    for plan in (before, after):
+        assert WEST_A in where(launches(plan, SPOT))
+        assert not {EAST_B, WEST_B} & where(launches(plan, SPOT))
+    old, new = (one.zone_states() for one in (policy, fresh))
+    assert {zone: state.partition(";")[0] for zone, state in old.items() if zone != WEST_A} == {
+        zone: state.partition(";")[0] for zone, state in new.items() if zone != WEST_A
+    }
+    assert old[EAST_B].startswith("no quota")
+    assert old[WEST_B].startswith("preempted: no capacity 10s ago")
 
 
 @pytest.mark.parametrize(
