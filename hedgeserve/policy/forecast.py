@@ -8,6 +8,7 @@ replicas; a plan is the way with the lowest sum of price and risk. What an hour 
 from the availability that the user asks for.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -317,22 +318,24 @@ class Forecast:
         moving = any(count > fleet.counts[zone] for zone, count in way.spot.items())
         for zone in () if moving else sorted(fleet.spot):
             leaving += _newest_first(fleet.spot[zone])[: max(0, fleet.counts[zone] - way.spot[zone])]
-        spare, going = fleet.ready - fleet.target, set[str]()
+        if not leaving:
+            return
+        # When those were launched that are on their way up or there, less those that are let go of here.
+        launched = sorted(one.created_at.timestamp() for one in fleet.settled)
+        spare = fleet.ready - fleet.target
         for index, replica in enumerate(leaving):
+            created = replica.created_at.timestamp()
             rule, gone, why = self._why_it_goes(fleet, way, wanted, on_demand=index < from_spot)
             if replica.state in STARTING:
-                as_soon = sum(
-                    other.id != replica.id
-                    and other.id not in going
-                    and (other.created_at - replica.created_at).total_seconds() <= _SAME_TIME_S
-                    for other in fleet.settled
-                )
+                counted = replica.state is State.BOOTING or replica.state is State.LOADING
+                as_soon = bisect_right(launched, created + _SAME_TIME_S) - counted
                 if as_soon >= fleet.need + min(fleet.always, fleet.target):
-                    going.add(replica.id)
+                    if counted:
+                        launched.remove(created)
                     yield Terminate(replica.id, rule, why, gone)
             elif spare > 0:
                 spare -= 1
-                going.add(replica.id)
+                launched.remove(created)
                 yield Drain(replica.id, rule, why, gone)
 
     def _why_it_goes(
