@@ -46,6 +46,7 @@ class _Fleet:
     now_s: float
     spot: Mapping[ZoneId, tuple[Replica, ...]]
     counts: Counter[ZoneId]
+    granted: Counter[ZoneId]
     on_demand: tuple[Replica, ...]
     always: int
     ready: int
@@ -167,6 +168,7 @@ class Forecast:
             on_demand=tuple(on_demand),
             always=always,
             ready=ready,
+            granted=Counter([one.offer.zone for one in settled if one.offer.market is Market.SPOT]),
             settled=tuple(settled),
             noticed=tuple(noticed),
         )
@@ -238,12 +240,8 @@ class Forecast:
             return 0
         sure = 0
         for zone, count in way.spot.items():
-            granted = sum(
-                replica.state is not State.PLANNED and replica.state is not State.PROVISIONING
-                for replica in fleet.spot.get(zone, ())
-            )
             held_h = self._outlook.held_for_h(zone, fleet.now_s)
-            sure += count if held_h is not None and held_h > _PROVEN_H else min(count, granted)
+            sure += count if held_h is not None and held_h > _PROVEN_H else min(count, fleet.granted[zone])
         return max(0, fleet.need - sure)
 
     # What follows

@@ -102,6 +102,8 @@ class Outlook:
         self._boots_s: deque[float] = deque(maxlen=_REMEMBERED)
         self._grants_s: dict[tuple[ZoneId, Market], deque[float]] = {}
         self._leads_s: dict[str, deque[float]] = {}
+        # What follows from the boots and the leads, until one more of them is known: it is asked for every zone.
+        self._gaps_s: dict[str, float] = {}
 
     def observe(self, news: ZoneNews) -> None:
         """Learn one thing; only spot teaches of spells, every market of cold starts."""
@@ -110,6 +112,7 @@ class Outlook:
             grants_s.append(news.at_s)
         if news.kind is NewsKind.READY and news.held_s and self._is_boot(news):
             self._boots_s.append(news.held_s)
+            self._gaps_s.clear()
         if news.market is not Market.SPOT:
             return
         spell = self._spells.get(news.zone)
@@ -155,6 +158,7 @@ class Outlook:
 
     def _lost(self, spell: _Spell, news: ZoneNews) -> None:
         self._leads_s.setdefault(_cloud(news.zone), deque(maxlen=_REMEMBERED)).append(news.lead_s or 0.0)
+        self._gaps_s.clear()
         spell.held = max(0, spell.held - 1)
         if spell.lost_s is None or news.at_s - spell.lost_s > _SAME_LOSS_S:  # several at once are one loss
             spell.close(news.at_s)
@@ -230,7 +234,10 @@ class Outlook:
         The mean over the preemptions that this cloud has announced, or not, lately. Before there were any, what
         the user expects counts; a cloud's own promise is only half believed.
         """
-        cloud, cold_start_s = _cloud(zone), self.cold_start_s()
+        cloud = _cloud(zone)
+        if (known := self._gaps_s.get(cloud)) is not None:
+            return known
+        cold_start_s = self.cold_start_s()
         leads = self._leads_s.get(cloud, ())
 
         def missed_s(lead_s: float) -> float:
@@ -240,7 +247,9 @@ class Outlook:
             unseen_s = (missed_s(0.0) + missed_s(_LEADS_S.get(cloud, 0.0))) / 2
         else:
             unseen_s = missed_s(self._notice_lead_s)
-        return (_LEAD_BELIEF * unseen_s + sum(map(missed_s, leads))) / (_LEAD_BELIEF + len(leads))
+        gap_s = (_LEAD_BELIEF * unseen_s + sum(map(missed_s, leads))) / (_LEAD_BELIEF + len(leads))
+        self._gaps_s[cloud] = gap_s
+        return gap_s
 
     # What is kept over a restart
 
@@ -280,6 +289,7 @@ class Outlook:
             return
         self._spells, self._leads_s = spells, leads_s
         self._boots_s = deque(boots_s, maxlen=_REMEMBERED)
+        self._gaps_s.clear()
 
 
 def _cloud(zone: ZoneId) -> str:
