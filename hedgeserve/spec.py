@@ -222,8 +222,8 @@ class ReplicasSpec(Table):
 class HedgeSpec(Table):
     """How preemptions are hedged."""
 
-    policy: Literal["spothedge", "forecast"] = "spothedge"
-    """The policy that places replicas: `spothedge` (EuroSys '25), or `forecast`, which weighs price against the risk of each zone."""
+    policy: Literal["forecast", "spothedge"] = "forecast"
+    """The policy that places replicas: `forecast`, which weighs price against the risk of each zone, or `spothedge` (EuroSys '25)."""
     availability: float = Field(0.999, ge=0.5, lt=1)
     """For `forecast`: the share of time with as many ready replicas as the load needs that is worth paying for."""
     overprovision: int = Field(1, ge=0, le=100)
@@ -233,9 +233,9 @@ class HedgeSpec(Table):
     always_on_demand: int = Field(0, ge=0, le=100)
     """On-demand replicas that run at all times, counted in what the load needs."""
     on_demand_hold: Duration = Field(60.0, ge=0)
-    """Spot replicas must have been ready for this long before the on-demand ones that bridged are let go."""
+    """For `spothedge`: spot replicas must have been ready for this long before the on-demand ones that bridged are let go."""
     rebalance_below: int = Field(2, ge=1, le=100)
-    """When fewer available zones than this are left, the preempted ones are tried again (the paper: 2; with three zones 1 is cheaper)."""
+    """For `spothedge`: when fewer available zones than this are left, the preempted ones are tried again (the paper: 2; with three zones 1 is cheaper)."""
     retry_delay: Duration = Field(30.0, gt=0)
     """A zone that refused a launch is not asked again sooner; doubles with each refusal in a row, up to 16 times this."""
     notice_lead: Duration | None = Field(None, ge=0)

@@ -34,6 +34,7 @@ args = {args}
 {replicas}
 
 [hedge]
+policy = "spothedge"
 overprovision = {overprovision}
 fallback = {fallback}
 rebalance_below = 1

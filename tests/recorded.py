@@ -63,19 +63,23 @@ def recording_spec(directory: Path, policy: str) -> Spec:
             f'[[local.zones]]\nzone = "{zone}"\ntrace = "{trace}"\nspot_price = "0.3{number} USD/h"\n'
             f'boot_time = "{BOOTS[zone]}"\n'
         )
-    toml = small_toml(
-        directory,
-        replicas="count = 1",
-        overprovision=SPARES[policy],
-        fallback="true",
-        retry_delay="10m",
-        boot="60s",
-        initial_delay="60s",
-        zones=json.dumps([*SCRIPT]),
-        markets='["spot"]',
-        pools='[[pools]]\ncloud = "local"\nzones = ["north/a"]\nmarkets = ["on_demand"]',
-        local=f'notice = "{NOTICE_S:g}s"\n{zones}',
-    ).replace('on_demand_hold = "1s"', f'on_demand_hold = "3s"\npolicy = "{policy}"')
+    toml = (
+        small_toml(
+            directory,
+            replicas="count = 1",
+            overprovision=SPARES[policy],
+            fallback="true",
+            retry_delay="10m",
+            boot="60s",
+            initial_delay="60s",
+            zones=json.dumps([*SCRIPT]),
+            markets='["spot"]',
+            pools='[[pools]]\ncloud = "local"\nzones = ["north/a"]\nmarkets = ["on_demand"]',
+            local=f'notice = "{NOTICE_S:g}s"\n{zones}',
+        )
+        .replace('on_demand_hold = "1s"', 'on_demand_hold = "3s"')
+        .replace('policy = "spothedge"', f'policy = "{policy}"')
+    )
     return parse_spec(toml, "recorded.toml", directory, {})
 
 

@@ -27,6 +27,7 @@ args = ["--load-time", "100ms", "--tokens-per-second", "0"]
 [replicas]
 count = 1
 [hedge]
+policy = "spothedge"
 overprovision = 0
 fallback = false
 [[pools]]

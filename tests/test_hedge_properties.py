@@ -61,9 +61,10 @@ def fleets(draw: st.DrawFn) -> tuple[Replica, ...]:
 
 @st.composite
 def policies(draw: st.DrawFn) -> tuple[Policy, HedgeSpec]:
-    """A policy of any settings that has heard all kinds of news."""
+    """SpotHedge with any settings, after all kinds of news."""
     spec = HedgeSpec.model_validate(
         {
+            "policy": "spothedge",
             "overprovision": draw(st.integers(0, 3)),
             "fallback": draw(st.booleans()),
             "always_on_demand": draw(st.integers(0, 2)),

@@ -517,6 +517,7 @@ def worlds(draw: st.DrawFn) -> WorldSetting:
 
 hedges = st.builds(
     lambda **settings: HedgeSpec.model_validate(settings),
+    policy=st.sampled_from(["spothedge", "forecast"]),
     overprovision=st.integers(0, 2),
     fallback=st.booleans(),
     always_on_demand=st.integers(0, 1),
@@ -610,7 +611,9 @@ def test_spothedge_on_recorded_capacity() -> None:
     outcomes: list[FleetOutcome] = []
     for window in range(40):
         made = world(*models, target=3, window_s=86400.0, start_s=300.0 * int(2868 * window / 40), warm_up_s=120.0)
-        outcomes.append(run(make_policy(HedgeSpec.model_validate({"on_demand_hold": "0s"})), made))
+        outcomes.append(
+            run(make_policy(HedgeSpec.model_validate({"policy": "spothedge", "on_demand_hold": "0s"})), made)
+        )
     available = sum(one.availability for one in outcomes) / len(outcomes)
     cost = sum(one.cost_usd for one in outcomes) / len(outcomes) / (3 * 3.0 * 24)
     assert available == pytest.approx(0.9934, abs=0.004)

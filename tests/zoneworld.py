@@ -63,7 +63,9 @@ def see(
 
 
 def hedge(**settings: Any) -> Policy:
-    return make_policy(HedgeSpec(**({"on_demand_hold": "60s", "retry_delay": "30s"} | settings)))
+    return make_policy(
+        HedgeSpec(**({"policy": "spothedge", "on_demand_hold": "60s", "retry_delay": "30s"} | settings))
+    )
 
 
 def tell(

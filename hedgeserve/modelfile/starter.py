@@ -29,10 +29,11 @@ target_requests_per_second = 5  # what one replica is to carry
 # downscale_delay = {replicas.downscale_delay}
 
 [hedge]
-rebalance_below = 1             # right for three zones; leave it out where there are four or more
-# Spot replicas above what the load needs; on-demand replicas that bridge while spot ones are missing.
-# overprovision = {hedge.overprovision}
-# fallback = {hedge.fallback}
+# What is kept in spare follows from the risk of each zone, and from the share of time with enough ready replicas
+# that is worth paying for.
+# policy = {hedge.policy}
+# availability = {hedge.availability}
+# fallback = {hedge.fallback}               # on-demand replicas bridge while spot ones are missing
 
 # One [[pools]] for each cloud. Replicas are spread over the zones, so that they are not preempted together.
 [[pools]]

@@ -84,7 +84,7 @@ class Site:
         return begins[found] if found < len(begins) else NEVER
 
     def grants(self, tick: int) -> bool:
-        """Whether a launch that is asked for now is granted; every question is a throw of its own."""
+        """Whether a launch that is asked for at present is granted; every question is a throw of its own."""
         self.asked += 1
         if len(self.held) >= self.capacity(tick):
             return False
