@@ -302,7 +302,7 @@ def test_in_any_world_the_load_is_carried_at_a_price_within_bounds(
     # On-demand is there to be had: a loss is made good after a cold start, and the news and a refusal before it.
     blows = {one.ended_s for one in outcome.lives if one.gone == "preempted"}
     assert outcome.counted_s - outcome.available_s <= len(blows) * (cold_start_s + 4 * 30.0)
-    assert policy.most <= 3 * target + 3
+    assert policy.most <= 4 * target + 4
     hours = outcome.window_s / 3600
     assert outcome.cost_usd <= 1.5 * hours * target * 1.0
     # Each zone is asked again after rests that grow to six retry delays; on-demand answers for each blow.
