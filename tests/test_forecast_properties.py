@@ -3,10 +3,8 @@
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -334,20 +332,3 @@ def test_a_world_that_holds_is_left_in_peace_after_a_day(
 def test_jumping_over_ticks_changes_nothing(counts: Counts, gap_s: float) -> None:
     setting = world(counts, gap_s, window_s=DAY_S / 8)
     assert run(watched(), setting, every_tick=True) == run(watched(), setting)
-
-
-@settings(deadline=None, max_examples=10)
-@given(capacities())
-def test_no_replica_is_launched_and_let_go_of_all_the_time(counts: Counts) -> None:
-    """Where zones have room for all or for none, replicas that go within ten minutes are the exception."""
-    counts = [tuple(8 if there > 1 else 0 for there in zone) for zone in counts]
-    outcome = run(watched(), world(counts, 3600.0))
-    hasty = [
-        one
-        for one in outcome.lives
-        if one.gone in ("scaled_down", "replaced") and one.ended_s - one.launched_s < 600
-    ]
-    changes = sum(a != b for zone in counts for a, b in pairwise((*zone, zone[0])))
-    by_market = Counter(one.market for one in hasty)
-    assert by_market[SPOT] <= 2 * (changes + 4)
-    assert by_market[ON_DEMAND] <= 4 * (changes + 4)
