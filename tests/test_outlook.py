@@ -289,7 +289,7 @@ def test_the_gap_follows_the_cold_start() -> None:
 # Rests
 
 
-def test_rests_double_twice_and_end_with_a_grant() -> None:
+def test_rests_double_three_times_and_end_with_a_grant() -> None:
     told = outlook(retry_delay_s=40.0)
     assert told.rests_until_s(A) is None
     rests = []
@@ -298,7 +298,7 @@ def test_rests_double_twice_and_end_with_a_grant() -> None:
         until_s = told.rests_until_s(A)
         assert until_s is not None
         rests.append(until_s - 1000.0 * number)
-    assert rests == [60.0, 120.0, 240.0, 240.0, 240.0]
+    assert rests == [60.0, 120.0, 240.0, 480.0, 480.0]
     assert told.last_trouble(A) == ("no capacity", 4000.0)
     granted(told, 5000.0)
     assert (told.rests_until_s(A), told.last_trouble(A)) == (None, None)
@@ -312,6 +312,22 @@ def test_a_zone_that_took_a_replica_back_rests_too() -> None:
     lost(told, 1000.0)
     assert told.rests_until_s(A) == 1060.0
     assert told.last_trouble(A) == ("a preemption", 1000.0)
+
+
+@pytest.mark.parametrize("granted_first", [True, False])
+def test_a_zone_that_grants_some_and_refuses_the_rest_rests_longer_each_time(granted_first: bool) -> None:
+    """It is full: what it grants must not make it be asked for the rest every minute."""
+    told, rests = outlook(retry_delay_s=40.0), []
+    for at_s in (0.0, 1000.0, 2000.0):
+        answers = [granted, refused] if granted_first else [refused, granted]
+        for answer in answers:
+            answer(told, at_s)
+        until_s = told.rests_until_s(A)
+        assert until_s is not None
+        rests.append(until_s - at_s)
+    assert rests == [60.0, 120.0, 240.0]
+    granted(told, 3000.0)
+    assert told.rests_until_s(A) is None
 
 
 # What is kept over a restart
@@ -412,4 +428,4 @@ def test_whatever_is_told_the_outlook_stays_in_its_bounds(
             assert 0 <= found.gap_s(zone) <= found.cold_start_s() + 30
             assert found.age_h(zone, then_s) >= 0
             until_s = found.rests_until_s(zone)
-            assert until_s is None or until_s <= then_s + 180 + 1
+            assert until_s is None or until_s <= then_s + 360 + 1

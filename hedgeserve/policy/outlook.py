@@ -45,7 +45,7 @@ _GRANT_WITHIN_S = 600.0
 _SAME_LOSS_S = 10.0
 """VMs of one zone that go within this time are one loss: each is told of on its own, a moment after another."""
 _PAUSE_FACTOR = 1.5
-_MOST_DOUBLINGS = 2
+_MOST_DOUBLINGS = 3
 _FORGET_H = 72.0
 
 
@@ -72,6 +72,8 @@ class _Spell:
     bad_s: float | None = None
     lost_s: float | None = None
     refusals: int = 0
+    granted_s: float | None = None
+    refusals_before: int = 0
     warned_s: float | None = None
 
     def fade(self, now_s: float) -> None:
@@ -128,6 +130,13 @@ class Outlook:
             case NewsKind.NO_CAPACITY:
                 if news.held_s is not None:  # it was granted, and taken before it served
                     self._lost(spell, news)
+                if (
+                    not spell.refusals
+                    and spell.granted_s is not None
+                    and news.at_s - spell.granted_s <= _SAME_LOSS_S
+                ):
+                    # Some were granted and the rest refused: it is as full as it was before this grant.
+                    spell.refusals = spell.refusals_before
                 spell.bad_s = news.at_s
                 spell.refusals += 1
             case NewsKind.RELEASED | NewsKind.BOOT_FAILED:
@@ -146,7 +155,11 @@ class Outlook:
             return
         spell.held += 1
         if news.kind is NewsKind.GRANTED:
-            spell.refusals = 0
+            if spell.granted_s is None or news.at_s - spell.granted_s > _SAME_LOSS_S:
+                spell.refusals_before = spell.refusals
+            spell.granted_s = news.at_s
+            if spell.bad_s is None or news.at_s - spell.bad_s > _SAME_LOSS_S:
+                spell.refusals = 0
         if spell.since_s is None:
             spell.fade(news.at_s)
             spell.since_s = news.at_s
@@ -210,7 +223,7 @@ class Outlook:
         return max(0.0, now_s // GRAIN_S * GRAIN_S - spell.since_s) / 3600
 
     def rests_until_s(self, zone: ZoneId) -> float | None:
-        """Until when a zone that lost or refused a replica rests: 1.5 retry delays, doubling twice at most."""
+        """Until when a zone that lost or refused a replica rests: 1.5 retry delays, doubled three times at most."""
         spell = self._spells.get(zone)
         if spell is None or spell.bad_s is None or not spell.refusals:
             return None
@@ -258,7 +271,7 @@ class Outlook:
 
         def spell_of(spell: _Spell) -> dict[str, Any]:
             told = asdict(spell)
-            for key in ("at_s", "since_s", "bad_s", "lost_s", "warned_s"):
+            for key in ("at_s", "since_s", "bad_s", "lost_s", "granted_s", "warned_s"):
                 told[key] = None if told[key] is None else now_s - told[key]
             return told
 
@@ -316,6 +329,8 @@ def _restored(told: Mapping[str, Any], now_s: float) -> _Spell:
         bad_s=time_of("bad_s"),
         lost_s=time_of("lost_s"),
         refusals=max(0, int(told["refusals"])),
+        granted_s=time_of("granted_s"),
+        refusals_before=max(0, int(told["refusals_before"])),
         warned_s=time_of("warned_s"),
     )
     spell.close(now_s)

@@ -15,7 +15,7 @@ from hedgeserve.replica import ZoneId
 
 _SPARE_DISCOUNT = 0.7
 """Spares within ``overprovision`` are what the user asked for: a way with no more is weighed at so much less."""
-_BY_CHOICE = 0.7
+_BY_CHOICE = 1.0
 """On-demand where spot may be asked for weighs so much more than its price: it comes and goes by the minute."""
 _MOVE = 0.05
 """What a launch weighs, in hourly prices of a spot replica: nothing is moved for less."""
