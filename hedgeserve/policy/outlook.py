@@ -223,7 +223,7 @@ class Outlook:
         return max(0.0, now_s // GRAIN_S * GRAIN_S - spell.since_s) / 3600
 
     def rests_until_s(self, zone: ZoneId) -> float | None:
-        """Until when a zone that lost or refused a replica rests: 1.5 retry delays, doubled three times at most."""
+        """Until when a zone rests that lost or refused one: 1.5 retry delays, doubled at most three times."""
         spell = self._spells.get(zone)
         if spell is None or spell.bad_s is None or not spell.refusals:
             return None
