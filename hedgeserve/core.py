@@ -85,7 +85,8 @@ class Service:
         self._state_path = resolve_state_dir(spec.service.name, spec.service.state_dir, self._environ)
         self._started_at = datetime.now(UTC)
         self._state = "starting"
-        self._policy = make_policy(spec.hedge)
+        self._hedge = spec.hedge_for_load()
+        self._policy = make_policy(self._hedge)
         self._autoscaler = Autoscaler(spec.replicas)
         self._metrics = Metrics()
         self._wake = asyncio.Event()
@@ -324,7 +325,7 @@ class Service:
             kept_at_s -= max(0.0, (datetime.now(UTC) - saved_at).total_seconds())
             self._policy.restore_memory(memory, kept_at_s)
         if self._transcript is not None:
-            self._transcript.started(self.spec.hedge, memory, kept_at_s)
+            self._transcript.started(self._hedge, memory, kept_at_s)
 
     async def _measure_lag(self) -> None:
         clock = asyncio.get_running_loop().time

@@ -228,6 +228,8 @@ class HedgeSpec(Table):
     """For `forecast`: the share of time with as many ready replicas as the load needs that is worth paying for."""
     overprovision: int = Field(1, ge=0, le=100)
     """Spot replicas above what the load needs (N_extra), so that a preemption is no outage; `forecast` keeps them only while the risk asks for it."""
+    headroom: int | None = Field(None, ge=0, le=100)
+    """For `forecast`: replicas kept above the target at all times, so that a rise of the load finds one ready; unset: `overprovision` where the load sets the target, else none."""
     fallback: bool = True
     """Launch on-demand replicas while spot ones are missing, and return to spot when they are back."""
     always_on_demand: int = Field(0, ge=0, le=100)
@@ -242,6 +244,12 @@ class HedgeSpec(Table):
     """For `forecast`: how long before its end a VM is told of its preemption, until some have been; unset: what its cloud promises."""
     notice_poll: Duration = Field(1.0, gt=0)
     """How often a VM's metadata service is asked for a preemption notice (where it cannot be waited on)."""
+
+    def with_headroom(self, *, scaled: bool) -> "HedgeSpec":
+        """The same with a headroom that is said, for a target that the load sets (``scaled``) or a fixed one."""
+        if self.headroom is not None:
+            return self
+        return self.model_copy(update={"headroom": self.overprovision if scaled else 0})
 
 
 class PoolSpec(Table):
@@ -491,6 +499,11 @@ class Spec(Table):
     backtest: BacktestSpec = BacktestSpec()
 
     _origin: Origin | None = PrivateAttr(None)
+
+    def hedge_for_load(self) -> HedgeSpec:
+        """``[hedge]`` with the headroom that this service's kind of target asks for."""
+        scaled = self.replicas.lowest < self.replicas.highest
+        return self.hedge.with_headroom(scaled=scaled)
 
     def clouds(self) -> frozenset[Cloud]:
         """The clouds that the pools name."""

@@ -23,8 +23,8 @@ from hedgeserve.replica import STARTING, GoneReason, Market, Offer, Replica, Sta
 from hedgeserve.spec import HedgeSpec
 from hedgeserve.units import format_duration, format_usd_per_hour
 
-_WORTH = 0.033
-"""An hour below the target is worth ``_WORTH / (1 - availability)`` hours of the whole fleet on-demand."""
+_WORTH = 0.1
+"""An hour below the target is worth ``_WORTH / (1 - availability)`` hours of an on-demand replica."""
 _ON_DEMAND_RATIO = 3.0
 """On-demand counts as at least so many times as dear as spot in this, as it does where no pool offers any."""
 _LONG_GAP_H = 150 / 3600
@@ -35,6 +35,8 @@ _FREE_USD = 1e-9
 _NEVER_SHORT = 1e-6
 _SAME_TIME_S = 5.0
 _LAST_MOMENT_S = 2.0
+_STAY_S = 300.0
+"""A spot replica that the load could use stays for so long in each state: its use may come yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class _Fleet:
     """What is there: spot by zone (granted or asked for), on-demand, what is ready, what needs no placing."""
 
     target: int
-    need: int
+    floor: int
+    headroom: int
     now_s: float
     spot: Mapping[ZoneId, tuple[Replica, ...]]
     counts: Counter[ZoneId]
@@ -52,6 +55,11 @@ class _Fleet:
     ready: int
     settled: tuple[Replica, ...]
     noticed: tuple[Replica, ...]
+
+    @property
+    def need(self) -> int:
+        """Replicas to place: those that the load needs beside what runs anyway, and those for its next rise."""
+        return self.floor + self.headroom
 
     @property
     def bridging(self) -> int:
@@ -161,7 +169,8 @@ class Forecast:
         always = self._hedge.always_on_demand
         return _Fleet(
             target=observation.target,
-            need=max(0, observation.target - always - external) if observation.target else 0,
+            floor=max(0, observation.target - always - external) if observation.target else 0,
+            headroom=(self._hedge.headroom or 0) if observation.target else 0,
             now_s=observation.now_s,
             spot={zone: tuple(replicas) for zone, replicas in spot.items()},
             counts=Counter({zone: len(replicas) for zone, replicas in spot.items()}),
@@ -207,13 +216,14 @@ class Forecast:
         unit = min(price.values(), default=1.0) or _FREE_USD
         prices = [offer.usd_per_hour for offer in self._cheapest[Market.ON_DEMAND].values()]
         on_demand_usd = min(prices, default=0.0)
-        fleet_usd = max(1, fleet.need) * max(on_demand_usd, _ON_DEMAND_RATIO * unit)
+        replica_usd = max(on_demand_usd, _ON_DEMAND_RATIO * unit)
         boot_h = outlook.cold_start_s() / 3600
         zones: list[SpotZone] = []
         for zone, usd_per_hour in price.items():
             losses_per_hour = outlook.losses_per_hour(zone, now_s)
             rests_until_s = outlook.rests_until_s(zone)
             rests = zone not in spot or (rests_until_s is not None and now_s < rests_until_s)
+            # Where the last launch was refused, one more is asked for at a time, until one is granted.
             zones.append(
                 SpotZone(
                     zone=zone,
@@ -221,16 +231,17 @@ class Forecast:
                     risk=min(1.0, losses_per_hour * _weighed(outlook.gap_s(zone) / 3600)),
                     boot_usd=losses_per_hour * boot_h * usd_per_hour,
                     have=fleet.counts[zone],
-                    room=fleet.counts[zone] if rests else None,
+                    room=None if rests_until_s is None and not rests else fleet.counts[zone] + (not rests),
                 )
             )
         return Ground(
             need=fleet.need,
+            floor=fleet.floor,
             zones=zones,
             bridging=fleet.bridging,
             on_demand_usd=on_demand_usd if prices and on_demand and self._hedge.fallback else None,
             unit=unit,
-            worth=_WORTH / max(_NEVER_SHORT, 1 - self._hedge.availability) * fleet_usd,
+            worth=_WORTH / max(_NEVER_SHORT, 1 - self._hedge.availability) * replica_usd,
             spares=self._hedge.overprovision,
         )
 
@@ -242,7 +253,7 @@ class Forecast:
         for zone, count in way.spot.items():
             held_h = self._outlook.held_for_h(zone, fleet.now_s)
             sure += count if held_h is not None and held_h > _PROVEN_H else min(count, fleet.granted[zone])
-        return max(0, fleet.need - sure)
+        return max(0, fleet.floor - sure)
 
     # What follows
 
@@ -314,8 +325,13 @@ class Forecast:
         leaving: list[Replica] = list(_newest_first(fleet.on_demand)[: max(0, len(fleet.on_demand) - wanted)])
         from_spot = len(leaving)
         moving = any(count > fleet.counts[zone] for zone, count in way.spot.items())
+        of_use = fleet.need
         for zone in () if moving else sorted(fleet.spot):
-            leaving += _newest_first(fleet.spot[zone])[: max(0, fleet.counts[zone] - way.spot[zone])]
+            for replica in _newest_first(fleet.spot[zone])[: max(0, fleet.counts[zone] - way.spot[zone])]:
+                if of_use and fleet.now_s < replica.since_s + _STAY_S:
+                    of_use -= 1
+                else:
+                    leaving.append(replica)
         if not leaving:
             return
         # When those were launched that are on their way up or there, less those that are let go of here.
@@ -327,7 +343,7 @@ class Forecast:
             if replica.state in STARTING:
                 counted = replica.state is State.BOOTING or replica.state is State.LOADING
                 as_soon = bisect_right(launched, created + _SAME_TIME_S) - counted
-                if as_soon >= fleet.need + min(fleet.always, fleet.target):
+                if as_soon >= fleet.floor + min(fleet.always, fleet.target):
                     if counted:
                         launched.remove(created)
                     yield Terminate(replica.id, rule, why, gone)
@@ -354,6 +370,7 @@ class Forecast:
         ends_s = [(now_s // GRAIN_S + 1) * GRAIN_S]
         zones = self._cheapest[Market.SPOT].keys() | fleet.spot.keys()
         ends_s += [end for zone in zones if (end := self._outlook.rests_until_s(zone)) is not None]
+        ends_s += [replica.since_s + _STAY_S for replicas in fleet.spot.values() for replica in replicas]
         ends_s += self._memory.pauses_end_s(
             [(zone, market) for market, offers in self._cheapest.items() for zone in offers]
         )

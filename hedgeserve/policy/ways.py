@@ -15,7 +15,7 @@ from hedgeserve.replica import ZoneId
 
 _SPARE_DISCOUNT = 0.7
 """Spares within ``overprovision`` are what the user asked for: a way with no more is weighed at so much less."""
-_BY_CHOICE = 1.0
+_BY_CHOICE = 0.7
 """On-demand where spot may be asked for weighs so much more than its price: it comes and goes by the minute."""
 _MOVE = 0.05
 """What a launch weighs, in hourly prices of a spot replica: nothing is moved for less."""
@@ -26,6 +26,8 @@ _ONE_BASKET = 0.02
 _TOGETHER = 0.07
 """How likely it is, for each of two zones in one region, that its loss is also that of the other."""
 _ABOUT = 1.001
+_HEADROOM = 2.0
+"""A replica above the target, for the next rise of the load, is worth so many prices of a spot one."""
 _FEW_ZONES = 6
 _MANY_ZONES = (8, 12, 16, 24, 32, 48, 64, 96, 128)
 _FEW_REPLICAS = 4
@@ -55,13 +57,14 @@ class SpotZone:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """Where ``need`` replicas are to be placed.
+    """Where ``need`` replicas are to be placed, of which ``floor`` must not be missed.
 
     ``bridging`` on-demand ones are there for ``on_demand_usd`` (None: none can be had). ``unit`` is the price of a
     spot replica, ``worth`` what an hour with too few costs, ``spares`` how many extra ones the user asked for.
     """
 
     need: int
+    floor: int
     zones: Sequence[SpotZone]
     bridging: int
     on_demand_usd: float | None
@@ -112,7 +115,7 @@ class _Search:
         self._ground = ground
         self._zones = zones
         self._room = [zone.room for zone in zones]
-        self._open = None in self._room
+        self._open = any(zone.room is None or zone.room > zone.have for zone in zones)
         self._regions = [region_of(zone.zone) for zone in zones]
         self._terms = [(zone.price, zone.risk, zone.boot_usd, zone.have) for zone in zones]
 
@@ -145,8 +148,10 @@ class _Search:
             if on_demand >= missing:
                 yield there, on_demand
         for place in range(min(many, _ADDED_TO)):
-            if self._room[place] is None:
-                yield (*there[:place], there[place] + max(1, missing), *there[place + 1 :]), 0
+            room = self._room[place]
+            more = max(1, missing) if room is None else min(room - there[place], max(1, missing))
+            if more > 0:
+                yield (*there[:place], there[place] + more, *there[place + 1 :]), max(0, missing - more)
 
     def weigh(self, counts: tuple[int, ...], on_demand: int) -> _Weighed:
         ground, need = self._ground, self._ground.need
@@ -170,13 +175,15 @@ class _Search:
         risk = self._risk(used, total)
         cost = price - _SPARE_DISCOUNT * spares + ground.worth * risk + boots
         cost += ground.unit * (_MOVE * moves + _ONE_BASKET * crowd / max(1, need))
-        if total < need:  # no way that leaves the service short may win over one that does not
-            cost += ground.worth * (need - total)
+        if total < ground.floor:  # no way that leaves the service short may win over one that does not
+            cost += ground.worth * (ground.floor - total)
+        if total < need:
+            cost += _HEADROOM * ground.unit * (need - max(total, ground.floor))
         return cost, risk, counts, on_demand
 
     def _risk(self, used: Sequence[tuple[int, int, float]], total: int) -> float:
         """The expected share of time with too few: one zone lost, or two before the first is replaced."""
-        spare = total - self._ground.need
+        spare = total - self._ground.floor
         alone, together = 0.0, []
         for one in used:
             if one[1] > spare:

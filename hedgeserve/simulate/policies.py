@@ -41,7 +41,8 @@ def check_policies(names: Iterable[str]) -> None:
 def make(name: str, scenario: Scenario, *, seed: int) -> Policy:
     """A new policy of this name, set as the scenario says."""
     if name in _PRODUCTION:
-        return make_policy(scenario.hedge.model_copy(update={"policy": name}))
+        scaled = scenario.demand is not None and scenario.demand.scaled
+        return make_policy(scenario.hedge.with_headroom(scaled=scaled).model_copy(update={"policy": name}))
     own = BASELINES[name].overprovision or 0
     extra = own if scenario.overprovision is None else scenario.overprovision
     return make_baseline(name, scenario.hedge.model_copy(update={"overprovision": extra}), seed)
