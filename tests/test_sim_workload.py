@@ -218,7 +218,7 @@ def test_your_own_shape_may_leave_tokens_out(write) -> None:
         (MINUTES + "0,1\n0,1\n", "row 3: minute 0 comes after minute 0; sort"),
         (MINUTES + "0,-1\n", "row 2: Requests is -1"),
         (MINUTES + "0.5,1\n", 'row 2: Time \\(min\\) is "0.5"'),
-        (MINUTES + "0,999999999999\n", "give a larger scale than 1"),
+        (MINUTES + "0,999999999999\n", "scale them down: every count is divided by 1 now"),
         (b"arrival_s\n1\n\xff\n", "after row .*: not UTF-8 text; save the file as UTF-8"),
         ("arrival_s\n1\n".encode("utf-16"), "not UTF-8 text"),
         ('arrival_s\n"1\n', "not CSV"),

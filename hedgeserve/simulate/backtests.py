@@ -189,6 +189,7 @@ def figures(scenario: Scenario, task: Task) -> WindowFigures:
             cost_vs_on_demand=best.cost_usd / alone_usd if alone_usd else None,
             availability=best.availability,
             on_demand_hours=best.on_demand_h,
+            notes=() if best.integral else ("no whole numbers solve a window: a bound, but no schedule",),
         )
     outcome = run_window(scenario, task)
     alone_usd = _on_demand_usd(scenario, outcome.targets)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from hedgeserve.drivers.localcloud.weather import climates_of
 from hedgeserve.errors import BacktestError
 from hedgeserve.replica import Market, Offer, ZoneId
-from hedgeserve.simulate.scenario import EPOCH, MODEL_POLICIES, Demand, Requests, Scenario
+from hedgeserve.simulate.scenario import EPOCH, MODEL_POLICIES, Demand, Requests, Scenario, whole_ticks
 from hedgeserve.simulate.servicemodel import OnLoss, TokenService
 from hedgeserve.simulate.setting import OfferModel
 from hedgeserve.simulate.traces import TraceSet, ZoneTrace
@@ -55,7 +55,7 @@ def model_scenario(
         replicas=spec.replicas,
         policies=MODEL_POLICIES,
         overprovision=spec.hedge.overprovision,
-        warm_up_s=max(cold_starts_s(backtest)),
+        warm_up_s=whole_ticks(max(cold_starts_s(backtest)), backtest.tick),
         tick_s=backtest.tick,
         launch_latency_s=backtest.launch_latency,
         drain_s=spec.timeouts.drain,

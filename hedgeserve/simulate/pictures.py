@@ -27,6 +27,17 @@ Floats = npt.NDArray[np.float64]
 INK, GRID, PALE = "#010101", "#020202", "#030303"
 SPOT, ON_DEMAND, SHORT = "#0072b2", "#e69f00", "#d55e00"
 _LINES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8a8a")
+_OWN = {
+    "forecast": ("#0072b2", "-", "o"),
+    "spothedge": ("#e69f00", "-", "s"),
+    "spothedge-artifact": ("#d55e00", "--", "D"),
+    "round-robin-fallback": ("#009e73", "-.", "^"),
+    "round-robin": ("#009e73", ":", "v"),
+    "even-spread": ("#cc79a7", "-.", "P"),
+    "on-demand": ("#8a8a8a", "--", "X"),
+    "omniscient": (INK, ":", "*"),
+}
+"""Those that are tried most look alike in every report; the others take what is left, in turn."""
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -87,6 +98,9 @@ def policy_styles(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
     """A colour, a dash and a marker for each policy, the same in all pictures."""
     styles: dict[str, tuple[str, str, str]] = {}
     for index, name in enumerate(names):
+        if name in _OWN:
+            styles[name] = _OWN[name]
+            continue
         dash = _DASHES[(index + index // len(_LINES)) % len(_DASHES)]
         styles[name] = (_LINES[index % len(_LINES)], dash, _MARKERS[index % len(_MARKERS)])
     return styles

@@ -156,11 +156,16 @@ def paper_scenario(traces: TraceSet, setting: PaperSetting, *, requests: Request
         policies=PAPER_POLICIES,
         overprovision=extra,
         window_s=setting.window_s,
-        warm_up_s=setting.cold_start_s,
+        warm_up_s=whole_ticks(setting.cold_start_s, setting.tick_s),
         tick_s=setting.tick_s,
         demand=None if requests is None else _paper_demand(requests),
         notes=traces.notes,
     )
+
+
+def whole_ticks(time_s: float, tick_s: float) -> float:
+    """When a time is over in a world that looks once a tick: replicas are ready, and counted, then."""
+    return math.ceil(round(time_s / tick_s, 9)) * tick_s
 
 
 def _paper_demand(requests: Requests) -> Demand:
@@ -237,7 +242,7 @@ def with_zones(scenario: Scenario, count: int) -> Scenario:
 def with_cold_start(scenario: Scenario, cold_starts_s: Sequence[float]) -> Scenario:
     """The same world with these cold starts, equally likely, in every zone; the warm-up is the longest of them."""
     offers = tuple(replace(model, cold_start_s=tuple(cold_starts_s)) for model in scenario.offers)
-    return replace(scenario, offers=offers, warm_up_s=max(cold_starts_s))
+    return replace(scenario, offers=offers, warm_up_s=whole_ticks(max(cold_starts_s), scenario.tick_s))
 
 
 def with_notice(scenario: Scenario, notice_s: float) -> Scenario:

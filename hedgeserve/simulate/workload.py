@@ -429,7 +429,7 @@ def _per_minute(table: _Table, scale: float, cap: float | None, seed: int, mix: 
         _append(table, minutes, minute, "Time (min)")
         counts.append(table.count(row[table.columns["requests"]], "Requests", 2**53))
     wanted = np.minimum(np.array(counts) / scale, math.inf if cap is None else cap)
-    _hold(str(table.source), float(wanted.sum()), f"give a larger scale than {scale:g}")
+    _hold(str(table.source), float(wanted.sum()), f"scale them down: every count is divided by {scale:g} now")
     rng = seeded(f"{seed}/minutes")
     per_minute = _about(wanted, rng)
     minute_of = np.repeat(np.array(minutes), per_minute)
