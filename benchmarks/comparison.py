@@ -83,8 +83,8 @@ def comparison(records: Mapping[str, TraceSet], jobs: int, windows: int, seed: i
         section.add(f"### {NAMES[trace]}, the whole record", table(HEADINGS, cells, words=2))
     section.add(
         "### The two halves of the time",
-        "Most of the windows that the forecast's parameters were chosen with lie in the first half, not all of them. "
-        "Windows that reach into both halves are left out here.",
+        "Most of the windows that the forecast's parameters were chosen with lie in the first half, not all of "
+        "them. Windows that reach into both halves are left out here.",
     )
     for trace, trials in found.items():
         cells = [
