@@ -32,8 +32,8 @@ BOOTS = {"east/a": "1s", "east/b": "2s", "west/a": "3s", "west/b": "2s"}
 """Seconds apart, so that who is ready first does not hang on a busy machine's moments."""
 
 SPARES = {"spothedge": 1, "forecast": 0}
-"""The forecast weighs a spare by measured cold starts, too fine a choice to be the same twice: it has none, since it
-is told that little availability is worth paying for."""
+"""The forecast weighs a spare by measured cold starts, too fine a choice to be the same twice: it has none, since
+it is told that little availability is worth paying for."""
 
 NOTICE_S = 8.0
 STILL_S = 1.5
