@@ -96,6 +96,12 @@ class QuotaError(CloudError):
     kind: ClassVar[str] = "quota"
 
 
+class PriceError(CloudError):
+    """A spot VM costs more now than it may: the same news as no capacity, until the price falls."""
+
+    kind: ClassVar[str] = "price"
+
+
 class AuthError(CloudError):
     """The credentials are missing, expired or lack a permission. No launch can work until that is mended."""
 

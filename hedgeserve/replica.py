@@ -71,13 +71,17 @@ STARTING = frozenset({State.PLANNED, State.PROVISIONING, State.BOOTING, State.LO
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A kind of VM that may be launched: a zone, an instance type and a market, at a price read at a time."""
+    """A kind of VM that may be launched: a zone, an instance type and a market, at a price read at a time.
+
+    ``throughput`` is what it serves, relative to other kinds: prices are compared per throughput.
+    """
 
     zone: ZoneId
     instance_type: str
     market: Market
     usd_per_hour: float
     read_at: datetime
+    throughput: float = 1.0
 
     @property
     def cloud(self) -> str:
@@ -165,7 +169,8 @@ class RouteTarget:
     """A replica as the balancer sees it.
 
     ``accepting`` is false while it drains: what it has may finish, nothing new goes there. ``preferred`` is
-    false under a preemption notice: it is used only while nothing better is ready.
+    false under a preemption notice: it is used only while nothing better is ready. ``own_tls`` where its
+    certificate is from the service's own authority, and from no other.
     """
 
     id: ReplicaId
@@ -175,6 +180,7 @@ class RouteTarget:
     accepting: bool = True
     preferred: bool = True
     api_key: str | None = field(default=None, repr=False)
+    own_tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,15 @@ between them.
 # ruff: noqa: RUF012 (pydantic copies mutable defaults for each instance)
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Set
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, PrivateAttr, Strict
 
+from hedgeserve.cloudspec import AwsSpec, AzureSpec, GcpSpec, VmSpec
+from hedgeserve.poolspec import REMOTE, Cloud, PoolSpec
 from hedgeserve.replica import Market
 from hedgeserve.spectable import (
     Conflict,
@@ -34,9 +34,13 @@ from hedgeserve.spectable import (
 )
 
 __all__ = [
+    "REMOTE",
+    "AwsSpec",
+    "AzureSpec",
     "BacktestSpec",
     "Cloud",
     "EngineName",
+    "GcpSpec",
     "HedgeSpec",
     "LimitsSpec",
     "LocalSpec",
@@ -50,6 +54,7 @@ __all__ = [
     "Spec",
     "TimeoutsSpec",
     "Transport",
+    "VmSpec",
     "split_listen",
 ]
 
@@ -66,15 +71,9 @@ class Transport(StrEnum):
     """How requests travel from the controller to an engine."""
 
     AUTO = "auto"
-    DIRECT = "direct"
+    TLS = "tls"
     SSH = "ssh"
-
-
-class Cloud(StrEnum):
-    """Where VMs come from."""
-
-    LOCAL = "local"
-    STATIC = "static"
+    DIRECT = "direct"
 
 
 class EngineName(StrEnum):
@@ -109,7 +108,7 @@ class ServiceSpec(Table):
     on_exit: Annotated[OnExit, Strict(False)] = OnExit.AUTO
     """VMs when the controller stops: `keep` them, `terminate` them, or `auto` (terminate `local` ones, keep the clouds')."""
     transport: Annotated[Transport, Strict(False)] = Transport.AUTO
-    """Requests go to engines `direct` (plain HTTP, private addresses only), through `ssh`, or `auto` (direct on loopback, else ssh)."""
+    """Requests go to engines by `tls` (with certificates of the service's own authority), through `ssh`, `direct` (plain HTTP, private addresses only), or `auto` (direct on loopback, else tls where the engine can, else ssh)."""
 
 
 class ModelSpec(Table):
@@ -127,10 +126,14 @@ class ModelSpec(Table):
     """For `engine = "command"`: what to run; `{host}`, `{port}`, `{model}` and `{api_key_file}` are filled in."""
     health_path: Annotated[str, Shape(r"/\S*", "is not a path; start it with a slash")] = "/health"
     """For `engine = "command"`: path that answers 200 when the server is up."""
+    container: str = ""
+    """For `engine = "vllm"`: container image to run it from, such as `vllm/vllm-openai:v0.32.0` (best pinned with `@sha256:`); empty: installed with uv or pip."""
+    weights: str = ""
+    """For `engine = "vllm"`: where the weights are, if not at `id` on the hub: a path on the VM, or `s3://`, `gs://` or `az://` of a bucket."""
     python: str = ""
     """Interpreter on the VM that has vLLM installed; empty: the VM's own, with vLLM installed by us where it is missing."""
     version: str = ""
-    """vLLM version to install where it is missing, such as `0.32.0`; empty: the newest."""
+    """vLLM version to install where it is missing, such as `0.32.0`; empty: the one that HedgeServe was tried with."""
     env: dict[EnvName, str] = {}
     """Environment variables for the engine; not for secrets."""
     secret_env: list[EnvName] = []
@@ -164,11 +167,15 @@ class ModelSpec(Table):
                 ("id",), 'engine = "vllm" needs `id`', 'write a repository or path, such as "Qwen/Qwen3-8B"'
             )
         if self.engine is not EngineName.VLLM:
-            for key in ("python", "version"):
+            for key in ("container", "weights", "python", "version"):
                 if getattr(self, key):
                     yield Conflict(
                         (key,), f'`{key}` is only for engine = "vllm", not for "{self.engine}"', "remove it"
                     )
+        if self.container:
+            for key in ("python", "version"):
+                if getattr(self, key):
+                    yield Conflict((key,), f"`container` brings its own `{key}`", f"remove `{key}` or `container`")
 
 
 class ReplicasSpec(Table):
@@ -250,75 +257,6 @@ class HedgeSpec(Table):
         if self.headroom is not None:
             return self
         return self.model_copy(update={"headroom": self.overprovision if scaled else 0})
-
-
-class PoolSpec(Table):
-    """Where replicas may run; any number of pools."""
-
-    cloud: Annotated[Cloud, Strict(False)]
-    """`local` (processes of this machine, for trying things out) or `static` (servers that somebody else runs)."""
-    zones: list[Zone] = []
-    """Zones to use, as `region/zone`, such as `["east/a", "east/b"]`."""
-    instance_types: list[str] = ["small"]
-    """Instance types that can run the model."""
-    markets: list[Literal[Market.SPOT, Market.ON_DEMAND]] = [Market.SPOT, Market.ON_DEMAND]
-    """Markets to use: `spot`, `on_demand`."""
-    max_usd_per_hour: UsdPerHour | None = Field(None, gt=0)
-    """Offers above this price are not taken."""
-    urls: list[
-        Annotated[
-            str,
-            Shape(
-                r"https?://[^/\s?#@]+/?",
-                'is not a base URL; write scheme, host and port only, such as "http://10.0.0.5:8000"',
-            ),
-        ]
-    ] = []
-    """For `cloud = "static"`: base URLs of the servers, such as `["http://10.0.0.5:8000"]`."""
-    api_key_env: Annotated[
-        str, Shape(r"([A-Za-z_][A-Za-z0-9_]*)?", "is not the name of an environment variable, such as RACK_KEY")
-    ] = ""
-    """For `cloud = "static"`: environment variable with the key that these servers ask for."""
-
-    def conflicts(self) -> Iterator[Conflict]:
-        """Keys that the pool's cloud needs or has no use for."""
-        static = self.cloud is Cloud.STATIC
-        for key in (
-            ("zones", "instance_types", "markets", "max_usd_per_hour") if static else ("urls", "api_key_env")
-        ):
-            if key in self.model_fields_set:
-                why = 'cloud = "static" launches nothing' if static else f'`{key}` is only for cloud = "static"'
-                yield Conflict((key,), why, f"remove `{key}`")
-        if static:
-            if not self.urls:
-                yield Conflict(
-                    ("urls",), 'cloud = "static" needs `urls`', 'write them, such as ["http://10.0.0.5:8000"]'
-                )
-            for index, url in enumerate(self.urls):
-                try:
-                    _, host = urlsplit(url).port, urlsplit(url).hostname
-                    _ = (host or ".").encode("idna")
-                except UnicodeError:
-                    yield Conflict(
-                        ("urls", index),
-                        f'"{url}" has no host that can be looked up',
-                        "between its dots there must be 1 to 63 characters each time",
-                    )
-                except ValueError as error:
-                    yield Conflict(("urls", index), f'"{url}" is not a base URL', str(error))
-            return
-        if not self.zones:
-            yield Conflict(
-                ("zones",), f'cloud = "{self.cloud}" needs `zones`', 'write them, such as ["east/a", "east/b"]'
-            )
-        if not self.instance_types or "" in self.instance_types:
-            yield Conflict(("instance_types",), "names no instance type", 'write at least one, such as ["small"]')
-        if not self.markets:
-            yield Conflict(("markets",), 'holds "spot", "on_demand" or both')
-        for key in ("zones", "instance_types", "markets"):
-            for value, count in Counter(getattr(self, key)).items():
-                if count > 1:
-                    yield Conflict((key,), f'"{value}" is there {count} times', "once is enough")
 
 
 class ProbeSpec(Table):
@@ -495,6 +433,10 @@ class Spec(Table):
     probe: ProbeSpec = ProbeSpec()
     limits: LimitsSpec = LimitsSpec()
     timeouts: TimeoutsSpec = TimeoutsSpec()
+    vm: VmSpec = VmSpec()
+    aws: AwsSpec = AwsSpec()
+    gcp: GcpSpec = GcpSpec()
+    azure: AzureSpec = AzureSpec()
     local: LocalSpec = LocalSpec()
     backtest: BacktestSpec = BacktestSpec()
 
@@ -528,6 +470,7 @@ class Spec(Table):
         """The conflicts that involve these tables only: the others may be wrong in themselves."""
         if "pools" in tables:
             yield from self._places_twice()
+            yield from self._clouds_without_pool(tables)
         if {"pools", "local"} <= tables and "local" in self.model_fields_set:
             yield from self._local_without_pool()
         if {"pools", "hedge"} <= tables:
@@ -545,6 +488,12 @@ class Spec(Table):
                             f'"{place}" is already in `pools[{first}].{key}`',
                             "remove one of the two",
                         )
+
+    def _clouds_without_pool(self, tables: Set[str]) -> Iterator[Conflict]:
+        for cloud in REMOTE:
+            if cloud in tables and cloud in self.model_fields_set and cloud not in self.clouds():
+                hint = f"remove the [{cloud}] table or add such a pool"
+                yield Conflict((str(cloud),), f'no pool has cloud = "{cloud}"', hint)
 
     def _local_without_pool(self) -> Iterator[Conflict]:
         if Cloud.LOCAL not in self.clouds():

@@ -34,6 +34,18 @@ def make_drivers(
             directory=local_dir,
             lease_s=spec.timeouts.lease,
         )
+    if Cloud.AWS in pools:
+        from hedgeserve.drivers.aws import AwsDriver
+
+        drivers[Cloud.AWS] = AwsDriver(spec, environ)
+    if Cloud.GCP in pools:
+        from hedgeserve.drivers.gcp import GcpDriver
+
+        drivers[Cloud.GCP] = GcpDriver(spec, environ)
+    if Cloud.AZURE in pools:
+        from hedgeserve.drivers.azure import AzureDriver
+
+        drivers[Cloud.AZURE] = AzureDriver(spec, environ)
     if Cloud.STATIC in pools:
         from hedgeserve.drivers.static import StaticDriver
 

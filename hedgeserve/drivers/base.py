@@ -14,7 +14,8 @@ class MachineState(StrEnum):
 
     PENDING = "pending"
     RUNNING = "running"
-    STOPPING = "stopping"
+    STOPPING = "stopping"  # on its way out by itself; nothing needs to be done
+    STOPPED = "stopped"  # it will not run again and may still cost money: it must be terminated
 
 
 class Dialect(StrEnum):
@@ -27,7 +28,7 @@ class Dialect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LaunchRequest:
-    """All that a driver needs to start a VM.
+    """All that a driver needs to start a VM; ``tags`` hold at least those of :mod:`hedgeserve.drivers.tags`.
 
     ``name`` and ``token`` are in the journal before the cloud is asked: the same token twice means the same
     VM, and a VM that was started just before a crash is found by its name. ``host_key`` is the private key
@@ -62,6 +63,24 @@ class Machine:
     metadata_url: str = "http://169.254.169.254"
     python: str = "python3"
     workdir: str = "hedgeserve"
+    gpus: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A thing in a cloud that is no VM and bears a service's tag: a disk, an address, a firewall, a key.
+
+    ``in_use`` ones belong to a VM that is there, or serve the service as a whole; they go when it is taken down.
+    """
+
+    cloud: str
+    region: str
+    kind: str
+    id: str
+    service: str
+    name: str = ""
+    in_use: bool = False
+    created_at: datetime | None = None
 
 
 class Driver(Protocol):
@@ -82,6 +101,15 @@ class Driver(Protocol):
 
     async def terminate(self, machine_id: str) -> None:
         """Take a VM away; returns when the cloud has accepted. One that is already gone is a success."""
+
+    async def everyone(self) -> Sequence[Machine]:
+        """Every VM of any HedgeServe service in the regions that the pools name; the tags tell whose it is."""
+
+    async def leftovers(self) -> Sequence[Leftover]:
+        """All that HedgeServe services have in these regions besides VMs."""
+
+    async def clear(self, leftover: Leftover) -> None:
+        """Take one of them away; one that is already gone is a success, one that is still used a CloudError."""
 
     async def run(self) -> None:
         """Background work of the driver, if it has any; returns only when cancelled."""

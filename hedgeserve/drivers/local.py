@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import structlog
 
-from hedgeserve.drivers.base import LaunchRequest, Machine
+from hedgeserve.drivers.base import LaunchRequest, Leftover, Machine
 from hedgeserve.drivers.localcloud.directory import LocalVm, VmDirectory
 from hedgeserve.drivers.localcloud.record import CONTROL_PORT, ENGINE_PORT, METADATA_PORT, SSH_PORT, VmRecord
 from hedgeserve.drivers.localcloud.sshd import find_sshd, sshd_refusal, user_name
@@ -84,7 +84,7 @@ class LocalDriver:
                 for market in pool.markets:
                     if pool.max_usd_per_hour is not None and prices[market] > pool.max_usd_per_hour:
                         continue
-                    for kind in pool.instance_types:
+                    for kind in pool.instance_types or ["small"]:
                         key = (climate.zone, kind, market)
                         offers[key] = Offer(*key, usd_per_hour=prices[market], read_at=read_at)
         return tuple(offers.values())
@@ -122,6 +122,17 @@ class LocalDriver:
     async def rebalance(self, machine_id: str) -> None:
         """Have a VM's metadata service recommend to move elsewhere; only AWS's dialect has a word for it."""
         await self._in_thread(f"rebalance {machine_id}", lambda: self._vms.rebalance(machine_id))
+
+    async def everyone(self) -> Sequence[Machine]:
+        """The VMs of this service: no other's lie in its directory."""
+        return await self.list()
+
+    async def leftovers(self) -> Sequence[Leftover]:
+        """Nothing: all that a VM has lies in its directory and goes with it."""
+        return ()
+
+    async def clear(self, leftover: Leftover) -> None:
+        """There is nothing to clear."""
 
     async def run(self) -> None:
         """Play the weather: preempt what the seed and the capacities demand. Returns only when cancelled."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from hedgeserve.drivers.base import LaunchRequest, Machine
+from hedgeserve.drivers.base import LaunchRequest, Leftover, Machine
 from hedgeserve.errors import AuthError, UnsupportedError
 from hedgeserve.replica import Offer, ZoneId
 from hedgeserve.spec import Cloud, PoolSpec
@@ -62,6 +62,17 @@ class StaticDriver:
             f"cannot terminate {machine_id}: servers of static pools are run by somebody else; "
             "remove its URL from the pool"
         )
+
+    async def everyone(self) -> Sequence[Machine]:
+        """Nothing."""
+        return ()
+
+    async def leftovers(self) -> Sequence[Leftover]:
+        """Nothing."""
+        return ()
+
+    async def clear(self, leftover: Leftover) -> None:
+        """Nothing of ours is there."""
 
     async def run(self) -> None:
         """Wait to be cancelled."""

@@ -19,13 +19,19 @@ class EngineContext:
     """What is known of the VM at the time the engine is started.
 
     ``listen`` and ``port`` are where the engine must answer; ``python`` is the VM's interpreter; ``workdir``
-    the absolute path of the directory that uploads go to.
+    the absolute path of the directory that uploads go to; ``scratch`` that of a large and fast one for weights and
+    caches (the work directory where the VM has none); ``gpus`` how many the VM has. With ``certfile`` and
+    ``keyfile`` it must answer by TLS with these.
     """
 
     listen: str
     port: int
     python: str
     workdir: str
+    scratch: str = ""
+    gpus: int = 0
+    certfile: str = ""
+    keyfile: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,8 @@ class Engine(Protocol):
     name: str
     health_path: str
     metrics_path: str | None
+    tls: bool
+    """Whether it can answer by TLS itself."""
 
     def uploads(self) -> Sequence[Upload]:
         """Files of ours that it needs on the VM."""

@@ -22,6 +22,7 @@ class CommandEngine:
     """
 
     name = "command"
+    tls = False
     metrics_path: str | None = None
 
     def __init__(self, model: ModelSpec, secrets: Mapping[str, str]) -> None:

@@ -25,6 +25,7 @@ class DemoEngine:
 
     name = "demo"
     health_path = "/health"
+    tls = False
     metrics_path: str | None = "/metrics"
 
     def __init__(self, model: ModelSpec, secrets: Mapping[str, str]) -> None:

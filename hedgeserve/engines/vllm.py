@@ -57,6 +57,7 @@ class VllmEngine:
 
     name = "vllm"
     health_path = "/health"
+    tls = False
     metrics_path: str | None = "/metrics"
 
     def __init__(self, model: ModelSpec, secrets: Mapping[str, str]) -> None:

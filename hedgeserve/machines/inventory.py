@@ -8,6 +8,7 @@ import structlog
 from hedgeserve.drivers.base import Driver, Machine, MachineState
 from hedgeserve.errors import CloudError
 
+_ENDED = (MachineState.STOPPING, MachineState.STOPPED)
 _log = structlog.get_logger("hedgeserve.inventory")
 
 
@@ -73,7 +74,7 @@ class Inventory:
                         return None
                 elif machine.state is MachineState.RUNNING and machine.address is not None:
                     return machine
-                elif machine.state is MachineState.STOPPING:
+                elif machine.state in _ENDED:
                     return None
                 await self._answered.wait()
 
@@ -85,7 +86,7 @@ class Inventory:
                 machine = self._machines[cloud].get(machine_id)
                 if machine is None and self._rounds[cloud] >= seen_from:
                     return
-                if machine is not None and machine.state is MachineState.STOPPING:
+                if machine is not None and machine.state in _ENDED:
                     return
                 await self._answered.wait()
 

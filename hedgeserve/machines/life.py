@@ -18,6 +18,7 @@ from hedgeserve.errors import (
     BootstrapError,
     CapacityError,
     CloudError,
+    PriceError,
     QuotaError,
     UnsupportedError,
 )
@@ -51,6 +52,7 @@ _PURPOSE = {
 }
 _REFUSALS: dict[type[CloudError], NewsKind] = {
     CapacityError: NewsKind.NO_CAPACITY,
+    PriceError: NewsKind.NO_CAPACITY,
     QuotaError: NewsKind.QUOTA,
     UnsupportedError: NewsKind.UNSUPPORTED,
 }
@@ -332,7 +334,7 @@ class ReplicaLife:
                 machine = (await self._hands.inventory.refresh(cloud)).get(vm_id)
             except CloudError:
                 continue
-            if machine is None or machine.state is MachineState.STOPPING:
+            if machine is None or machine.state in (MachineState.STOPPING, MachineState.STOPPED):
                 return True
         return False
 

@@ -136,7 +136,7 @@ def _offers(spec: Spec, pools: Sequence[PoolSpec], traces: Mapping[str, ZoneTrac
             for market in pool.markets:
                 if pool.max_usd_per_hour is not None and prices[market] > pool.max_usd_per_hour:
                     continue
-                for kind in pool.instance_types:
+                for kind in pool.instance_types or ["small"]:
                     offer = Offer(climate.zone, kind, market, prices[market], EPOCH)
                     model = OfferModel(offer=offer, cold_start_s=cold_starts_s(backtest))
                     if market is Market.SPOT:

@@ -1,0 +1,291 @@
+"""What the drivers of AWS, GCP and Azure have in common; what differs is in their abstract methods.
+
+A cloud's own code is synchronous, works on one library object of one region and runs in a thread
+(:meth:`RemoteDriver.ask`); all that waits, retries or remembers is here and runs in the event loop.
+"""
+
+import asyncio
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import ClassVar, Generic, TypeVar
+
+import structlog
+
+from hedgeserve.drivers.base import Dialect, LaunchRequest, Leftover, Machine, MachineState
+from hedgeserve.drivers.catalogue import catalogue_offers, regions_of, types_of
+from hedgeserve.drivers.threads import CloudThreads
+from hedgeserve.drivers.whoami import allowed_networks
+from hedgeserve.errors import AuthError, CloudError, ThrottledError
+from hedgeserve.replica import Market, Offer, ZoneId
+from hedgeserve.spec import Cloud, PoolSpec, Spec
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+_log = structlog.get_logger("hedgeserve.drivers")
+
+_PATIENCE_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Pauses after a call that was throttled, each made longer by a random share of itself."""
+_SETTLING_S = 120.0
+"""For so long after a launch a cloud may not list the VM yet (EC2 is eventually consistent)."""
+_REFRESH_S = 300.0
+
+Price = tuple[str, str, Market]
+"""Zone as ``region/zone``, instance type, market."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Recent:
+    machine: Machine
+    at_s: float
+
+
+class RemoteDriver(ABC, Generic[A]):
+    """A cloud on the other side of an API; ``A`` is the type of its library object, one per region and thread."""
+
+    cloud: ClassVar[Cloud]
+    dialect: ClassVar[Dialect]
+    poll_s = 10.0
+
+    def __init__(self, spec: Spec, environ: Mapping[str, str]) -> None:
+        self.spec = spec
+        self.environ = environ
+        self.service = spec.service.name
+        self.pools: Sequence[PoolSpec] = [pool for pool in spec.pools if pool.cloud is self.cloud]
+        self.regions = tuple(dict.fromkeys(region for pool in self.pools for region in regions_of(pool)))
+        self._threads: CloudThreads[A] = CloudThreads(
+            self.cloud, self.connect, workers=spec.vm.call_threads, stamp=self.stamp
+        )
+        self._recent: dict[str, _Recent] = {}
+        self._late: asyncio.Queue[Machine] = asyncio.Queue()
+        self._networks: tuple[str, ...] = ()
+        self._prepared: dict[str, asyncio.Task[None]] = {}
+        self._prices: dict[Price, tuple[float, datetime]] = {}
+
+    # What a cloud does itself. The first two run in threads.
+
+    @abstractmethod
+    def connect(self, region: str) -> A:
+        """The library object of this region, with the present credentials; AuthError where there are none."""
+
+    def stamp(self, region: str) -> Hashable:
+        """What :meth:`connect` depends on and may change: the present credentials."""
+        return None
+
+    @abstractmethod
+    def explain(self, error: Exception, what: str) -> CloudError:
+        """Whatever the library raised while doing ``what``, in our vocabulary, with what to do about it."""
+
+    @abstractmethod
+    async def prepare(self, region: str, networks: Sequence[str]) -> None:
+        """Have key, network and a firewall that lets only ``networks`` in; idempotent; called before a launch."""
+
+    @abstractmethod
+    async def start(self, region: str, zone: str, request: LaunchRequest) -> Machine:
+        """Ask for one VM; raises what the cloud says against it, also what it says some seconds later."""
+
+    @abstractmethod
+    async def vms(self, region: str, service: str | None) -> Sequence[Machine]:
+        """The VMs with the tag of this service, or of any; only those that may still cost money."""
+
+    @abstractmethod
+    async def end(self, region: str, native_id: str) -> bool:
+        """Have this VM taken away with all that belongs to it; false when the cloud does not know it."""
+
+    @abstractmethod
+    async def things(self, region: str) -> Sequence[Leftover]:
+        """All that bears our tag in this region and is no VM, of any service."""
+
+    @abstractmethod
+    async def remove(self, leftover: Leftover) -> None:
+        """Take one of these away."""
+
+    async def prices(self, region: str, types: Sequence[str]) -> Mapping[Price, float]:
+        """Live prices, as far as an API tells them."""
+        return {}
+
+    # The driver protocol
+
+    async def offers(self) -> Sequence[Offer]:
+        """The pools' offers: at live prices where they are known, else at the catalogue's, with its date."""
+        found: dict[tuple[ZoneId, str, Market], Offer] = {}
+        for pool in self.pools:
+            for offer in catalogue_offers(pool):
+                zone = offer.zone.partition("/")[2]
+                live = self._prices.get((zone, offer.instance_type, offer.market))
+                if live is not None:
+                    offer = replace(offer, usd_per_hour=live[0], read_at=live[1])
+                if pool.max_usd_per_hour is None or offer.usd_per_hour <= pool.max_usd_per_hour:
+                    found.setdefault((offer.zone, offer.instance_type, offer.market), offer)
+        return tuple(found.values())
+
+    async def launch(self, request: LaunchRequest) -> Machine:
+        """Prepare the region if that was not done yet, then ask for the VM."""
+        _, region, zone = request.offer.zone.split("/", 2)
+        await self._prepare(region)
+        machine = await self.start(region, zone, request)
+        self._recent[machine.id] = _Recent(machine, _now_s())
+        return machine
+
+    async def list(self) -> Sequence[Machine]:
+        """This service's VMs in all regions, with those that were launched so lately that no list has them."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.vms(region, self.service)) for region in self.regions]
+        listed = {machine.id: machine for task in tasks for machine in task.result()}
+        for known in list(self._recent):
+            if known in listed or _now_s() - self._recent[known].at_s > _SETTLING_S:
+                del self._recent[known]
+        return [*listed.values(), *(recent.machine for recent in self._recent.values())]
+
+    async def terminate(self, machine_id: str) -> None:
+        """End the VM; one that was launched a moment ago and is not known yet is asked for again later."""
+        region, _, native_id = machine_id.partition("/")
+        known = await self.end(region, native_id)
+        if not known and machine_id in self._recent and _now_s() - self._recent[machine_id].at_s < _SETTLING_S:
+            raise CloudError(f"{self.cloud} does not know {machine_id} yet, which it has just granted")
+        self._recent.pop(machine_id, None)
+
+    async def everyone(self) -> Sequence[Machine]:
+        """Every HedgeServe VM in the pools' regions."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.vms(region, None)) for region in self.regions]
+        return [machine for task in tasks for machine in task.result()]
+
+    async def leftovers(self) -> Sequence[Leftover]:
+        """What is there besides VMs, in the pools' regions."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.things(region)) for region in self.regions]
+        return [thing for task in tasks for thing in task.result()]
+
+    async def clear(self, leftover: Leftover) -> None:
+        """Take a leftover away; the region is prepared anew before the next launch."""
+        await self.remove(leftover)
+        self._prepared.pop(leftover.region, None)
+
+    async def run(self) -> None:
+        """Keep prices and firewalls as they should be; end VMs that were granted after we had given up."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._refresh_prices(), name=f"{self.cloud} prices")
+            group.create_task(self._refresh_networks(), name=f"{self.cloud} networks")
+            group.create_task(self._end_late_ones(), name=f"{self.cloud} late launches")
+
+    async def aclose(self) -> None:
+        """Take no more calls."""
+        for task in self._prepared.values():
+            task.cancel()
+        self._threads.close()
+
+    # For the cloud's own code
+
+    async def ask(
+        self,
+        region: str,
+        work: Callable[[A], R],
+        what: str,
+        *,
+        late: Callable[[R], None] | None = None,
+    ) -> R:
+        """The result of ``work`` in a thread; asked again, with growing pauses, while the cloud throttles.
+
+        ``what`` goes on after "could not": "list the VMs". ``late`` is told the result of a call that was given up.
+
+        Raises:
+            CloudError: In our vocabulary, whatever went wrong.
+        """
+        for pause_s in (*_PATIENCE_S, None):
+            try:
+                return await self._threads.call(region, work, late=late)
+            except CloudError as error:
+                refusal = error
+            except Exception as error:
+                refusal = self.explain(error, what)
+            if pause_s is None or not isinstance(refusal, ThrottledError):
+                raise refusal
+            await asyncio.sleep(pause_s * (1 + random.random()))
+        raise AssertionError("unreachable")
+
+    def granted_late(self, machine: Machine) -> None:
+        """To give as ``late``: the VM was granted after its launch had been given up; it is ended."""
+        self._late.put_nowait(machine)
+
+    # How it is done
+
+    async def _prepare(self, region: str) -> None:
+        """Once per region and run; callers that come together wait for the same attempt, a failed one is repeated."""
+        task = self._prepared.get(region)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._prepared[region] = asyncio.create_task(self._prepare_now(region))
+        await asyncio.shield(task)
+
+    async def _prepare_now(self, region: str) -> None:
+        if not self._networks:
+            self._networks = await allowed_networks(self.spec.vm)
+        await self.prepare(region, self._networks)
+
+    async def _refresh_networks(self) -> None:
+        while True:
+            await asyncio.sleep(_REFRESH_S)
+            try:
+                networks = await allowed_networks(self.spec.vm)
+                if networks != self._networks:
+                    self._networks = networks
+                    for region in list(self._prepared):
+                        await self.prepare(region, networks)
+            except CloudError as error:
+                _log.warning("the firewalls could not be looked after", cloud=self.cloud, error=str(error))
+
+    async def _refresh_prices(self) -> None:
+        types = tuple(dict.fromkeys(name for pool in self.pools for name in types_of(pool)))
+        while True:
+            for region in self.regions:
+                try:
+                    now = datetime.now(UTC)
+                    for price, usd_per_hour in (await self.prices(region, types)).items():
+                        self._prices[price] = (usd_per_hour, now)
+                except CloudError as error:
+                    _log.warning(
+                        "prices could not be read; the last ones stand",
+                        cloud=self.cloud,
+                        region=region,
+                        error=str(error),
+                    )
+            await asyncio.sleep(_REFRESH_S)
+
+    async def _end_late_ones(self) -> None:
+        while True:
+            machine = await self._late.get()
+            self._recent[machine.id] = _Recent(machine, _now_s())
+            with suppress(AuthError):  # nothing can be done now; the reaper goes on trying
+                try:
+                    await self.terminate(machine.id)
+                except CloudError:
+                    self._late.put_nowait(machine)
+                    await asyncio.sleep(_PATIENCE_S[-1])
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def pending(
+    driver: "RemoteDriver[A]", request: LaunchRequest, native_id: str, *, gpus: int = 0, user: str = "root"
+) -> Machine:
+    """The VM that a cloud has just granted, before it has said anything more of it."""
+    _, region, _ = request.offer.zone.split("/", 2)
+    return Machine(
+        id=f"{region}/{native_id}",
+        name=request.name,
+        zone=request.offer.zone,
+        market=request.offer.market,
+        instance_type=request.offer.instance_type,
+        state=MachineState.PENDING,
+        tags=dict(request.tags),
+        launched_at=datetime.now(UTC),
+        ssh_user=user,
+        dialect=driver.dialect,
+        gpus=gpus,
+    )

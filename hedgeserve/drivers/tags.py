@@ -1,0 +1,21 @@
+"""The tags that everything of ours bears in a cloud, in a form that all clouds take (GCP's labels are the strictest)."""
+
+import re
+import socket
+from collections.abc import Mapping
+
+SERVICE = "hedgeserve-service"
+"""The service's name; what bears this tag is HedgeServe's, and nothing else is ever touched."""
+REPLICA = "hedgeserve-replica"
+"""The replica's id, which is also the VM's name."""
+OWNER = "hedgeserve-owner"
+"""The host whose controller made it, for people who find it."""
+LEASE = "hedgeserve-lease-s"
+"""After so many seconds without its controller the VM shuts itself down."""
+
+
+def tags_for(service: str, lease_s: float, replica: str = "") -> Mapping[str, str]:
+    """The tags of a service's VM, or without ``replica`` of what it has besides VMs."""
+    owner = re.sub(r"[^a-z0-9_-]", "-", socket.gethostname().lower())[:63]
+    tags = {SERVICE: service, OWNER: owner, LEASE: f"{lease_s:.0f}"}
+    return tags | ({REPLICA: replica} if replica else {})

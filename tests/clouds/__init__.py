@@ -1,0 +1,1 @@
+"""Clouds to test against: servers that follow the documented protocols, and check every request against them."""
