@@ -7,11 +7,11 @@ A cloud's own code is synchronous, works on one library object of one region and
 import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import structlog
 
@@ -25,6 +25,7 @@ from hedgeserve.spec import Cloud, PoolSpec, Spec
 
 A = TypeVar("A")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _log = structlog.get_logger("hedgeserve.drivers")
 
@@ -63,7 +64,8 @@ class RemoteDriver(ABC, Generic[A]):
         self._recent: dict[str, _Recent] = {}
         self._late: asyncio.Queue[Machine] = asyncio.Queue()
         self._networks: tuple[str, ...] = ()
-        self._prepared: dict[str, asyncio.Task[None]] = {}
+        self._prepared: set[str] = set()
+        self._preparing = {region: asyncio.Lock() for region in self.regions}
         self._prices: dict[Price, tuple[float, datetime]] = {}
 
     # What a cloud does itself. The first two run in threads.
@@ -133,9 +135,7 @@ class RemoteDriver(ABC, Generic[A]):
 
     async def list(self) -> Sequence[Machine]:
         """This service's VMs in all regions, with those that were launched so lately that no list has them."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.vms(region, self.service)) for region in self.regions]
-        listed = {machine.id: machine for task in tasks for machine in task.result()}
+        listed = {machine.id: machine for machine in await self._everywhere(lambda r: self.vms(r, self.service))}
         for known in list(self._recent):
             if known in listed or _now_s() - self._recent[known].at_s > _SETTLING_S:
                 del self._recent[known]
@@ -151,20 +151,16 @@ class RemoteDriver(ABC, Generic[A]):
 
     async def everyone(self) -> Sequence[Machine]:
         """Every HedgeServe VM in the pools' regions."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.vms(region, None)) for region in self.regions]
-        return [machine for task in tasks for machine in task.result()]
+        return await self._everywhere(lambda region: self.vms(region, None))
 
     async def leftovers(self) -> Sequence[Leftover]:
         """What is there besides VMs, in the pools' regions."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.things(region)) for region in self.regions]
-        return [thing for task in tasks for thing in task.result()]
+        return await self._everywhere(self.things)
 
     async def clear(self, leftover: Leftover) -> None:
         """Take a leftover away; the region is prepared anew before the next launch."""
         await self.remove(leftover)
-        self._prepared.pop(leftover.region, None)
+        self._prepared.discard(leftover.region)
 
     async def run(self) -> None:
         """Keep prices and firewalls as they should be; end VMs that were granted after we had given up."""
@@ -175,8 +171,6 @@ class RemoteDriver(ABC, Generic[A]):
 
     async def aclose(self) -> None:
         """Take no more calls."""
-        for task in self._prepared.values():
-            task.cancel()
         self._threads.close()
 
     # For the cloud's own code
@@ -191,7 +185,7 @@ class RemoteDriver(ABC, Generic[A]):
     ) -> R:
         """The result of ``work`` in a thread; asked again, with growing pauses, while the cloud throttles.
 
-        ``what`` goes on after "could not": "list the VMs". ``late`` is told the result of a call that was given up.
+        ``what`` goes on after "could not": "list the VMs". ``late`` gets the result of a call that was given up.
 
         Raises:
             CloudError: In our vocabulary, whatever went wrong.
@@ -214,17 +208,26 @@ class RemoteDriver(ABC, Generic[A]):
 
     # How it is done
 
-    async def _prepare(self, region: str) -> None:
-        """Once per region and run; callers that come together wait for the same attempt, a failed one is repeated."""
-        task = self._prepared.get(region)
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = self._prepared[region] = asyncio.create_task(self._prepare_now(region))
-        await asyncio.shield(task)
+    async def _everywhere(self, look: Callable[[str], Coroutine[Any, Any, Sequence[T]]]) -> list[T]:
+        """What each region answers, asked all at once; the first CloudError where one fails."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(look(region)) for region in self.regions]
+        except* CloudError as failed:
+            error = failed.exceptions[0]
+        else:
+            return [found for task in tasks for found in task.result()]
+        raise error
 
-    async def _prepare_now(self, region: str) -> None:
-        if not self._networks:
-            self._networks = await allowed_networks(self.spec.vm)
-        await self.prepare(region, self._networks)
+    async def _prepare(self, region: str) -> None:
+        """Once per region and run; a launch that comes meanwhile waits, and makes the attempt again if it failed."""
+        async with self._preparing[region]:
+            if region in self._prepared:
+                return
+            if not self._networks:
+                self._networks = await allowed_networks(self.spec.vm)
+            await self.prepare(region, self._networks)
+            self._prepared.add(region)
 
     async def _refresh_networks(self) -> None:
         while True:

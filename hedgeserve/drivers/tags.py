@@ -1,4 +1,4 @@
-"""The tags that everything of ours bears in a cloud, in a form that all clouds take (GCP's labels are the strictest)."""
+"""The tags that everything of ours bears in a cloud, in a form that all clouds take (GCP is the strictest)."""
 
 import re
 import socket

@@ -76,7 +76,7 @@ class CloudThreads(Generic[A]):
         self._given_up.add(future)  # type: ignore[arg-type]
 
         def come_back(done: "asyncio.Future[R]") -> None:
-            self._given_up.discard(done)  # type: ignore[arg-type]
+            self._given_up.discard(done)
             if done.cancelled():
                 return
             if (error := done.exception()) is not None:
