@@ -208,7 +208,7 @@ class RemoteDriver(ABC, Generic[A]):
 
     # How it is done
 
-    async def _everywhere(self, look: Callable[[str], Coroutine[Any, Any, Sequence[T]]]) -> list[T]:
+    async def _everywhere(self, look: Callable[[str], Coroutine[Any, Any, Sequence[T]]]) -> Sequence[T]:
         """What each region answers, asked all at once; the first CloudError where one fails."""
         try:
             async with asyncio.TaskGroup() as group:
@@ -220,7 +220,7 @@ class RemoteDriver(ABC, Generic[A]):
         raise error
 
     async def _prepare(self, region: str) -> None:
-        """Once per region and run; a launch that comes meanwhile waits, and makes the attempt again if it failed."""
+        """Once per region and run; a launch that comes meanwhile waits, and tries again if it failed."""
         async with self._preparing[region]:
             if region in self._prepared:
                 return
