@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from hedgeserve.core import Service
 from hedgeserve.spec import Spec
 from hedgeserve.specfile import parse_spec
+
+# A busy machine draws slowly; that says nothing about the code.
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
 
 # pytest-asyncio asks for "the" event loop, which makes one that nobody closes; now there is none to ask for.
 asyncio.set_event_loop(None)

@@ -144,7 +144,8 @@ def _written(data: Mapping[str, Any], error: "ErrorDetails") -> Any:
     value: Any = data
     for part in error["loc"]:
         try:
-            value = value[part]
+            # A text that stands for a list of one is its own first item.
+            value = value if isinstance(value, str) and part == 0 else value[part]
         except (LookupError, TypeError):
             return error.get("input")
     return value
