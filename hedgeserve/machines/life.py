@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from hedgeserve.drivers.base import Driver, LaunchRequest, Machine, MachineState
+from hedgeserve.drivers.tags import tags_for
 from hedgeserve.engines.base import Engine
 from hedgeserve.errors import (
     BootstrapError,
@@ -223,7 +224,7 @@ class ReplicaLife:
             name=replica.id,
             token=self._token,
             offer=replica.offer,
-            tags={"hedgeserve-service": self._hands.spec.service.name, "hedgeserve-replica": replica.id},
+            tags=tags_for(self._hands.spec.service.name, self._hands.spec.timeouts.lease, replica.id),
             authorized_key=self._hands.keys.authorized_key,
             host_key=host_key,
         )
