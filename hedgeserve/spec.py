@@ -323,6 +323,8 @@ class TimeoutsSpec(Table):
     """From the launch of a VM to its SSH server's answer."""
     cloud_call: Duration = Field(60.0, gt=0)
     """For one call to a cloud."""
+    launch: Duration = Field(180.0, gt=0)
+    """For a cloud to grant or refuse a VM, with the network that the first one in a region needs."""
     lease: Duration = Field(900.0, gt=0)
     """A VM whose controller has not been heard of for this long takes itself down."""
 
