@@ -109,9 +109,16 @@ class AuthError(CloudError):
 
 
 class ThrottledError(CloudError):
-    """The cloud asks for fewer calls. Nothing is wrong with the zone: wait, with jitter, and ask again."""
+    """The cloud asks for fewer calls. Nothing is wrong with the zone: wait, with jitter, and ask again.
+
+    ``retry_after_s`` is the pause that the cloud asked for, 0 where it named none.
+    """
 
     kind: ClassVar[str] = "throttled"
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
 
 
 class UnsupportedError(CloudError):

@@ -9,18 +9,19 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Generic, TypeVar
 
 import structlog
 
 from hedgeserve.drivers.base import Dialect, LaunchRequest, Leftover, Machine, MachineState
-from hedgeserve.drivers.catalogue import catalogue_offers, regions_of, types_of
+from hedgeserve.drivers.catalogue import regions_of, types_of
+from hedgeserve.drivers.offers import PriceKey, quotes_of, without_price
 from hedgeserve.drivers.threads import CloudThreads
 from hedgeserve.drivers.whoami import allowed_networks
 from hedgeserve.errors import AuthError, CloudError, ThrottledError
-from hedgeserve.replica import Market, Offer, ZoneId
+from hedgeserve.replica import Market, Offer
 from hedgeserve.spec import Cloud, PoolSpec, Spec
 
 A = TypeVar("A")
@@ -31,12 +32,13 @@ _log = structlog.get_logger("hedgeserve.drivers")
 
 _PATIENCE_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses after a call that was throttled, each made longer by a random share of itself."""
+_LONGEST_PAUSE_S = 30.0
+"""Where a cloud asks for more patience than this, who asked is told so, rather than kept waiting."""
 _SETTLING_S = 120.0
 """For so long after a launch a cloud may not list the VM yet (EC2 is eventually consistent)."""
 _REFRESH_S = 300.0
 
-Price = tuple[str, str, Market]
-"""Zone as ``region/zone``, instance type, market."""
+Price = PriceKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class RemoteDriver(ABC, Generic[A]):
         self._prepared: set[str] = set()
         self._preparing = {region: asyncio.Lock() for region in self.regions}
         self._prices: dict[Price, tuple[float, datetime]] = {}
+        self._unpriced: set[tuple[str, tuple[Market, ...]]] = set()
 
     # What a cloud does itself. The first two run in threads.
 
@@ -114,16 +117,18 @@ class RemoteDriver(ABC, Generic[A]):
 
     async def offers(self) -> Sequence[Offer]:
         """The pools' offers: at live prices where they are known, else at the catalogue's, with its date."""
-        found: dict[tuple[ZoneId, str, Market], Offer] = {}
-        for pool in self.pools:
-            for offer in catalogue_offers(pool):
-                zone = offer.zone.partition("/")[2]
-                live = self._prices.get((zone, offer.instance_type, offer.market))
-                if live is not None:
-                    offer = replace(offer, usd_per_hour=live[0], read_at=live[1])
-                if pool.max_usd_per_hour is None or offer.usd_per_hour <= pool.max_usd_per_hour:
-                    found.setdefault((offer.zone, offer.instance_type, offer.market), offer)
-        return tuple(found.values())
+        quotes = quotes_of(self.pools, self._prices)
+        for name, markets in without_price(quotes).items():
+            if (name, markets) not in self._unpriced:
+                self._unpriced.add((name, markets))
+                _log.warning(
+                    "an instance type is not offered: nobody tells its price; max_usd_per_hour in its pool would "
+                    "be taken for it",
+                    cloud=self.cloud,
+                    instance_type=name,
+                    markets=[str(market) for market in markets],
+                )
+        return tuple(offer for quote in quotes if (offer := quote.offer) is not None)
 
     async def launch(self, request: LaunchRequest) -> Machine:
         """Prepare the region if that was not done yet, then ask for the VM."""
@@ -197,9 +202,13 @@ class RemoteDriver(ABC, Generic[A]):
                 refusal = error
             except Exception as error:
                 refusal = self.explain(error, what)
-            if pause_s is None or not isinstance(refusal, ThrottledError):
+            if (
+                pause_s is None
+                or not isinstance(refusal, ThrottledError)
+                or refusal.retry_after_s > _LONGEST_PAUSE_S
+            ):
                 raise refusal
-            await asyncio.sleep(pause_s * (1 + random.random()))
+            await asyncio.sleep(max(pause_s, refusal.retry_after_s) + pause_s * random.random())
         raise AssertionError("unreachable")
 
     def granted_late(self, machine: Machine) -> None:
