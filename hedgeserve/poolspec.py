@@ -10,10 +10,10 @@ from enum import StrEnum
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, Strict
+from pydantic import Field, Strict
 
 from hedgeserve.replica import Market
-from hedgeserve.spectable import Conflict, Shape, Table, UsdPerHour, Zone
+from hedgeserve.spectable import ONE_OR_MANY, Conflict, Shape, Table, UsdPerHour, Zone
 
 
 class Cloud(StrEnum):
@@ -59,12 +59,7 @@ class PoolSpec(Table):
     """Regions to use with every zone that the built-in catalogue knows of them, besides `zones`; for aws, gcp and azure."""
     instance_types: list[str] = []
     """Instance types that can run the model, such as `g6.xlarge`; empty: those with a `gpu` (for `local`: `small`)."""
-    gpu: Annotated[
-        list[Gpu],
-        BeforeValidator(
-            lambda given: [given] if isinstance(given, str) else given, json_schema_input_type=list[str]
-        ),
-    ] = []
+    gpu: Annotated[list[Gpu], ONE_OR_MANY] = []
     """Kinds of GPU that can run the model, with their number in one VM, such as `"L4:1"` or `["L4:1", "A10G:1"]`; for aws, gcp and azure."""
     throughput: dict[str, float] = {}
     """Relative throughput of a kind of `gpu` or an instance type, such as `{"A10G:1" = 1.3}`; prices are compared per throughput, and 1 is what is left out."""

@@ -59,6 +59,11 @@ UsdPerHour = Annotated[
 Size = Annotated[int, _text_with_unit(parse_bytes, "16 MiB"), PlainSerializer(format_bytes, return_type=str)]
 """Bytes; written ``"16 MiB"`` or ``"10 MB"``."""
 
+ONE_OR_MANY = BeforeValidator(
+    lambda given: [given] if isinstance(given, str) else given, json_schema_input_type=list[str] | str
+)
+"""For a list of texts: one text alone may stand for a list of one."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 """A part of the whole, 0 to 1."""
 

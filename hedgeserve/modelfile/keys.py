@@ -16,7 +16,7 @@ from pydantic import BaseModel, PlainSerializer
 from pydantic.fields import FieldInfo
 
 from hedgeserve.spec import Spec
-from hedgeserve.spectable import Shape
+from hedgeserve.spectable import ONE_OR_MANY, Shape
 from hedgeserve.units import format_bytes, format_duration, format_usd_per_hour
 
 
@@ -89,6 +89,7 @@ class Key:
     choices: tuple[str, ...] = ()
     bounds: tuple[Bound, ...] = ()
     pattern: str = ""
+    one_or_many: bool = False
 
     @property
     def path(self) -> str:
@@ -193,6 +194,7 @@ def _key(path: str, name: str, field: FieldInfo) -> Key:
         choices=choices,
         bounds=tuple(_bounds(metadata)),
         pattern=next((item.pattern for item in metadata if isinstance(item, Shape)), ""),
+        one_or_many=ONE_OR_MANY in metadata,
     )
 
 

@@ -172,7 +172,8 @@ def _type_schema(key: Key) -> dict[str, Any]:
         case Kind.CHOICES:
             return {"type": "array", "uniqueItems": True, "items": {"type": "string", "enum": list(key.choices)}}
         case Kind.TEXTS:
-            return {"type": "array", "items": text}
+            many = {"type": "array", "items": text}
+            return {"anyOf": [text, many]} if key.one_or_many else many
         case Kind.TEXT_TABLE:
             return {"type": "object", "additionalProperties": {"type": "string"}}
         case Kind.JSON:
