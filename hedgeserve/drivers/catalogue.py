@@ -1,65 +1,38 @@
 """The built-in catalogue: which GPUs an instance type has, where it is to be had, and what it cost on a day.
 
 Compact on purpose: one reference price per type and market, for people to plan by. Live prices come from the
-clouds, and an offer whose ``read_at`` is the catalogue's date has none.
+clouds; :mod:`hedgeserve.drivers.offers` puts the two together. The figures are in
+:mod:`hedgeserve.drivers.catalogue_table`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from difflib import get_close_matches
 
-from hedgeserve.replica import Market, Offer, ZoneId
+from hedgeserve.drivers.catalogue_table import TYPES, ZONES, InstanceType
+from hedgeserve.poolspec import REMOTE
 from hedgeserve.spec import Cloud, PoolSpec
+from hedgeserve.spectable import Conflict
 
-CATALOGUE_DATE = datetime(2026, 8, 3, tzinfo=UTC)
-"""When the youngest of the prices was read; see the table's own sources."""
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceType:
-    """One row: prices in USD per hour on Linux, in the cloud's cheapest large region; None where unknown."""
-
-    cloud: Cloud
-    name: str
-    gpu: str
-    gpus: int
-    gpu_gib: int
-    vcpus: int
-    memory_gib: int
-    on_demand_usd_per_hour: float | None
-    spot_usd_per_hour: float | None
-
-
-TYPES: Sequence[InstanceType] = (
-    InstanceType(Cloud.AWS, "g6.xlarge", "L4", 1, 24, 4, 16, 0.8048, 0.34),
-    InstanceType(Cloud.GCP, "g2-standard-4", "L4", 1, 24, 4, 16, 0.7068, 0.28),
-    InstanceType(Cloud.AZURE, "Standard_NC24ads_A100_v4", "A100-80GB", 1, 80, 24, 220, 3.673, 1.3),
-)
-
-ZONES: Mapping[Cloud, Mapping[str, str]] = {
-    Cloud.AWS: {"us-east-1": "abcdef", "us-west-2": "abcd"},
-    Cloud.GCP: {"us-central1": "abcf", "us-east1": "bcd"},
-    Cloud.AZURE: {"eastus": "123"},
-}
-"""Letters (or numbers) of the zones of each region."""
+_BY_NAME = {(row.cloud, row.name): row for row in TYPES}
+_NEAR_ENOUGH = 0.6
+_MOST_SHOWN = 6
 
 
 def find_type(cloud: str, name: str) -> InstanceType | None:
     """The row of this instance type; None where the catalogue does not know it."""
-    return next((row for row in TYPES if row.cloud == cloud and row.name == name), None)
+    return _BY_NAME.get((Cloud(cloud), name))
 
 
 def types_of(pool: PoolSpec) -> tuple[str, ...]:
-    """The instance types of a pool: those that it names, then those with a ``gpu`` that it names, in that order."""
-    wanted = [(kind.partition(":")[0].upper(), int(kind.partition(":")[2] or 1)) for kind in pool.gpu]
-    fitting = [row.name for want in wanted for row in TYPES if row.cloud is pool.cloud and _has(row, want)]
+    """The instance types of a pool: those that it names, then those with a ``gpu`` that it names, in order."""
+    fitting = [row.name for kind in pool.gpu for row in TYPES if row.cloud is pool.cloud and _is_kind(row, kind)]
     return tuple(dict.fromkeys([*pool.instance_types, *fitting]))
 
 
 def zones_of(pool: PoolSpec) -> tuple[str, ...]:
     """The zones of a pool, as ``region/zone``: those that it names, then all known ones of its regions."""
     known = ZONES.get(pool.cloud, {})
-    found = [_zone(pool.cloud, region, mark) for region in pool.regions for mark in known.get(region, "")]
+    found = [_zone(pool.cloud, region, mark) for region in pool.regions for mark in known.get(region, ())]
     return tuple(dict.fromkeys([*pool.zones, *found]))
 
 
@@ -73,40 +46,66 @@ def throughput_of(pool: PoolSpec, name: str) -> float:
     if name in pool.throughput:
         return pool.throughput[name]
     row = find_type(pool.cloud, name)
-    kinds = [
-        kind
-        for kind in pool.throughput
-        if row is not None and _has(row, (kind.partition(":")[0].upper(), int(kind.partition(":")[2] or 1)))
-    ]
-    return pool.throughput[kinds[0]] if kinds else 1.0
+    return next(
+        (factor for kind, factor in pool.throughput.items() if row is not None and _is_kind(row, kind)), 1.0
+    )
 
 
-def catalogue_offers(pool: PoolSpec) -> list[Offer]:
-    """Every zone, type and market of the pool at its catalogue price; a type of unknown price is left out."""
-    offers = []
-    for name in types_of(pool):
-        row = find_type(pool.cloud, name)
-        prices = (
-            {}
-            if row is None
-            else {Market.SPOT: row.spot_usd_per_hour, Market.ON_DEMAND: row.on_demand_usd_per_hour}
-        )
-        for zone in zones_of(pool):
-            for market in pool.markets:
-                usd_per_hour = prices.get(market)
-                if usd_per_hour is not None:
-                    place = ZoneId(f"{pool.cloud}/{zone}")
-                    offers.append(
-                        Offer(place, name, market, usd_per_hour, CATALOGUE_DATE, throughput_of(pool, name))
-                    )
-    return offers
+def kinds_of(cloud: Cloud) -> tuple[str, ...]:
+    """The kinds of GPU that a cloud's machines have, in the form of ``pools.gpu``: ``L4:1``."""
+    return tuple(dict.fromkeys(f"{row.gpu}:{row.gpus}" for row in TYPES if row.cloud is cloud))
 
 
-def _has(row: InstanceType, want: tuple[str, int]) -> bool:
-    return (row.gpu.upper(), row.gpus) == want
+def unknown_words(pool: PoolSpec) -> Iterator[Conflict]:
+    """What a pool names and the catalogue does not know, where nothing could be launched by that name.
+
+    An unknown instance type is none of them: its cloud may well know it.
+    """
+    if pool.cloud not in REMOTE:
+        return
+    kinds, regions = kinds_of(pool.cloud), tuple(ZONES[pool.cloud])
+    for index, kind in enumerate(pool.gpu):
+        if not any(_is_kind(row, kind) for row in TYPES if row.cloud is pool.cloud):
+            yield Conflict(
+                ("gpu", index),
+                f'no machine of {pool.cloud} with the GPU "{kind}" is in the catalogue',
+                f"{_near_kinds(kind, kinds)}, or name machines in `instance_types`",
+            )
+    for index, region in enumerate(pool.regions):
+        if region not in regions:
+            near = get_close_matches(region, regions, 1, _NEAR_ENOUGH)
+            meant = f'did you mean "{near[0]}"? ' if near else ""
+            yield Conflict(
+                ("regions", index),
+                f'the catalogue knows no zones of the region "{region}" of {pool.cloud}',
+                f"{meant}Or name its zones in `zones`" if near else "name its zones in `zones`",
+            )
+
+
+def near_types(cloud: Cloud, name: str) -> tuple[str, ...]:
+    """Types of this cloud whose names are much like this one, the likest first."""
+    return tuple(get_close_matches(name, [row.name for row in TYPES if row.cloud is cloud], 3, _NEAR_ENOUGH))
+
+
+def _near_kinds(kind: str, kinds: tuple[str, ...]) -> str:
+    gpu, _, number = kind.upper().partition(":")
+    same = [known for known in kinds if known.partition(":")[0].startswith(gpu)]
+    near = same or get_close_matches(f"{gpu}:{number or 1}", kinds, 3, _NEAR_ENOUGH)
+    if not near:
+        near = [known for known in kinds if known.endswith(f":{number or 1}")]
+    return f"there are {', '.join(near[:_MOST_SHOWN])}" if near else f"there are {', '.join(kinds[:_MOST_SHOWN])}"
+
+
+def _is_kind(row: InstanceType, kind: str) -> bool:
+    gpu, _, number = kind.partition(":")
+    return (row.gpu, row.gpus) == (gpu.upper(), int(number or 1))
 
 
 def _zone(cloud: Cloud, region: str, mark: str) -> str:
-    return {Cloud.AWS: f"{region}/{region}{mark}", Cloud.GCP: f"{region}/{region}-{mark}"}.get(
-        cloud, f"{region}/{mark}"
-    )
+    match cloud:
+        case Cloud.AWS:
+            return f"{region}/{region}{mark}"
+        case Cloud.GCP:
+            return f"{region}/{region}-{mark}"
+        case _:
+            return f"{region}/{mark}"
