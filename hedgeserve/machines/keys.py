@@ -24,7 +24,7 @@ class SshKeys:
         self._hosts.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = directory / "id_ed25519"
         if not path.exists():
-            _write_private(path, asyncssh.generate_private_key(_ALGORITHM).export_private_key())
+            write_private(path, asyncssh.generate_private_key(_ALGORITHM).export_private_key())
         self.client = asyncssh.read_private_key(path)
 
     @property
@@ -68,8 +68,11 @@ class SshKeys:
         return self._hosts / f"{name}.pub"
 
 
-def _write_private(path: Path, content: bytes) -> None:
-    # Whole or not at all: a half-written key after a crash would lock us out of our own VMs.
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that its owner alone may read (0600), whole or not at all even if the process dies meanwhile.
+
+    A half-written key after a crash would lock us out of our own VMs.
+    """
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
     with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
