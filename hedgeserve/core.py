@@ -23,7 +23,7 @@ from hedgeserve.drivers.base import Driver
 from hedgeserve.engines import make_engine
 from hedgeserve.errors import SpecError, SpecProblem, StateDirectoryError
 from hedgeserve.fleet import EventKind, Fleet, FleetParts, Journal, SshKeys
-from hedgeserve.hedge import Autoscaler, LoadSignal, Observation, Plan, ZoneNews, make_policy
+from hedgeserve.hedge import Autoscaler, LoadSignal, Observation, Plan, TypeRests, ZoneNews, make_policy
 from hedgeserve.metrics import Metrics
 from hedgeserve.modelfile.apikeys import load_api_keys
 from hedgeserve.race import race
@@ -87,6 +87,7 @@ class Service:
         self._state = "starting"
         self._hedge = spec.hedge_for_load()
         self._policy = make_policy(self._hedge)
+        self._types = TypeRests(retry_delay_s=self._hedge.retry_delay)
         self._autoscaler = Autoscaler(spec.replicas)
         self._metrics = Metrics()
         self._wake = asyncio.Event()
@@ -281,7 +282,10 @@ class Service:
                 EventKind.SCALED, f"{self._plan.target} → {decision.target} replicas: {decision.reason}"
             )
         observation = Observation(
-            now_s, decision.target, replicas=self._fleet.replicas(), offers=self._fleet.offers()
+            now_s,
+            decision.target,
+            replicas=self._fleet.replicas(),
+            offers=self._types.left(self._fleet.offers(), now_s),
         )
         plan = self._policy.plan(observation)
         if self._transcript is not None:
@@ -301,10 +305,12 @@ class Service:
         self._wake.set()
 
     def _learn(self, news: ZoneNews) -> None:
-        self._policy.observe(news)
-        if self._transcript is not None:
-            self._transcript.heard(news)
-        self._memory_is_new = True
+        told = self._types.hear(news, self._fleet.offers())
+        if told is not None:
+            self._policy.observe(told)
+            if self._transcript is not None:
+                self._transcript.heard(told)
+            self._memory_is_new = True
         self._wake.set()
 
     async def _remember(self, now_s: float) -> None:

@@ -18,6 +18,7 @@ from hedgeserve.policy.plan import (
     ZoneNews,
 )
 from hedgeserve.policy.spothedge import SpotHedge
+from hedgeserve.policy.typerests import TypeRests
 from hedgeserve.spec import HedgeSpec
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Rule",
     "ScaleDecision",
     "Terminate",
+    "TypeRests",
     "ZoneNews",
     "make_policy",
 ]

@@ -88,6 +88,11 @@ class Offer:
         """The cloud that makes the offer: the first part of its zone."""
         return self.zone.split("/", 1)[0]
 
+    @property
+    def usd_per_work(self) -> float:
+        """What it costs for an hour's work of an ordinary VM: what prices are compared by, and never paid."""
+        return self.usd_per_hour / self.throughput
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:

@@ -482,7 +482,8 @@ class ReplicaLife:
     def _tell(self, kind: NewsKind, detail: str, *, lead_s: float | None = None) -> None:
         replica, now_s = self.replica, self._now_s()
         held_s = now_s - self.begun_s if replica.vm_id is not None else None
-        self._hands.news(ZoneNews(replica.zone, replica.market, kind, now_s, detail, held_s, lead_s))
+        kind_of_vm = replica.offer.instance_type
+        self._hands.news(ZoneNews(replica.zone, replica.market, kind, now_s, detail, held_s, lead_s, kind_of_vm))
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()

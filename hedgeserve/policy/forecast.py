@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from hedgeserve.policy.outlook import GRAIN_S, Outlook
-from hedgeserve.policy.placement import cheapest_by_zone, place
+from hedgeserve.policy.placement import cheapest_by_zone, place, price_of
 from hedgeserve.policy.plan import Action, Drain, Launch, Observation, Plan, Rule, Terminate, ZoneNews
 from hedgeserve.policy.ways import Ground, SpotZone, Way, best_way
 from hedgeserve.policy.zonememory import ZoneMemory
 from hedgeserve.replica import STARTING, GoneReason, Market, Offer, Replica, State, ZoneId
 from hedgeserve.spec import HedgeSpec
-from hedgeserve.units import format_duration, format_usd_per_hour
+from hedgeserve.units import format_duration
 
 _WORTH = 0.1
 """An hour below the target is worth ``_WORTH / (1 - availability)`` hours of an on-demand replica."""
@@ -210,11 +210,11 @@ class Forecast:
 
     def _ground(self, fleet: _Fleet, spot: Mapping[ZoneId, Offer], *, on_demand: bool) -> Ground:
         now_s, outlook = fleet.now_s, self._outlook
-        price = {zone: offer.usd_per_hour for zone, offer in spot.items()}
+        price = {zone: offer.usd_per_work for zone, offer in spot.items()}
         for zone, replicas in fleet.spot.items():
-            price.setdefault(zone, replicas[0].offer.usd_per_hour)
+            price.setdefault(zone, replicas[0].offer.usd_per_work)
         unit = min(price.values(), default=1.0) or _FREE_USD
-        prices = [offer.usd_per_hour for offer in self._cheapest[Market.ON_DEMAND].values()]
+        prices = [offer.usd_per_work for offer in self._cheapest[Market.ON_DEMAND].values()]
         on_demand_usd = min(prices, default=0.0)
         replica_usd = max(on_demand_usd, _ON_DEMAND_RATIO * unit)
         boot_h = outlook.cold_start_s() / 3600
@@ -274,7 +274,7 @@ class Forecast:
                 else:
                     why = f"a move to where less is lost: {expects}"
                 have += 1
-                price = format_usd_per_hour(offers[zone].usd_per_hour)
+                price = price_of(offers[zone])
                 outlook = self._outlook_of(zone, fleet.now_s)
                 yield Launch(offers[zone], Rule.SPREAD, f"{why}: {zone}, {price}, {outlook}")
 

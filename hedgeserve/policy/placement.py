@@ -1,4 +1,7 @@
-"""Where the next replica goes: the zone with the fewest, the cheapest of them, the same answer every time."""
+"""Where the next replica goes: the zone with the fewest, the cheapest of them, the same answer every time.
+
+Cheap is what costs little for its work: prices are compared per throughput, and told as they are paid.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -22,7 +25,7 @@ class Placement:
 def cheapest_by_zone(offers: Iterable[Offer], market: Market) -> dict[ZoneId, Offer]:
     """For each zone that has this market, its cheapest instance type; of equal ones the first by name."""
     cheapest: dict[ZoneId, Offer] = {}
-    for offer in sorted(offers, key=lambda offer: (offer.zone, offer.usd_per_hour, offer.instance_type)):
+    for offer in sorted(offers, key=lambda offer: (offer.zone, offer.usd_per_work, offer.instance_type)):
         if offer.market is market:
             cheapest.setdefault(offer.zone, offer)
     return cheapest
@@ -36,12 +39,18 @@ def place(offers: Mapping[ZoneId, Offer], taken: Counter[ZoneId]) -> Placement |
     """
     if not offers:
         return None
-    offer = min(offers.values(), key=lambda offer: (taken[offer.zone], offer.usd_per_hour, offer.zone))
+    offer = min(offers.values(), key=lambda offer: (taken[offer.zone], offer.usd_per_work, offer.zone))
     fewest = taken[offer.zone]
     rivals = sum(taken[zone] == fewest for zone in offers)
     has = "without one" if fewest == 0 else f"with the fewest ({fewest})"
     rank = f"the cheapest of {rivals} zones {has}" if rivals > 1 else f"the only zone {has}"
-    return Placement(offer, f"{offer.zone} is {rank} that may be asked, {format_usd_per_hour(offer.usd_per_hour)}")
+    return Placement(offer, f"{offer.zone} is {rank} that may be asked, {price_of(offer)}")
+
+
+def price_of(offer: Offer) -> str:
+    """Its price as a person reads it, and what it does for it where that is not the ordinary."""
+    does = "" if offer.throughput == 1 else f" for {offer.throughput:g} times the throughput"
+    return f"{format_usd_per_hour(offer.usd_per_hour)}{does}"
 
 
 def most_dispensable(replicas: Iterable[Replica], *, crowding: bool, at_most: int | None = None) -> list[Replica]:
@@ -72,4 +81,4 @@ def most_dispensable(replicas: Iterable[Replica], *, crowding: bool, at_most: in
 
 
 def _dearest_newest(replica: Replica) -> tuple[float, float, str]:
-    return -replica.offer.usd_per_hour, -replica.created_at.timestamp(), replica.id
+    return -replica.offer.usd_per_work, -replica.created_at.timestamp(), replica.id

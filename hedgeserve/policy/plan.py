@@ -34,7 +34,7 @@ class ZoneNews:
 
     ``held_s`` tells, where a VM is there, how long it has been held (of a new replica: its cold start).
     ``lead_s`` tells with a notice how long before the end it came, and with a preemption the same of its notice;
-    0 or None: there was none.
+    0 or None: there was none. ``instance_type`` is empty where it is not known.
     """
 
     zone: ZoneId
@@ -44,6 +44,7 @@ class ZoneNews:
     detail: str = ""
     held_s: float | None = None
     lead_s: float | None = None
+    instance_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)

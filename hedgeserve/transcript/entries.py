@@ -205,7 +205,7 @@ def _news_document(news: ZoneNews) -> dict[str, Any]:
         "detail": news.detail,
         "held_s": news.held_s,
         "lead_s": news.lead_s,
-    }
+    } | ({"instance_type": news.instance_type} if news.instance_type else {})
 
 
 def _news(document: Mapping[str, Any]) -> ZoneNews:
@@ -217,6 +217,7 @@ def _news(document: Mapping[str, Any]) -> ZoneNews:
         document["detail"],
         document["held_s"],
         document["lead_s"],
+        document.get("instance_type", ""),
     )
 
 
@@ -227,7 +228,7 @@ def _offer_document(offer: Offer) -> dict[str, Any]:
         "market": offer.market,
         "usd_per_hour": offer.usd_per_hour,
         "read_at": offer.read_at.isoformat(),
-    }
+    } | ({"throughput": offer.throughput} if offer.throughput != 1 else {})
 
 
 def _offer(document: Mapping[str, Any]) -> Offer:
@@ -237,6 +238,7 @@ def _offer(document: Mapping[str, Any]) -> Offer:
         Market(document["market"]),
         document["usd_per_hour"],
         datetime.fromisoformat(document["read_at"]),
+        document.get("throughput", 1.0),
     )
 
 
