@@ -1,0 +1,1 @@
+"""What the AWS driver is made of; :mod:`hedgeserve.drivers.aws` is the way in."""
