@@ -38,13 +38,14 @@ class EngineContext:
 class EngineCommand:
     """How to start the engine: ``argv`` as it is, ``env`` added to the VM's own.
 
-    ``secret_env`` is added too, but is written to a file that only the VM's user can read and appears in no
-    argument list and no log.
+    ``secret_env`` is added too, but is written to a file that only the VM's user (under systemd: root) can read
+    and appears in no argument list and no log. ``as_root``: it is nothing for the VM's user, such as ``docker``.
     """
 
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     secret_env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    as_root: bool = False
 
 
 class Engine(Protocol):
@@ -55,6 +56,8 @@ class Engine(Protocol):
     metrics_path: str | None
     tls: bool
     """Whether it can answer by TLS itself."""
+    needs_gpu: bool
+    """Whether it is to be started only once the driver of the VM's GPUs, where it has any, answers."""
 
     def uploads(self) -> Sequence[Upload]:
         """Files of ours that it needs on the VM."""
@@ -63,7 +66,11 @@ class Engine(Protocol):
         """An idempotent POSIX shell script that makes the VM able to start it; None where nothing is needed."""
 
     def command(self, context: EngineContext, api_key: str) -> EngineCommand:
-        """How to start it, answering only to ``api_key`` where it can check one."""
+        """How to start it, answering only to ``api_key`` where it can check one.
+
+        Raises:
+            ValueError: It cannot be started like this; says what to do.
+        """
 
     def first_token_request(self) -> tuple[str, dict[str, object]]:
         """Path and JSON body of the smallest real completion: the second half of the readiness probe."""

@@ -23,6 +23,7 @@ class CommandEngine:
 
     name = "command"
     tls = False
+    needs_gpu = True
     metrics_path: str | None = None
 
     def __init__(self, model: ModelSpec, secrets: Mapping[str, str]) -> None:

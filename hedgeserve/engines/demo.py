@@ -26,6 +26,7 @@ class DemoEngine:
     name = "demo"
     health_path = "/health"
     tls = False
+    needs_gpu = False
     metrics_path: str | None = "/metrics"
 
     def __init__(self, model: ModelSpec, secrets: Mapping[str, str]) -> None:

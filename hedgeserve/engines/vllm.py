@@ -58,6 +58,7 @@ class VllmEngine:
     name = "vllm"
     health_path = "/health"
     tls = False
+    needs_gpu = True
     metrics_path: str | None = "/metrics"
 
     def __init__(self, model: ModelSpec, secrets: Mapping[str, str]) -> None:
