@@ -22,13 +22,13 @@ from hedgeserve.drivers import make_drivers
 from hedgeserve.drivers.base import Driver
 from hedgeserve.engines import make_engine
 from hedgeserve.errors import SpecError, SpecProblem, StateDirectoryError
-from hedgeserve.fleet import EventKind, Fleet, FleetParts, Journal, SshKeys
+from hedgeserve.fleet import Authority, EventKind, Fleet, FleetParts, Journal, SshKeys
 from hedgeserve.hedge import Autoscaler, LoadSignal, Observation, Plan, TypeRests, ZoneNews, make_policy
 from hedgeserve.metrics import Metrics
 from hedgeserve.modelfile.apikeys import load_api_keys
 from hedgeserve.race import race
 from hedgeserve.replica import STARTING, ReplicaId, State
-from hedgeserve.spec import Cloud, OnExit, Spec
+from hedgeserve.spec import Cloud, OnExit, Spec, Transport
 from hedgeserve.statedir import StateDirectory, resolve_state_dir
 from hedgeserve.status import Glance
 from hedgeserve.store import Event, Store
@@ -44,6 +44,7 @@ _EVENTS_KEPT = 100_000
 _PRUNE_EVERY_S = 600.0
 _TERMINATE_IN_A_HURRY_S = 10.0
 _TERMINATE_LIMIT_S = 300.0
+_TAKE_DOWN_LIMIT_S = 1800.0
 
 
 class Service:
@@ -81,6 +82,14 @@ class Service:
         except ValueError as error:
             problem = SpecProblem("model", str(error), spec.origin.line_of(("model",)))
             raise SpecError(spec.origin.source, [problem]) from None
+        if spec.service.transport is Transport.TLS and not self._engine.tls:
+            problem = SpecProblem(
+                "service.transport",
+                f'the engine "{self._engine.name}" cannot answer by TLS',
+                spec.origin.line_of(("service", "transport")),
+                'set it to "ssh" or "auto"',
+            )
+            raise SpecError(spec.origin.source, [problem])
         self._api_keys = load_api_keys(spec, self._environ) if api_keys is None else api_keys
         self._state_path = resolve_state_dir(spec.service.name, spec.service.state_dir, self._environ)
         self._started_at = datetime.now(UTC)
@@ -94,6 +103,7 @@ class Service:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._terminate_everywhere = False
+        self._left = ""
         self._plan = Plan(target=spec.replicas.lowest, spot_wanted=0, on_demand_wanted=0)
         self._tick_trouble = ""
         self._memory_is_new = False
@@ -139,12 +149,14 @@ class Service:
         if self._transcript_path is not None:
             self._transcript = await enter(await TranscriptWriter.open(self._transcript_path))
         await self._recall()
+        authority = await asyncio.to_thread(Authority, self._directory.ssh_dir)
         self._balancer = Balancer(
             spec,
             self._metrics,
             api_keys=self._api_keys,
             boot_eta_s=self._boot_eta_s,
             on_wait=self._wake.set,
+            own_trust=authority.trust,
         )
         # The address first: if it is taken, nothing must have been launched.
         await self._balancer.start()
@@ -161,6 +173,7 @@ class Service:
                     drivers=self._drivers,
                     externals=externals,
                     keys=await asyncio.to_thread(SshKeys, self._directory.ssh_dir),
+                    authority=authority,
                     journal=self._journal,
                     metrics=self._metrics,
                     traffic=self._balancer,
@@ -227,13 +240,23 @@ class Service:
         if clouds := self._clouds_to_clear():
             # What is not done when time runs out stands in the journal, for the next start.
             await race(
-                done=self._fleet.terminate_all("the service stops", clouds=clouds),
+                done=self._take_down(clouds),
                 hurried=self._after_a_hurry(),
-                patience=asyncio.sleep(_TERMINATE_LIMIT_S),
+                patience=asyncio.sleep(_TAKE_DOWN_LIMIT_S if self._all_goes() else _TERMINATE_LIMIT_S),
             )
         kept = len(self._fleet.replicas()) - self._count_external()
         told = f"; {kept} replicas keep running ({self._fleet.usd_per_hour():.2f} USD/h)" if kept else ""
+        self._left = f"HedgeServe has stopped{told}"
         await self._journal.event(EventKind.STOPPED, f"HedgeServe stopped{told}")
+
+    async def _take_down(self, clouds: frozenset[str]) -> None:
+        await self._fleet.terminate_all("the service stops", clouds=clouds)
+        if self._all_goes():
+            await self._fleet.clear(clouds)
+
+    def _all_goes(self) -> bool:
+        """Whether not only VMs go but all that the service has in its clouds."""
+        return self._terminate_everywhere or self.spec.service.on_exit is OnExit.TERMINATE
 
     async def _after_a_hurry(self) -> None:
         await self._stop_now.wait()
@@ -241,7 +264,7 @@ class Service:
 
     def _clouds_to_clear(self) -> frozenset[str]:
         all_clouds = frozenset(self._drivers)
-        if self._terminate_everywhere or self.spec.service.on_exit is OnExit.TERMINATE:
+        if self._all_goes():
             return all_clouds
         if self.spec.service.on_exit is OnExit.AUTO:
             return all_clouds & {Cloud.LOCAL}
@@ -385,6 +408,17 @@ class Service:
         )
         return glance.document()
 
+    def keeps(self) -> tuple[int, float]:
+        """How many VMs would keep running if the service stopped now, and their USD per hour."""
+        clouds = self._clouds_to_clear()
+        kept = [one for one in self._fleet.replicas() if one.vm_id is not None and one.offer.cloud not in clouds]
+        return len(kept), sum(one.offer.usd_per_hour for one in kept)
+
+    @property
+    def farewell(self) -> str:
+        """Once the service has stopped: that it has, and what it leaves running. Empty before."""
+        return self._left
+
     async def events(
         self, *, after: int = 0, limit: int = 100, replica: str | None = None
     ) -> Sequence[dict[str, Any]]:
@@ -404,7 +438,8 @@ class Service:
 
     def _troubles(self) -> list[str]:
         unwritten = self._transcript.trouble if self._transcript is not None else ""
-        return [text for text in (self._journal.trouble, self._tick_trouble, unwritten) if text]
+        own = (self._journal.trouble, self._tick_trouble, unwritten)
+        return [text for text in own if text] + self._fleet.troubles()
 
     def _count_ready(self) -> int:
         return sum(replica.state is State.READY for replica in self._fleet.replicas())

@@ -9,8 +9,9 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import chain, repeat
 from statistics import median
 from types import TracebackType
 from typing import Any, Self
@@ -18,17 +19,20 @@ from typing import Any, Self
 import aiohttp
 import structlog
 
-from hedgeserve.drivers.base import Driver, Machine, MachineState
+from hedgeserve.drivers.base import Driver, Machine
 from hedgeserve.drivers.static import StaticServer
 from hedgeserve.engines.base import Engine
-from hedgeserve.errors import CloudError, StateDirectoryError
-from hedgeserve.hedge import Action, Drain, Launch, Plan, Terminate, ZoneNews
+from hedgeserve.errors import AuthError, CloudError, StateDirectoryError
+from hedgeserve.hedge import Action, Drain, Launch, NewsKind, Plan, Terminate, ZoneNews
+from hedgeserve.machines.authority import Authority
 from hedgeserve.machines.external import ExternalLife
+from hedgeserve.machines.hands import Hands, Order, Past
 from hedgeserve.machines.inventory import Inventory
 from hedgeserve.machines.journal import EventKind, Journal
 from hedgeserve.machines.keys import SshKeys
-from hedgeserve.machines.life import Hands, Order, Past, ReplicaLife
+from hedgeserve.machines.life import ReplicaLife
 from hedgeserve.machines.probe import Prober
+from hedgeserve.machines.reaper import Owned, Reaper
 from hedgeserve.metrics import Metrics
 from hedgeserve.replica import (
     STARTING,
@@ -45,14 +49,18 @@ from hedgeserve.replica import (
 from hedgeserve.spec import Spec
 from hedgeserve.store import StoredReplica
 
-__all__ = ["EventKind", "Fleet", "FleetParts", "Journal", "SshKeys"]
+__all__ = ["Authority", "EventKind", "Fleet", "FleetParts", "Journal", "SshKeys"]
 
 _log = structlog.get_logger("hedgeserve.fleet")
 
 _BOOTS_REMEMBERED = 20
-_OFFERS_REFRESH_S = 60.0
+_OFFERS_REFRESH_S = (5.0, 15.0, 60.0)
+"""Pauses between two looks at the prices, the last of them for ever: live ones come soon after the start."""
+_START_PATIENCE_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Pauses while a cloud does not answer at the start."""
 _BILL_EVERY_S = 60.0
-_REAP_EVERY_S = 30.0
+_ANSWERED = frozenset({NewsKind.GRANTED, NewsKind.NO_CAPACITY, NewsKind.QUOTA, NewsKind.UNSUPPORTED})
+"""What a launch ends with that reached its cloud and was understood there."""
 _SERVED = frozenset({State.READY, State.NOTICED})
 _ROUTABLE = frozenset({State.READY, State.NOTICED, State.DRAINING})
 
@@ -67,6 +75,7 @@ class FleetParts:
     drivers: Mapping[str, Driver]
     externals: Sequence[StaticServer]
     keys: SshKeys
+    authority: Authority
     journal: Journal
     metrics: Metrics
     traffic: Traffic
@@ -89,6 +98,8 @@ class Fleet:
         self._externals: dict[ReplicaId, ExternalLife] = {}
         self._offers: dict[str, tuple[Offer, ...]] = {}
         self._boots_s: deque[float] = deque(maxlen=_BOOTS_REMEMBERED)
+        self._launch_troubles: dict[str, str] = {}
+        self._reaper = Reaper(parts.spec, parts.drivers, self._inventory, parts.journal, self._owned)
         self._version = 0
         self._refused_intent = False
         self._stack = AsyncExitStack()
@@ -107,12 +118,14 @@ class Fleet:
             drivers=parts.drivers,
             inventory=self._inventory,
             keys=parts.keys,
+            authority=parts.authority,
             journal=parts.journal,
             prober=Prober(session, parts.spec.probe, parts.engine),
             traffic=parts.traffic,
             metrics=parts.metrics,
-            news=parts.news,
+            news=self._hear,
             changed=parts.changed,
+            offers=self.offers,
             boots_s=self._boots_s,
         )
         self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
@@ -136,7 +149,8 @@ class Fleet:
         adopted or reaped by the next round, one that was judged missing too early would be launched again.
 
         Raises:
-            CloudError: A cloud cannot be listed, so nothing can be said of its VMs; the message says which.
+            CloudError: A cloud cannot be listed, so nothing can be said of its VMs; the message says which. One
+                that only does not answer is asked for a minute first.
         """
         if strangers := [known.id for known in stored if known.offer.cloud not in self._parts.drivers]:
             raise CloudError(
@@ -145,20 +159,20 @@ class Fleet:
             )
         listed: list[Machine] = []
         for cloud in self._parts.drivers:
-            listed += (await self._inventory.refresh(cloud)).values()
-            await self._refresh_offers(cloud)
+            listed += await self._first_list(cloud)
         for known in stored:
             machine = next((m for m in listed if m.name == known.id and known.vm_id in (None, m.id)), None)
             if machine is not None:
                 listed.remove(machine)
             await self._take_up(known, machine)
         for machine in listed:
-            await self._reap(machine, "it belongs to no replica that the journal knows")
+            await self._reaper.reap(machine, "it belongs to no replica that the journal knows")
         for cloud, driver in self._parts.drivers.items():
             self._begin(f"driver {cloud}", driver.run())
             self._begin(f"inventory {cloud}", self._inventory.run(cloud))
         self._begin("offers", self._keep_offers())
-        self._begin("reaper", self._reap_regularly())
+        self._begin("reaper", self._reaper.reap_vms())
+        self._begin("forgotten things", self._reaper.remove_forgotten())
         self._begin("billing", self._bill_regularly())
         for number, server in enumerate(self._parts.externals, start=1):
             self._begin_external(number, server)
@@ -191,9 +205,15 @@ class Fleet:
                         accepting=replica.state is not State.DRAINING,
                         preferred=replica.state is State.READY,
                         api_key=external.api_key if external else self._parts.engine_key,
+                        own_tls=external is None and replica.url.startswith("https:"),
                     )
                 )
         return RoutingSnapshot(self._version, tuple(targets))
+
+    def troubles(self) -> list[str]:
+        """What is wrong with the clouds, each as a sentence; empty when all of them answer and grant or refuse."""
+        known = {**self._launch_troubles, **self._inventory.troubles()}
+        return [f"{cloud}: {trouble}" for cloud, trouble in known.items()]
 
     def usd_per_hour(self) -> float:
         """What the replicas that have a VM cost now."""
@@ -245,6 +265,10 @@ class Fleet:
                 life.order(Order(drain=False, why=why, gone=GoneReason.SCALED_DOWN))
             await self._ended.wait()
 
+    async def clear(self, clouds: Collection[str]) -> None:
+        """Take away whatever else the service has in these clouds; the journal says at the end what they list."""
+        await self._reaper.clear(clouds)
+
     # How it is done
 
     async def _launch(self, action: Launch) -> bool:
@@ -289,7 +313,7 @@ class Fleet:
         leaving = known.state in (State.DRAINING, State.TERMINATING)
         replica = Replica(
             id=known.id,
-            offer=known.offer,
+            offer=self._with_throughput(known.offer),
             state=State.TERMINATING if leaving or machine is None else State.BOOTING,
             since_s=self._now_s(),
             created_at=known.created_at,
@@ -346,8 +370,8 @@ class Fleet:
         task.add_done_callback(self._tasks.discard)
 
     async def _keep_offers(self) -> None:
-        while True:
-            await asyncio.sleep(_OFFERS_REFRESH_S)
+        for pause_s in chain(_OFFERS_REFRESH_S, repeat(_OFFERS_REFRESH_S[-1])):
+            await asyncio.sleep(pause_s)
             for cloud in self._parts.drivers:
                 try:
                     await self._refresh_offers(cloud)
@@ -361,38 +385,39 @@ class Fleet:
         except TimeoutError:
             raise CloudError(f"{cloud} did not tell its prices in time") from None
 
-    async def _reap_regularly(self) -> None:
-        """Find the VMs that bear this service's tag and that no replica owns."""
-        while True:
-            await asyncio.sleep(_REAP_EVERY_S)
-            for cloud in self._parts.drivers:
-                # Owners from before the list as well as after: a life may end, or begin, while the cloud answers.
-                owned = self._owned()
-                try:
-                    machines = await self._inventory.refresh(cloud)
-                except CloudError:
-                    continue  # the inventory's own round has said so
-                owned |= self._owned()
-                for machine in machines.values():
-                    known = (machine.name, machine.id) in owned or (machine.name, None) in owned
-                    if not known and machine.state is not MachineState.STOPPING:
-                        await self._reap(machine, "no replica owns it")
+    async def _first_list(self, cloud: str) -> Collection[Machine]:
+        """A cloud's VMs, and its offers, at the start; waits for one that is unreachable for a moment."""
+        for pause_s in (*_START_PATIENCE_S, None):
+            try:
+                machines = await self._inventory.refresh(cloud)
+                await self._refresh_offers(cloud)
+            except CloudError as error:
+                if pause_s is None or isinstance(error, AuthError):
+                    raise
+                _log.warning("a cloud does not answer; trying again", cloud=cloud, error=str(error))
+                await asyncio.sleep(pause_s)
+            else:
+                return machines.values()
+        raise AssertionError("unreachable")
 
-    def _owned(self) -> set[tuple[str, str | None]]:
+    def _with_throughput(self, offer: Offer) -> Offer:
+        """An offer from the journal, which holds what was paid and not what it is compared by."""
+        same = (offer.zone, offer.instance_type, offer.market)
+        known = (now for now in self.offers() if (now.zone, now.instance_type, now.market) == same)
+        return next((replace(offer, throughput=now.throughput) for now in known), offer)
+
+    def _hear(self, news: ZoneNews) -> None:
+        """Pass news on; a cloud whose launches fail for no reason of capacity or quota is a trouble to show."""
+        cloud = news.zone.split("/", 1)[0]
+        if news.kind is NewsKind.LAUNCH_ERROR:
+            self._launch_troubles[cloud] = news.detail
+        elif news.kind in _ANSWERED:
+            self._launch_troubles.pop(cloud, None)
+        self._parts.news(news)
+
+    def _owned(self) -> Owned:
         """Names and VMs of all replicas; None for a VM that the cloud may still be granting."""
         return {(life.replica.id, life.replica.vm_id) for life in self._lives.values()}
-
-    async def _reap(self, machine: Machine, why: str) -> None:
-        cloud = machine.zone.split("/", 1)[0]
-        try:
-            async with asyncio.timeout(self._parts.spec.timeouts.cloud_call):
-                await self._parts.drivers[cloud].terminate(machine.id)
-        except (CloudError, TimeoutError) as error:
-            _log.error("an orphan could not be terminated; trying again later", vm=machine.id, error=str(error))
-            return
-        await self._parts.journal.event(
-            EventKind.REAPED, f"VM {machine.id} ({machine.name}) was terminated: {why}", zone=machine.zone
-        )
 
     async def _bill_regularly(self) -> None:
         while True:

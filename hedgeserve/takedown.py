@@ -1,13 +1,14 @@
-"""Taking down a service whose controller does not run: every VM that it left, by what its clouds list."""
+"""Taking down a service whose controller does not run: all that it left, by what its clouds list."""
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 from hedgeserve.drivers import make_drivers
-from hedgeserve.drivers.base import Driver, Machine, MachineState
+from hedgeserve.drivers.base import Driver
+from hedgeserve.drivers.clearance import PATIENCE_S, Clearance, Standing, name_of, regions_in
 from hedgeserve.errors import CloudError
 from hedgeserve.replica import GoneReason, Replica, State
 from hedgeserve.spec import Spec
@@ -15,12 +16,20 @@ from hedgeserve.statedir import StateDirectory, resolve_state_dir
 from hedgeserve.store import Store
 
 
-async def reap(spec: Spec, *, environ: Mapping[str, str] | None = None) -> list[str]:
-    """Terminate every VM of a service whose controller does not run; the ids of the VMs that were terminated.
+async def reap(
+    spec: Spec,
+    *,
+    environ: Mapping[str, str] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+    patience_s: float = PATIENCE_S,
+) -> list[str]:
+    """Take away all that a service whose controller does not run has; the ids of the VMs that were terminated.
+
+    ``tell`` gets a line for each thing that was taken away, and last what each cloud lists then, region by region.
 
     Raises:
         StateLockedError: The controller runs after all; ask it instead.
-        CloudError: A VM could not be terminated.
+        CloudError: Something could not be taken away. All clouds have been asked before that is said.
     """
     env = os.environ if environ is None else environ
     path = resolve_state_dir(spec.service.name, spec.service.state_dir, env)
@@ -29,21 +38,28 @@ async def reap(spec: Spec, *, environ: Mapping[str, str] | None = None) -> list[
         stack.callback(directory.close)
         store = await Store.open(directory.journal)
         stack.push_async_callback(store.close)
-        drivers, _ = make_drivers(spec, directory.local_dir, env)
-        ended: list[str] = []
+        drivers, _ = await asyncio.to_thread(make_drivers, spec, directory.local_dir, env)
         for driver in drivers.values():
             stack.push_async_callback(driver.aclose)
-            for machine in await _still_there(driver, spec):
-                async with asyncio.timeout(spec.timeouts.cloud_call):
-                    await driver.terminate(machine.id)
-                ended.append(machine.id)
-            if left := await _still_there(driver, spec):
-                raise CloudError(
-                    f"{driver.cloud} still lists {', '.join(machine.id for machine in left)}; run it again"
-                )
+        swept = await asyncio.gather(
+            *(_sweep(driver, spec, tell, patience_s) for driver in drivers.values()), return_exceptions=True
+        )
+        ended: list[str] = []
+        standings: list[Standing] = []
+        troubles: list[str] = []
+        clear: set[str] = set()
+        for driver, found in zip(drivers.values(), swept, strict=True):
+            if isinstance(found, CloudError):
+                troubles.append(str(found))
+            elif isinstance(found, BaseException):
+                raise found
+            else:
+                ended += found[0]
+                standings += found[1]
+                clear.add(driver.cloud)
         for known in await store.alive_replicas(spec.service.name):
-            if known.offer.cloud not in drivers:
-                continue  # nobody was asked about its VM
+            if known.offer.cloud not in clear:
+                continue  # nobody was asked about its VM, or nobody answered
             replica = Replica(
                 id=known.id,
                 offer=known.offer,
@@ -53,13 +69,24 @@ async def reap(spec: Spec, *, environ: Mapping[str, str] | None = None) -> list[
                 vm_id=known.vm_id,
             ).to(State.GONE, now_s=0.0, why="taken down by hand", gone=GoneReason.SCALED_DOWN)
             await store.save(replica, at=datetime.now(UTC))
-        return ended
+    for standing in standings:
+        tell(str(standing))
+    if left := [standing for standing in standings if not standing.clear]:
+        troubles.append(f"something came back while it was taken away: {', '.join(map(str, left))}")
+    if troubles:
+        raise CloudError(f"{'; '.join(troubles)}; run it again")
+    return ended
 
 
-async def _still_there(driver: Driver, spec: Spec) -> list[Machine]:
-    """The VMs that cost money: a cloud may list those that it is taking away for a while."""
-    try:
-        async with asyncio.timeout(spec.timeouts.cloud_call):
-            return [machine for machine in await driver.list() if machine.state is not MachineState.STOPPING]
-    except TimeoutError:
-        raise CloudError(f"{driver.cloud} did not list its VMs in time; run it again") from None
+async def _sweep(
+    driver: Driver, spec: Spec, tell: Callable[[str], None], patience_s: float
+) -> tuple[list[str], list[Standing]]:
+    clearance = Clearance(
+        driver, spec.service.name, call_timeout_s=spec.timeouts.cloud_call, patience_s=patience_s
+    )
+    ended = await clearance.end_vms()
+    for vm in ended:
+        tell(f"terminated {vm}")
+    for leftover in await clearance.clear_rest():
+        tell(f"removed {driver.cloud} {name_of(leftover)}")
+    return ended, await clearance.standing(regions_in(spec, driver.cloud))

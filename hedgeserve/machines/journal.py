@@ -33,6 +33,7 @@ class EventKind(StrEnum):
     GONE = "gone"
     ADOPTED = "adopted"
     REAPED = "reaped"
+    CLEARED = "cleared"
     NOTE = "note"
     TROUBLE = "trouble"
 
