@@ -2,7 +2,7 @@
 PYTHON_BIN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint unit test-vllm soak bench-policy docs clean
+.PHONY: help serve test lint unit test-bed test-vllm soak bench-policy docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,10 @@ lint: # (set-up is `make test`'s)
 
 unit:
 	$(PYTHON_BIN) -m pytest -q
+
+test-bed: ## the whole path on VMs in miniature, for each cloud, and kill -9 at every step (minutes); ARGS="-k azure"
+	@scripts/setup test-bed
+	$(PYTHON_BIN) -m tests.testbed $(ARGS)
 
 test-vllm: ## the tests against a real vLLM; HEDGESERVE_VLLM_PYTHON names its interpreter
 	@scripts/setup test
