@@ -8,6 +8,7 @@ import asyncio
 import errno
 import math
 import socket
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -45,7 +46,8 @@ class Balancer:
 
     To be made inside a running event loop. ``boot_eta_s`` says in how many seconds a replica may be expected
     (None: nobody knows), ``ready_checks`` what stands in the way of taking traffic (name → "" or the trouble),
-    ``on_wait`` is called when a request starts to wait while nothing is ready.
+    ``on_wait`` is called when a request starts to wait while nothing is ready. ``own_trust`` is what replicas with
+    ``own_tls`` are verified with.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Balancer:
         boot_eta_s: Callable[[], float | None] = lambda: None,
         ready_checks: Callable[[], Mapping[str, str]] = dict,
         on_wait: Callable[[], None] = lambda: None,
+        own_trust: ssl.SSLContext | None = None,
     ) -> None:
         self.on_wait = on_wait
         self._listen = spec.service.listen
@@ -72,6 +75,7 @@ class Balancer:
             connect_s=spec.timeouts.connect,
             first_byte_s=spec.timeouts.first_byte,
             stall_s=spec.timeouts.stall,
+            own_trust=own_trust,
         )
         pool = self._dispatcher.pool
         self._front = Front(

@@ -12,8 +12,8 @@ import pytest
 
 from hedgeserve.engines import make_engine
 from hedgeserve.machines.external import ExternalLife
+from hedgeserve.machines.hands import Hands
 from hedgeserve.machines.journal import Journal
-from hedgeserve.machines.life import Hands
 from hedgeserve.machines.probe import Prober
 from hedgeserve.replica import Market, Offer, Replica, ReplicaId, State, ZoneId
 from hedgeserve.spec import ModelSpec, ProbeSpec
@@ -52,12 +52,14 @@ async def living(directory: Path, prober: Faulty) -> AsyncIterator[tuple[Externa
         drivers={},
         inventory=unused,
         keys=unused,
+        authority=unused,
         journal=Journal(store, "small"),
         prober=cast(Prober, prober),
         traffic=unused,
         metrics=unused,
         news=unused,
         changed=lambda: None,
+        offers=unused,
         boots_s=unused,
     )
     life = ExternalLife(replica, hands, url="http://x", api_key=None)

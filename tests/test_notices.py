@@ -22,6 +22,7 @@ from hedgeserve.machines.notices import (
     Alive,
     NoticeSeen,
     Rebalance,
+    Remark,
     Trouble,
     Watching,
     parse_line,
@@ -141,7 +142,7 @@ async def test_gcp_notice_comes_at_once_however_slow_the_poll(tmp_path: Path) ->
 
 
 async def test_azure_notice_is_for_this_vm_only(tmp_path: Path) -> None:
-    """Events of another machine and of another kind are passed over; ours is told, and again when it starts."""
+    """Events of another machine are passed over; ours is told, and again when it starts; a freeze is a remark."""
     events: list[dict[str, object]] = [
         {"EventId": "A", "EventType": "Preempt", "Resources": ["s-8"], "NotBefore": ""},
         {"EventId": "B", "EventType": "Freeze", "Resources": ["s-7"], "NotBefore": ""},
@@ -159,6 +160,7 @@ async def test_azure_notice_is_for_this_vm_only(tmp_path: Path) -> None:
     )
     async with serving(app) as url, watching(Dialect.AZURE, url, tmp_path) as watcher:
         ends_at = (datetime.now(UTC) + timedelta(seconds=40)).strftime("%a, %d %b %Y %H:%M:%S GMT")
+        assert await watcher.next() == Remark("azure scheduledevents Freeze")
         events.append({"EventId": "C", "EventType": "Preempt", "Resources": ["s-7"], "NotBefore": ends_at})
         left_s, source = await watcher.notice()
         assert 37 < left_s <= 40

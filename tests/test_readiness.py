@@ -38,7 +38,13 @@ class Answers:
         return next(self._first_token)
 
 
-def readiness(answers: Answers, *, exits_at_s: float = float("inf"), timed: list[str] | None = None) -> Readiness:
+def readiness(
+    answers: Answers,
+    *,
+    exits_at_s: float = float("inf"),
+    timed: list[str] | None = None,
+    probe: dict[str, str] | None = None,
+) -> Readiness:
     """A readiness whose engine ends at a time."""
 
     async def exited() -> str:
@@ -47,7 +53,7 @@ def readiness(answers: Answers, *, exits_at_s: float = float("inf"), timed: list
     phases = timed if timed is not None else []
     return Readiness(
         cast(Prober, answers),
-        PROBE,
+        PROBE if probe is None else ProbeSpec.model_validate(PROBE.model_dump() | probe),
         url="http://engine",
         api_key=None,
         exited=exited,
@@ -94,3 +100,63 @@ async def test_an_engine_that_exits_when_ready_is_given_up_at_the_next_probe() -
     reason = await readiness(Answers(["refused"]), exits_at_s=15).wait_failed()
     assert now_s() == 20
     assert reason == "the engine exited with status 1"
+
+
+async def test_a_suspicion_is_probed_at_once_and_cleared_by_the_answer() -> None:
+    """What answers serves on, at the usual pace."""
+    ready = readiness(Answers(["", "x"]))
+    failing = asyncio.create_task(ready.wait_failed())
+    await asyncio.sleep(4)
+    ready.suspect()
+    await failing
+    assert now_s() == 4 + 3 * 10
+
+
+async def test_a_suspicion_that_is_confirmed_ends_it_without_waiting_for_the_interval() -> None:
+    """Three probes one after the other in place of three intervals, and no pause after the last."""
+    ready = readiness(Answers(["refused"]))
+    failing = asyncio.create_task(ready.wait_failed())
+    await asyncio.sleep(4)
+    ready.suspect()
+    ready.suspect()
+    assert await failing == "3 probes failed in a row; last: refused"
+    assert now_s() == 4 + 2 * 2, "each was given its 2 s although it was refused at once"
+
+
+async def test_what_heals_while_it_is_suspected_is_not_given_up() -> None:
+    """Two failures, then an answer: the network was away for 3 s."""
+    answers = Answers(["refused"])
+    ready = readiness(answers)
+    failing = asyncio.create_task(ready.wait_failed())
+    await asyncio.sleep(4)
+    ready.suspect()
+    await asyncio.sleep(3)
+    answers.health = Answers([""]).health  # type: ignore[method-assign]
+    await asyncio.sleep(60)
+    assert not failing.done()
+    failing.cancel()
+
+
+async def test_a_suspect_that_says_nothing_has_five_seconds_a_probe() -> None:
+    """However patient the ordinary probe is."""
+
+    class Silent(Answers):
+        async def health(self, url: str, api_key: str | None) -> str:
+            await asyncio.sleep(15)
+            return "no answer"
+
+    ready = readiness(Silent([""]), probe={"timeout": "15s"})
+    failing = asyncio.create_task(ready.wait_failed())
+    ready.suspect()
+    await asyncio.sleep(0)
+    ready.suspect()
+    assert "last: http://engine did not answer within 5 s" in await failing
+    assert now_s() == 15
+
+
+async def test_an_old_suspicion_says_nothing_of_an_engine_that_has_become_ready_since() -> None:
+    """The connection may have been lost many times while it was loading."""
+    ready = readiness(Answers(["x"]))
+    ready.suspect()
+    await ready.wait_failed()
+    assert now_s() == 30

@@ -53,8 +53,8 @@ class Authority:
             write_private(path, _make_authority())
         if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise StateDirectoryError(
-                f"others on this machine may have read the key in {path}; run `chmod 600 {path}` if you trust them, "
-                "or delete the file: a new authority is made, and the replicas that run are replaced"
+                f"others on this machine may have read the key in {path}; run `chmod 600 {path}` if you trust "
+                "them, or delete the file: a new authority is made, and the replicas that run are replaced"
             )
         pem = path.read_bytes()
         try:
@@ -67,8 +67,8 @@ class Authority:
                 raise ValueError("key and certificate do not belong together")
         except ValueError as error:
             raise StateDirectoryError(
-                f"the certificate authority in {path} is damaged ({error}); delete the file: a new one is made, and "
-                "the replicas that run are replaced"
+                f"the certificate authority in {path} is damaged ({error}); delete the file: a new one is made, "
+                "and the replicas that run are replaced"
             ) from None
         self._key = key
         self.trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

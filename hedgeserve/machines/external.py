@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import structlog
 
+from hedgeserve.machines.hands import Hands
 from hedgeserve.machines.journal import EventKind
-from hedgeserve.machines.life import Hands
 from hedgeserve.machines.readiness import Readiness
 from hedgeserve.replica import Replica, State
 

@@ -5,17 +5,16 @@ a plan), as news from the VM itself (a notice, a failed probe, silence) or as it
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import structlog
 
-from hedgeserve.drivers.base import Driver, LaunchRequest, Machine, MachineState
+from hedgeserve.drivers.base import LaunchRequest, Machine, MachineState
 from hedgeserve.drivers.tags import tags_for
-from hedgeserve.engines.base import Engine
 from hedgeserve.errors import (
+    AuthError,
     BootstrapError,
     CapacityError,
     CloudError,
@@ -24,23 +23,23 @@ from hedgeserve.errors import (
     UnsupportedError,
 )
 from hedgeserve.hedge import NewsKind, Rule, ZoneNews
-from hedgeserve.machines.inventory import Inventory
-from hedgeserve.machines.journal import EventKind, Journal
-from hedgeserve.machines.keys import SshKeys
-from hedgeserve.machines.notices import NoticeSeen, Rebalance, Trouble, WatchEvent
-from hedgeserve.machines.probe import Prober
+from hedgeserve.machines.hands import Hands, Order, Past
+from hedgeserve.machines.journal import EventKind
+from hedgeserve.machines.notices import Approved, NoticeSeen, Rebalance, Remark, Trouble, WatchEvent
+from hedgeserve.machines.probe import Identity
 from hedgeserve.machines.readiness import Readiness
-from hedgeserve.machines.session import VmSession
-from hedgeserve.metrics import Metrics
+from hedgeserve.machines.session import VmSession, transport_to
 from hedgeserve.race import race
-from hedgeserve.replica import STARTING, GoneReason, Market, Notice, Replica, State, Traffic
-from hedgeserve.spec import Spec
+from hedgeserve.replica import STARTING, GoneReason, Market, Notice, Replica, State
+from hedgeserve.spec import Transport
 from hedgeserve.units import format_duration
 
 _log = structlog.get_logger("hedgeserve.fleet")
 
 _TERMINATE_RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 _LOOKS_AFTER_S = (0.0, 0.2, 0.4, 0.8)
+_NOTICE_LATE_S = 2.0
+_SOONER_S = 2.0
 
 BRING_UP_LIMIT_S = 2400.0
 """Longest time from the first SSH connection to a started engine, installation included."""
@@ -59,36 +58,6 @@ _REFUSALS: dict[type[CloudError], NewsKind] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Hands:
-    """What all lives of a fleet share."""
-
-    spec: Spec
-    engine: Engine
-    engine_key: str = field(repr=False)
-    drivers: Mapping[str, Driver]
-    inventory: Inventory
-    keys: SshKeys
-    journal: Journal
-    prober: Prober
-    traffic: Traffic
-    metrics: Metrics
-    news: Callable[[ZoneNews], None]
-    changed: Callable[[], None]
-    boots_s: deque[float]
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """End this replica: after its requests (until ``deadline_s``) where ``drain``, else at once."""
-
-    drain: bool
-    why: str
-    gone: GoneReason
-    rule: Rule | None = None
-    deadline_s: float | None = None
-
-
 class _Over(Exception):
     """This life is over, for a reason that came from the VM or its cloud and not from an order."""
 
@@ -97,20 +66,6 @@ class _Over(Exception):
     ) -> None:
         super().__init__(why)
         self.gone, self.why, self.news, self.rule = gone, why, news, rule
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """What is known of a replica that an earlier run of the controller launched.
-
-    ``age_s`` since its launch, ``unbilled_s`` since the ledger's last line about it; whether it ``served`` and
-    whether its notice was counted.
-    """
-
-    age_s: float
-    unbilled_s: float
-    served: bool
-    noticed: bool
 
 
 class ReplicaLife:
@@ -126,6 +81,9 @@ class ReplicaLife:
         self._ordered = asyncio.Event()
         self._hurry = asyncio.Event()
         self._session: VmSession | None = None
+        self._readiness: Readiness | None = None
+        self._under_notice = asyncio.Event()
+        self._tunnelled = False
         self._lead_s: float | None = None
         self._served = past is not None and past.served
         self.begun_s = self._now_s() - (past.age_s if past else 0.0)
@@ -207,6 +165,8 @@ class ReplicaLife:
                 await race(idle=traffic.wait_idle(self.replica.id), hurry=self._hurry.wait())
         left, took = traffic.outstanding(self.replica.id), format_duration(self._now_s() - begun_s)
         ended = f"{left} requests had not ended after {took}" if left else f"its requests had ended after {took}"
+        if self.replica.notice is not None and self._session is not None:
+            await self._session.approve()
         return _Over(order.gone, ended)
 
     # Provisioning
@@ -251,6 +211,8 @@ class ReplicaLife:
         if type(error) is CloudError:  # unclear: there may be a VM, which is looked for by its name and taken away
             raise _Over(GoneReason.FAILED, str(error), kind)
         self._tell(kind, str(error))
+        if isinstance(error, AuthError):
+            self._tell_cloud(kind, str(error))
         await self._hands.keys.forget(self.replica.id)
         await self._to(State.GONE, str(error), gone=GoneReason.FAILED)
 
@@ -267,10 +229,10 @@ class ReplicaLife:
             raise BootstrapError("boot", f"{cloud} did not report the VM as running within {boot_s:g} s") from None
         if machine is not None:
             self._timed_once("boot")
-            self._session = self._open_session(machine)
+            self._session = await self._open_session(machine)
             try:
                 await race(
-                    vanished=inventory.wait_vanished(cloud, vm_id),
+                    vanished=self._until_vanished(cloud, vm_id),
                     readiness=self._keep_ready(self._session),
                     session=self._session.run(),
                 )
@@ -279,19 +241,42 @@ class ReplicaLife:
                 if not await self._is_gone(cloud, vm_id):
                     raise
             finally:
-                self._session = None
+                self._session = self._readiness = None
         raise self._vanished()
 
-    def _open_session(self, machine: Machine) -> VmSession:
+    async def _until_vanished(self, cloud: str, vm_id: str) -> None:
+        inventory = self._hands.inventory
+        machine = await inventory.wait_ending(cloud, vm_id)
+        if machine is None or machine.state is MachineState.STOPPED:
+            return
+        # GCP begins to shut a VM down as it gives the notice: that it stops is then the same news, told again, and
+        # the engine may go on until the end. The list may be a moment before the notice.
+        if self.replica.state is State.READY:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_NOTICE_LATE_S):
+                    await race(notice=self._under_notice.wait(), gone=inventory.wait_vanished(cloud, vm_id))
+        if self.replica.notice is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self.replica.notice.deadline_s):
+                    await inventory.wait_vanished(cloud, vm_id)
+
+    async def _open_session(self, machine: Machine) -> VmSession:
         hands = self._hands
+        transport = transport_to(machine, engine=hands.engine, wanted=hands.spec.service.transport)
+        tls = None
+        if transport is Transport.TLS:
+            tls = await hands.authority.issue(machine.name, machine.address or "")
+        self._tunnelled = transport is Transport.SSH
         return VmSession(
             machine,
             keys=hands.keys,
             engine=hands.engine,
             engine_key=hands.engine_key,
-            transport=hands.spec.service.transport,
+            transport=transport,
+            tls=tls,
             boot_timeout_s=hands.spec.timeouts.boot,
             notice_poll_s=hands.spec.hedge.notice_poll,
+            driver_wait_s=hands.spec.vm.driver_wait,
             ears=self,
         )
 
@@ -304,8 +289,11 @@ class ReplicaLife:
         except TimeoutError:
             raise BootstrapError("start", f"the engine had not been started after {limit_s:g} s") from None
         self.replica = replace(self.replica, url=session.url)
-        readiness = Readiness(
-            self._hands.prober,
+        prober = self._hands.prober
+        if session.url.startswith("https:"):
+            prober = prober.of(Identity(self.replica.id, self._hands.authority.trust))
+        self._readiness = readiness = Readiness(
+            prober,
             self._hands.spec.probe,
             url=session.url,
             api_key=self._hands.engine_key,
@@ -364,8 +352,15 @@ class ReplicaLife:
             await self._to(State.LOADING, "SSH answers; the engine is being started")
 
     async def lost(self) -> None:
-        """The connection ended: have the cloud asked at once whether the VM is still there."""
+        """The connection ended: have the cloud asked at once whether the VM is still there, and the engine too."""
         self._hands.inventory.ask_soon(self.replica.offer.cloud)
+        if not self._tunnelled:  # through a tunnel that is down nothing can be asked; it gets its usual time
+            self.suspected()
+
+    def suspected(self) -> None:
+        """The VM is too silent: have the engine probed at once. What still serves is left alone."""
+        if self._readiness is not None:
+            self._readiness.suspect()
 
     async def heard(self, event: WatchEvent) -> None:
         """Act on a notice; write down the rest."""
@@ -378,6 +373,13 @@ class ReplicaLife:
                 await self._record(EventKind.REBALANCE, told)
             case Trouble(what=what):
                 await self._record(EventKind.TROUBLE, f"notices cannot be watched: {what}")
+            case Remark(what=what):
+                await self._record(
+                    EventKind.NOTE, f"the cloud has announced what the engine should survive: {what}"
+                )
+            case Approved(refused=refused):
+                told = f", and refused: {refused}" if refused else ""
+                await self._record(EventKind.NOTICE, f"drained: the cloud was told that it may begin{told}")
 
     def timed(self, phase: str, seconds: float) -> None:
         """Add one phase to the picture of the cold start."""
@@ -388,8 +390,12 @@ class ReplicaLife:
             self.timed(phase, self._now_s() - self.begun_s)
 
     async def _noticed(self, notice: Notice) -> None:
-        if self.replica.notice is not None:
+        known = self.replica.notice
+        if known is not None:
+            if notice.deadline_s < known.deadline_s - _SOONER_S:
+                await self._noticed_again(notice)
             return
+        self._under_notice.set()
         left_s = self._lead_s = max(0.0, notice.deadline_s - self._now_s())
         why = f"preemption notice: the VM goes in {left_s:.0f} s ({notice.source})"
         if self._past is None or not self._past.noticed:
@@ -404,6 +410,13 @@ class ReplicaLife:
         await self._record(EventKind.NOTICE, why)
         if hopeless:
             raise _Over(GoneReason.PREEMPTED, why)
+
+    async def _noticed_again(self, notice: Notice) -> None:
+        """The end comes sooner than was announced: after a maintenance in an hour, say, a preemption in 30 s."""
+        self.replica = replace(self.replica, notice=notice)
+        self._hands.changed()
+        left_s = max(0.0, notice.deadline_s - self._now_s())
+        await self._record(EventKind.NOTICE, f"the VM goes sooner, in {left_s:.0f} s ({notice.source})")
 
     # Its end
 
@@ -484,6 +497,13 @@ class ReplicaLife:
         held_s = now_s - self.begun_s if replica.vm_id is not None else None
         kind_of_vm = replica.offer.instance_type
         self._hands.news(ZoneNews(replica.zone, replica.market, kind, now_s, detail, held_s, lead_s, kind_of_vm))
+
+    def _tell_cloud(self, kind: NewsKind, detail: str) -> None:
+        """What befell this replica would befall any other on the same cloud."""
+        mine, now_s = self.replica.offer, self._now_s()
+        places = {(one.zone, one.market) for one in self._hands.offers() if one.cloud == mine.cloud}
+        for zone, market in sorted(places - {(mine.zone, mine.market)}):
+            self._hands.news(ZoneNews(zone, market, kind, now_s, detail))
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()

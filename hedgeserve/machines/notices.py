@@ -41,7 +41,21 @@ class Trouble:
     what: str
 
 
-WatchEvent = Watching | NoticeSeen | Rebalance | Alive | Trouble
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """The cloud has announced something that the engine should survive: the VM is frozen for some seconds."""
+
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """The watcher was told to approve what was announced: done where ``refused`` is empty."""
+
+    refused: str
+
+
+WatchEvent = Watching | NoticeSeen | Rebalance | Alive | Trouble | Remark | Approved
 
 
 def parse_line(line: str, now_s: float, utc_now: datetime) -> WatchEvent | None:
@@ -65,6 +79,10 @@ def parse_line(line: str, now_s: float, utc_now: datetime) -> WatchEvent | None:
             return Rebalance()
         case "trouble":
             return Trouble(str(told.get("what", "")))
+        case "remark":
+            return Remark(str(told.get("what", "")))
+        case "approved":
+            return Approved(str(told.get("refused", "")))
         case "notice":
             in_s = _seconds_left(told.get("in_s"), told.get("deadline"), utc_now)
             return NoticeSeen(Notice(now_s + in_s, str(told.get("source", "unknown"))))

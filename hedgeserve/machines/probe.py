@@ -1,5 +1,8 @@
 """The readiness probe: the engine's health path, then one real token."""
 
+import ssl
+from dataclasses import dataclass
+
 import aiohttp
 
 from hedgeserve.engines.base import Engine
@@ -8,13 +11,35 @@ from hedgeserve.spec import ProbeSpec
 _FIRST_TOKEN_TIMEOUT_S = 120.0
 
 
-class Prober:
-    """Asks engines whether they can serve. A failure is an answer (a sentence), never an exception."""
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who must answer: the VM of this ``name``, by a certificate that ``trust`` verifies."""
 
-    def __init__(self, session: aiohttp.ClientSession, probe: ProbeSpec, engine: Engine) -> None:
+    name: str
+    trust: ssl.SSLContext
+
+
+class Prober:
+    """Asks engines whether they can serve. A failure is an answer (a sentence), never an exception.
+
+    Without an ``identity``, https is verified as the system does.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        probe: ProbeSpec,
+        engine: Engine,
+        identity: Identity | None = None,
+    ) -> None:
         self._session = session
         self._probe = probe
         self._engine = engine
+        self._identity = identity
+
+    def of(self, identity: Identity) -> "Prober":
+        """The same, for one VM that must prove its identity."""
+        return Prober(self._session, self._probe, self._engine, identity)
 
     async def health(self, url: str, api_key: str | None) -> str:
         """Empty when the probe of ``model.toml`` is answered with 200, else what came instead."""
@@ -32,6 +57,7 @@ class Prober:
         return await self._ask(url + path, api_key, body, timeout_s=timeout_s)
 
     async def _ask(self, url: str, api_key: str | None, body: object, *, timeout_s: float) -> str:
+        identity = self._identity
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         try:
             async with self._session.request(
@@ -41,6 +67,8 @@ class Prober:
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
                 allow_redirects=False,
+                ssl=True if identity is None else identity.trust,
+                server_hostname=None if identity is None else identity.name,
             ) as response:
                 if response.status == 200:
                     await response.read()

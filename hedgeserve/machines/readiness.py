@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from hedgeserve.errors import BootstrapError
 from hedgeserve.machines.probe import Prober
 from hedgeserve.spec import ProbeSpec
 
 _FASTEST_S = 0.2
+_SUSPICIOUS_TIMEOUT_S = 5.0
 
 
 class Readiness:
@@ -30,6 +32,11 @@ class Readiness:
         self._exited = exited
         self._timed = timed
         self._last = "no probe came back"
+        self._suspected = asyncio.Event()
+
+    def suspect(self) -> None:
+        """Something else speaks against the engine: have it probed now, and more often until it answers."""
+        self._suspected.set()
 
     async def wait_ready(self) -> None:
         """Return once the health path and then a one-token completion have been answered.
@@ -60,19 +67,39 @@ class Readiness:
         )
 
     async def wait_failed(self) -> str:
-        """Return, with the reason, once the engine has ended or failed too many probes in a row."""
-        failures = 0
+        """Return, with the reason, once the engine has ended or failed too many probes in a row.
+
+        Under suspicion the next probe comes at once and has 5 s at most, and so has each one after it until one is
+        answered. However quickly they fail, they take that time: what heals within it is not given up.
+        """
+        clock, failures = asyncio.get_running_loop().time, 0
+        patience_s = min(self._probe.timeout, _SUSPICIOUS_TIMEOUT_S)
+        self._suspected.clear()
         while True:
-            await asyncio.sleep(self._probe.interval)
-            failure = await self._prober.health(self._url, self._api_key)
+            if not failures or not self._suspected.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._probe.interval):
+                        await self._suspected.wait()
+            begun_s = clock()
+            failure = await self._ask_health(patience_s if self._suspected.is_set() else None)
             if not failure:
                 failures = 0
+                self._suspected.clear()
                 continue
             failures += 1
             if exited := await self._exited():
                 return exited
             if failures >= self._probe.failure_threshold:
                 return f"{failures} probes failed in a row; last: {failure}"
+            if self._suspected.is_set():
+                await asyncio.sleep(begun_s + patience_s - clock())
+
+    async def _ask_health(self, limit_s: float | None) -> str:
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._prober.health(self._url, self._api_key)
+        except TimeoutError:
+            return f"{self._url} did not answer within {limit_s:g} s"
 
     async def _until_answered(self, ask: Callable[[str, str | None], Awaitable[str]], pause_s: float) -> None:
         while failure := await ask(self._url, self._api_key):

@@ -5,18 +5,19 @@ owner hears of what happens through :class:`Ears` and may ask for the engine's l
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Protocol
 
-from hedgeserve.drivers.base import Machine
+from hedgeserve.drivers.base import Dialect, Machine
 from hedgeserve.engines.base import Engine
 from hedgeserve.errors import BootstrapError
+from hedgeserve.machines.authority import EngineTls
 from hedgeserve.machines.bootstrap import Bootstrap
 from hedgeserve.machines.keys import SshKeys
-from hedgeserve.machines.notices import Trouble, WatchEvent, parse_line, watcher_command
+from hedgeserve.machines.notices import Approved, Trouble, WatchEvent, parse_line, watcher_command
 from hedgeserve.machines.ssh import Remote, Unreachable, connect
 from hedgeserve.race import race
 from hedgeserve.spec import Transport
@@ -26,6 +27,9 @@ _PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _LOST_AT_MOST = 20
 _WATCHER_SILENCE_S = 15.0
+# Three times as long as from one heartbeat to the next.
+_SUSPICIOUS_SILENCE_S = 6.0
+_APPROVAL_S = 5.0
 
 
 class Ears(Protocol):
@@ -37,11 +41,52 @@ class Ears(Protocol):
     async def lost(self) -> None:
         """The connection ended, which is usually how a VM that is gone shows first."""
 
+    def suspected(self) -> None:
+        """The VM has been silent for longer than it should; the connection stands."""
+
     async def heard(self, event: WatchEvent) -> None:
         """The watcher on the VM said something."""
 
     def timed(self, phase: str, seconds: float) -> None:
         """A phase of the bootstrap took this long."""
+
+
+def transport_to(machine: Machine, *, engine: Engine, wanted: Transport) -> Transport:
+    """How requests travel to the engine on this VM: the one wanted, or the one that ``auto`` means here.
+
+    Raises:
+        BootstrapError: It would send requests over a public address unencrypted, or the engine cannot do it.
+    """
+    address = ip_address(machine.address or "")
+    match wanted:
+        case Transport.AUTO if address.is_loopback:
+            return Transport.DIRECT
+        case Transport.AUTO:
+            return Transport.TLS if engine.tls else Transport.SSH
+        case Transport.DIRECT if not address.is_private:
+            raise BootstrapError(
+                "transport",
+                f"{address} is a public address, and requests would go there unencrypted; "
+                'set service.transport to "tls", "ssh" or "auto"',
+            )
+        case Transport.TLS if not engine.tls:
+            raise BootstrapError(
+                "transport",
+                f'the engine "{engine.name}" cannot answer by TLS; set service.transport to "ssh" or "auto"',
+            )
+    return wanted
+
+
+def _listen_on(machine: Machine, transport: Transport) -> str:
+    """The address on which the engine must listen."""
+    address = ip_address(machine.address or "")
+    # A VM of the local driver shares its loopback interface with the others, hence its own address there.
+    if address.is_loopback or transport is Transport.DIRECT:
+        return str(address)
+    if transport is Transport.SSH:
+        return "127.0.0.1"
+    # The address that we know may be a translation that no interface of the VM has.
+    return "0.0.0.0" if address.version == 4 else "::"
 
 
 class VmSession:
@@ -55,29 +100,33 @@ class VmSession:
         engine: Engine,
         engine_key: str,
         transport: Transport,
+        tls: EngineTls | None,
         boot_timeout_s: float,
         notice_poll_s: float,
+        driver_wait_s: float,
         ears: Ears,
     ) -> None:
-        """Nothing is dialled yet.
-
-        Raises:
-            BootstrapError: ``transport`` would send requests over a public address unencrypted.
-        """
+        """Nothing is dialled yet. ``transport`` is what :func:`transport_to` gave; ``tls`` is for that alone."""
         self._machine = machine
         self._keys = keys
         self._boot_timeout_s = boot_timeout_s
         self._notice_poll_s = notice_poll_s
         self._ears = ears
-        self._tunnel = _needs_tunnel(machine, transport)
+        self._transport = transport
         self._tunnel_port = 0
-        address = machine.address or ""
-        # A VM of the local driver shares its loopback interface with the others, hence its own address there.
-        self._listen = "127.0.0.1" if self._tunnel and not ip_address(address).is_loopback else address
+        self._listen = _listen_on(machine, transport)
         self._bootstrap = Bootstrap(
-            engine, api_key=engine_key, listen=self._listen, port=machine.engine_port, timed=ears.timed
+            engine,
+            api_key=engine_key,
+            listen=self._listen,
+            port=machine.engine_port,
+            timed=ears.timed,
+            tls=tls,
+            driver_wait_s=driver_wait_s,
         )
         self._remote: Remote | None = None
+        self._tell_watcher: Callable[[str], None] | None = None
+        self._approved = asyncio.Event()
         self.started = asyncio.Event()
         self.url = ""
 
@@ -132,6 +181,17 @@ class VmSession:
         except Unreachable as error:
             raise BootstrapError("logs", f"the connection to {self._machine.name} was lost: {error}") from None
 
+    async def approve(self) -> None:
+        """Tell a cloud that waits for the word that what it announced may begin; nothing depends on it."""
+        tell = self._tell_watcher
+        if tell is None or self._machine.dialect is not Dialect.AZURE:
+            return
+        self._approved.clear()
+        with suppress(*Unreachable):
+            tell("approve\n")
+            async with asyncio.timeout(_APPROVAL_S):
+                await self._approved.wait()
+
     async def _over(self, remote: Remote) -> None:
         """Use one connection until it ends. Notices are listened to from the first moment: an install is long."""
         self._remote = remote
@@ -143,12 +203,14 @@ class VmSession:
         if not self.started.is_set():
             await self._bootstrap.start(remote)
         port = self._machine.engine_port
-        if self._tunnel:
+        if self._transport is Transport.SSH:
             # The same local port again after a reconnect: the URL is in snapshots that are in use.
             self._tunnel_port = await remote.forward(self._listen, port, local_port=self._tunnel_port)
             self.url = f"http://127.0.0.1:{self._tunnel_port}"
         else:
-            self.url = f"http://{f'[{self._listen}]' if ':' in self._listen else self._listen}:{port}"
+            scheme = "https" if self._transport is Transport.TLS else "http"
+            address = self._machine.address or ""
+            self.url = f"{scheme}://{f'[{address}]' if ':' in address else address}:{port}"
         self.started.set()
         await remote.connection.wait_closed()
 
@@ -158,13 +220,19 @@ class VmSession:
         command = watcher_command(self._machine, path=path, poll_s=self._notice_poll_s)
         pause_s, complained = _PAUSE_S, False
         while not remote.connection.is_closed():
-            async with aclosing(remote.lines(command)) as lines:
-                heard = await self._listen_to(lines)
+            async with aclosing(remote.lines(command, input_to=self._reach_watcher)) as lines:
+                try:
+                    heard = await self._listen_to(lines)
+                finally:
+                    self._tell_watcher = None
             if not heard and not complained and not remote.connection.is_closed():
                 complained = True
                 await self._ears.heard(Trouble(f"`{command}` ends without a word; is there a Python on the VM?"))
             pause_s = _PAUSE_S if heard else min(2 * pause_s, _LONGEST_PAUSE_S)
             await asyncio.sleep(pause_s)
+
+    def _reach_watcher(self, tell: Callable[[str], None]) -> None:
+        self._tell_watcher = tell
 
     async def _listen_to(self, lines: AsyncGenerator[str, None]) -> bool:
         """Pass on what the watcher says until it ends; whether it said anything.
@@ -172,8 +240,9 @@ class VmSession:
         Its silence ends the connection, for then the VM may be unreachable; but not while the engine is still
         being installed: a busy VM is slow, and an installation should not be cut short for it.
         """
-        heard = False
+        heard, loop = False, asyncio.get_running_loop()
         while True:
+            suspicion = loop.call_later(_SUSPICIOUS_SILENCE_S, self._ears.suspected)
             try:
                 async with asyncio.timeout(_WATCHER_SILENCE_S):
                     line = await anext(lines)
@@ -183,19 +252,12 @@ class VmSession:
                 if self.started.is_set():
                     raise
                 return heard
-            now_s = asyncio.get_running_loop().time()
-            event = parse_line(line, now_s=now_s, utc_now=datetime.now(UTC))
-            if event is not None:
-                heard = True
-                await self._ears.heard(event)
-
-
-def _needs_tunnel(machine: Machine, transport: Transport) -> bool:
-    address = ip_address(machine.address or "")
-    if transport is Transport.DIRECT and not address.is_private:
-        raise BootstrapError(
-            "transport",
-            f"{address} is a public address, and requests would go there unencrypted; "
-            'set service.transport to "ssh" or "auto"',
-        )
-    return transport is Transport.SSH or (transport is Transport.AUTO and not address.is_loopback)
+            finally:
+                suspicion.cancel()
+            event = parse_line(line, now_s=loop.time(), utc_now=datetime.now(UTC))
+            if event is None:
+                continue
+            heard = True
+            if isinstance(event, Approved):
+                self._approved.set()
+            await self._ears.heard(event)

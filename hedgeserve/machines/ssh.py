@@ -6,7 +6,7 @@ The host key is known beforehand (we made it); a server that presents another is
 import asyncio
 import getpass
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -70,11 +70,18 @@ class Remote:
             raise ConnectionResetError("the connection ended before the command did")
         return Output(done.exit_status, str(done.stdout or ""), str(done.stderr or ""))
 
-    async def lines(self, command: str) -> AsyncGenerator[str, None]:
-        """What a long-running command answers, line by line; ends with the command or the connection."""
+    async def lines(
+        self, command: str, *, input_to: Callable[[Callable[[str], None]], None] | None = None
+    ) -> AsyncGenerator[str, None]:
+        """What a long-running command answers, line by line; ends with the command or the connection.
+
+        ``input_to`` is given, once the command runs, what writes to its input.
+        """
         process = await self.connection.create_process(
             command, stderr=asyncssh.DEVNULL, encoding="utf-8", errors="replace"
         )
+        if input_to is not None:
+            input_to(process.stdin.write)
         try:
             async for line in process.stdout:
                 yield line

@@ -7,6 +7,7 @@ that nobody wants the rest. What can go wrong is one exception with a phase, :cl
 import asyncio
 import io
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -75,13 +76,17 @@ class Answer:
 class Upstream:
     """The connections to all replicas, kept open between requests; nothing limits their number but the requests.
 
-    ``connect_s``, ``first_byte_s`` and ``stall_s`` are the deadlines of each attempt.
+    ``connect_s``, ``first_byte_s`` and ``stall_s`` are the deadlines of each attempt. ``own_trust`` is what replicas
+    with ``own_tls`` are verified with, each by its id; without it none of them is believed.
     """
 
-    def __init__(self, *, connect_s: float, first_byte_s: float, stall_s: float) -> None:
+    def __init__(
+        self, *, connect_s: float, first_byte_s: float, stall_s: float, own_trust: ssl.SSLContext | None = None
+    ) -> None:
         self._connect_s = connect_s
         self._first_byte_s = first_byte_s
         self._stall_s = stall_s
+        self._own_trust = own_trust or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._session: aiohttp.ClientSession | None = None
 
     def open(self) -> None:
@@ -109,6 +114,7 @@ class Upstream:
             UpstreamFailure: There is no answer; also out of :meth:`Answer.read`.
         """
         assert self._session is not None, "the upstream side was not opened"
+        target = lease.target
         attempt = _Attempt(lease, None if patient else self._first_byte_s, self._stall_s)
         lease.on_vanish = attempt.vanish
         try:
@@ -117,10 +123,12 @@ class Upstream:
                 response = await attempt.wait(
                     self._session.request(
                         method,
-                        URL(lease.target.url.rstrip("/") + path, encoded=True),
+                        URL(target.url.rstrip("/") + path, encoded=True),
                         headers=headers,
                         data=body if len(body) <= _AT_ONCE_BYTES else io.BytesIO(body),
                         allow_redirects=False,
+                        ssl=self._own_trust if target.own_tls else True,
+                        server_hostname=target.id if target.own_tls else None,
                     ),
                     *attempt.next_limit(started=False),
                 )
