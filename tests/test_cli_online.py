@@ -136,7 +136,8 @@ def test_one_service_from_its_start_to_its_end(running: "subprocess.Popen[str]",
     assert running.poll() is None
 
     down = ask(environ, "down", "--yes")
-    assert (down.returncode, down.stdout) == (0, "chatty-1  local/east/a  spot  ready  0.30 USD/h\n")
+    shown = "chatty-1  local/east/a  spot  ready  0.30 USD/h\nlocal east: 0 VMs, 0 other things\n"
+    assert (down.returncode, down.stdout) == (0, shown)
     _, stderr = running.communicate(timeout=30)
     assert running.returncode == 0
     assert "hush-hush" not in stderr
@@ -189,11 +190,12 @@ def test_down_ends_what_a_killed_controller_left(model: str, environ: dict[str, 
     assert lost.returncode == 1, "without the model file nobody knows the clouds"
     down = ask(environ, "down", model, "--yes")
     assert down.returncode == 0, down.stderr
-    listed, terminated = down.stdout.splitlines()
+    listed, terminated, proof = down.stdout.splitlines()
     assert listed.startswith("chatty-1  local/east/a  spot  ")
     assert terminated.startswith("terminated ")
+    assert proof == "local east: 0 VMs, 0 other things"
     again = ask(environ, "down", model, "--yes")
-    assert (again.returncode, again.stdout) == (0, "")
+    assert (again.returncode, again.stdout) == (0, f"{proof}\n")
 
 
 def test_log_lines_can_be_json(model: str, environ: dict[str, str]) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,11 @@ from hedgeserve.errors import HedgeServeError, NotRunningError, StateLockedError
 
 if TYPE_CHECKING:
     from hedgeserve.statedir import StateDirectory
-    from hedgeserve.store import StoredReplica
+    from hedgeserve.store import Event, StoredReplica
 
 _LOOK_EVERY_S = 0.3
 _LET_GO_S = 15.0
+_EVENTS_OF_A_TAKE_DOWN = 10_000
 
 
 def take_down(client: AdminClient, model: str | None, *, agreed: Callable[[str], bool]) -> None:
@@ -41,8 +42,9 @@ def take_down(client: AdminClient, model: str | None, *, agreed: Callable[[str],
         )
     usd_per_hour = status["usd_per_hour"]
     agreed(f"Stop {status['service']} and terminate {_vms(len(mine))}, {usd_per_hour:.2f} USD/h in all?")
+    before = [event["id"] for event in client.events(limit=1)]
     client.down()
-    click.echo("Running requests finish, then the VMs go.", err=True)
+    click.echo("Running requests finish, then the VMs go, and then what they used.", err=True)
     started_s, told = time.monotonic(), ""
     while True:
         time.sleep(_LOOK_EVERY_S)
@@ -56,12 +58,25 @@ def take_down(client: AdminClient, model: str | None, *, agreed: Callable[[str],
             told = now
     if told:
         click.echo(err=True)
-    if stayed := asyncio.run(_journalled(client, status["service"])):
+    stayed, heard = asyncio.run(_journalled(client, status["service"], after=max(before, default=0)))
+    for event in heard:
+        if event.kind == "cleared":
+            click.echo(event.message)
+    if stayed:
         names = ", ".join(replica.id for replica in stayed)
         raise HedgeServeError(
             f"{_vms(len(stayed))} could not be terminated: {names}; run `hedgeserve down MODEL.toml`"
         )
+    if troubles := [event.message for event in heard if _tells_of_more(event)]:
+        raise HedgeServeError(f"{'; '.join(troubles)}; run `hedgeserve down MODEL.toml`")
     click.echo(f"Done: {status['service']} has stopped; {usd_per_hour:.2f} USD/h are no longer spent.", err=True)
+
+
+def _tells_of_more(event: "Event") -> bool:
+    """Whether an event of the take-down says that something is left."""
+    if event.kind == "cleared" and event.data is not None:
+        return bool(event.data.get("vms") or event.data.get("others"))
+    return event.kind == "trouble" and event.replica is None
 
 
 def _reap(client: AdminClient, model: str, agreed: Callable[[str], bool]) -> None:
@@ -70,33 +85,35 @@ def _reap(client: AdminClient, model: str, agreed: Callable[[str], bool]) -> Non
 
     if not (client.directory / "journal.db").exists():
         raise HedgeServeError(
-            f"no service runs with the state directory {client.directory}, nor has one ever run there"
+            f"no service runs with the state directory {client.directory}, nor has one ever run there; "
+            f"`hedgeserve orphans {model}` shows what its clouds list nevertheless"
         )
     spec = load_spec(model, surroundings=False)
-    left = asyncio.run(_journalled(client, spec.service.name))
+    left, _ = asyncio.run(_journalled(client, spec.service.name))
     for replica in left:
         offer = replica.offer
         click.echo(_line(replica.id, offer.zone, offer.market, replica.state, offer.usd_per_hour))
     usd_per_hour = sum(replica.offer.usd_per_hour for replica in left)
     agreed(
         f"No controller runs. Terminate {_vms(len(left))} that an earlier run left, {usd_per_hour:.2f} USD/h in "
-        "all, and any other that its clouds list?"
+        "all, any other that its clouds list, and what they used?"
     )
-    ended = asyncio.run(reap(spec, environ=os.environ))
-    for vm in ended:
-        click.echo(f"terminated {vm}")
+    ended = asyncio.run(reap(spec, environ=os.environ, tell=click.echo))
     click.echo(f"Done: {_vms(len(ended))} terminated.", err=True)
 
 
-async def _journalled(client: AdminClient, service: str) -> "list[StoredReplica]":
-    """The replicas with a VM that the journal of a stopped service still counts as alive."""
+async def _journalled(
+    client: AdminClient, service: str, *, after: int = 0
+) -> "tuple[list[StoredReplica], Sequence[Event]]":
+    """The replicas with a VM that the journal of a stopped service still counts as alive; its last events."""
     from hedgeserve.store import Store
 
     directory = await _hold(client.directory, service)
     try:
         store = await Store.open(directory.journal)
         try:
-            return [one for one in await store.alive_replicas(service) if one.offer.market != "external"]
+            alive = [one for one in await store.alive_replicas(service) if one.offer.market != "external"]
+            return alive, await store.events(after=after, limit=_EVENTS_OF_A_TAKE_DOWN)
         finally:
             await store.close()
     finally:

@@ -77,7 +77,7 @@ async def _serve(
             if console is not None:
                 view.begin()
             await service.run_until_stopped()
-    say("HedgeServe has stopped.")
+    say(f"{service.farewell or 'HedgeServe has stopped'}.")
 
 
 def _welcome(url: str, spec: Spec, *, keys: bool) -> str:
@@ -126,11 +126,21 @@ class _Stopper:
             self._say(
                 f"Stopping: running requests may finish (at most {patience}). Press Ctrl-C again to stop at once."
             )
+            if self.started:
+                self._say_what_stays()
         elif may_hurry:
             self._service.request_stop(now=True)
             self._say("Stopping at once.")
             if not self.started and self._task is not None:
                 self._task.cancel()
+
+    def _say_what_stays(self) -> None:
+        vms, usd_per_hour = self._service.keeps()
+        if vms:
+            self._say(
+                f"{vms} VM{'s' * (vms != 1)} will keep running and cost {usd_per_hour:.2f} USD/h, as "
+                "service.on_exit says; `hedgeserve down` would end them."
+            )
 
 
 class _View:
