@@ -128,7 +128,7 @@ class GcpDriver(RemoteDriver[Compute]):
         project = await self._ask(region, lambda api: str(api.project), "find the project")
         path = _rules_of(bodies.network_path(project, self.spec.gcp.network), project)
         rules = await self._ask(
-            region, lambda api: api.listed(path, filter="name eq hedgeserve-.*"), "list the firewall rules"
+            region, lambda api: api.listed(path, filter="name eq .*hedgeserve-.*"), "list the firewall rules"
         )
         found = [bodies.disk_leftover(disk) for disk in disks.items]
         found = [disk for disk in found if disk.region in self.regions]

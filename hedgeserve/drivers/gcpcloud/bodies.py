@@ -199,7 +199,8 @@ def firewall_bodies(service: str, network: str, networks: Sequence[str], ports: 
         {**common, "name": name, "priority": 900, "sourceRanges": inside, "allowed": [allow]},
         {
             **common,
-            "name": f"{name}-deny",
+            # No other service's rule can have this name, as f"{name}-deny" might.
+            "name": f"deny-{name}",
             "priority": 901,
             "sourceRanges": ["0.0.0.0/0"],
             "denied": [{"IPProtocol": "all"}],
