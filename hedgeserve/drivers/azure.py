@@ -61,6 +61,8 @@ class AzureDriver(RemoteDriver[ArmDriver]):
     """For so long it waits for a firewall or network to be ready, and a removal for its end."""
     operation_pause_s = 3.0
     """Between two looks at an operation, where Azure does not say how long to wait."""
+    least_pause_s = 0.5
+    """Shorter ones are not taken, even where Azure says to come back at once."""
     power_age_s = 60.0
     """How old the VMs' power states may be; they are read for the whole subscription in one list."""
 
@@ -435,7 +437,7 @@ class AzureDriver(RemoteDriver[ArmDriver]):
         deadline_s = loop.time() + wait_s
         while url and (left_s := deadline_s - loop.time()) > 0:
             pause_s = self.operation_pause_s if answer.retry_after_s is None else answer.retry_after_s
-            await asyncio.sleep(min(pause_s, left_s))
+            await asyncio.sleep(min(max(pause_s, self.least_pause_s), left_s))
             seen = await self.ask(region, lambda arm: _look(arm, url), "look at an operation")
             if seen is None:
                 return None

@@ -135,9 +135,12 @@ class FakeArm:
         if request.path == "/api/retail/prices":
             return 200, self._price_page(dict(request.query)), {}
         self.requests.append(request)
-        self.violations += [f"{request.method} {request.path}: {what}" for what in violations(request)]
+        bad = violations(request)
+        self.violations += [f"{request.method} {request.path}: {what}" for what in bad]
         if request.headers.get("authorization", "").removeprefix("Bearer ") not in self.tokens:
             return 401, _error("ExpiredAuthenticationToken", "The access token has expired."), {}
+        if bad:
+            return 400, _error("InvalidRequestContent", "; ".join(bad)), {}
         trouble = self._trouble(request)
         if trouble is not None and trouble.code and not trouble.late:
             headers = {"Retry-After": trouble.retry_after} if trouble.retry_after is not None else {}
