@@ -26,7 +26,7 @@ from hedgeserve.errors import (
 )
 from hedgeserve.replica import Market, Offer, ZoneId
 from hedgeserve.specfile import parse_spec
-from tests.clouds.arm_world import DISK, IP, NETWORK, NIC, NSG, VM
+from tests.clouds.arm_world import DISK, IP, NETWORK, NIC, VM
 from tests.clouds.fake_arm import SUBSCRIPTION, TOKEN, FakeArm, Trouble, price_row
 from tests.clouds.host import GrantedVm, NoHost
 from tests.conftest import eventually
