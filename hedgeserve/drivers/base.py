@@ -86,9 +86,13 @@ class Leftover:
 class Driver(Protocol):
     """One cloud. All methods raise the :class:`~hedgeserve.errors.CloudError` family and nothing else."""
 
-    cloud: str
-    poll_s: float
-    """How often :meth:`list` may be asked without wearing out the cloud's patience."""
+    @property
+    def cloud(self) -> str:
+        """Its name, the first part of its zones."""
+
+    @property
+    def poll_s(self) -> float:
+        """How often :meth:`list` may be asked without wearing out the cloud's patience."""
 
     async def offers(self) -> Sequence[Offer]:
         """What the pools allow here, at today's prices, whether or not there is capacity now."""
