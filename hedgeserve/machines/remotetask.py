@@ -53,8 +53,8 @@ while [ ! -f status ] && [ -d "/proc/$(cat pid)" ] && [ "$looks" -lt {looks} ]; 
     looks=$((looks + 1))
     if [ "$looks" -lt 20 ]; then sleep 0.1; else sleep 1; fi
 done
-if [ -f status ]; then cat status began ended
-elif [ -d "/proc/$(cat pid)" ]; then echo running; cat began; cut -d ' ' -f 1 /proc/uptime
+if [ ! -f status ] && [ -d "/proc/$(cat pid)" ]; then echo running; cat began; cut -d ' ' -f 1 /proc/uptime
+elif [ -f status ]; then cat status began ended
 else echo killed; cat began began
 fi
 tail -n {lines} log

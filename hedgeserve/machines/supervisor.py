@@ -24,7 +24,8 @@ echo $$ > engine.pid
 exec > engine.log 2>&1 < /dev/null
 if [ -f engine.env ]; then set -a; . ./engine.env; set +a; fi
 {prelude}{command}
-echo $? > engine.exit
+echo $? > engine.exit.new
+mv engine.exit.new engine.exit
 """
 
 # When the VM is shut down, which is how GCP ends one, systemd would end the engine at once, and with it all
@@ -143,6 +144,8 @@ def exited_script(*, workdir: str, lines: int) -> str:
     """Prints nothing while the engine runs; then its exit status (or ``unknown``) and the end of its log."""
     return (
         f"{_ALIVE}cd {shlex.quote(workdir)} || exit 1\n"
-        "if [ -f engine.exit ]; then cat engine.exit; elif alive; then exit 0; else echo unknown; fi\n"
+        # In this order: the status is there before the process is gone.
+        "if [ ! -f engine.exit ] && alive; then exit 0; fi\n"
+        "cat engine.exit 2> /dev/null || echo unknown\n"
         f"tail -n {lines} engine.log\n"
     )
