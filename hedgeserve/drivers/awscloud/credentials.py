@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import botocore.exceptions as trouble  # type: ignore[import-untyped]
 from botocore.configprovider import ConfigChainFactory  # type: ignore[import-untyped]
 from botocore.credentials import ContainerProvider, EnvProvider  # type: ignore[import-untyped]
+from botocore.loaders import Loader  # type: ignore[import-untyped]
+from botocore.regions import EndpointResolver  # type: ignore[import-untyped]
 from botocore.session import Session  # type: ignore[import-untyped]
 
 from hedgeserve.drivers.awscloud.ec2 import Keys
@@ -68,7 +70,7 @@ class Credentials:
         )
         if self._endpoint or given:
             return (self._endpoint or given or "").rstrip("/")
-        place = Session().get_component("endpoint_resolver").construct_endpoint("ec2", region)
+        place = EndpointResolver(Loader().load_data("endpoints")).construct_endpoint("ec2", region)
         if place is None:
             raise CloudError(f"AWS has no region {region}; look at the pools' regions and zones")
         return f"https://{place['hostname']}"
