@@ -2,19 +2,13 @@
 
 import asyncio
 import base64
-import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
-from azure.core.credentials import AccessToken
 
-from hedgeserve.drivers.azure import AzureDriver
-from hedgeserve.drivers.base import LaunchRequest, Machine, MachineState
-from hedgeserve.drivers.tags import SERVICE, tags_for
+from hedgeserve.drivers.base import MachineState
+from hedgeserve.drivers.tags import SERVICE
 from hedgeserve.errors import (
     AuthError,
     CapacityError,
@@ -24,117 +18,14 @@ from hedgeserve.errors import (
     ThrottledError,
     UnsupportedError,
 )
-from hedgeserve.replica import Market, Offer, ZoneId
+from hedgeserve.replica import Market
 from hedgeserve.specfile import parse_spec
 from tests.clouds.arm_world import DISK, IP, NETWORK, NIC, VM
-from tests.clouds.fake_arm import SUBSCRIPTION, TOKEN, FakeArm, Trouble, price_row
+from tests.clouds.azure_bench import *  # noqa: F403
+from tests.clouds.azure_bench import GROUP, SIZE, TOML, Credential, Make, QuickDriver, launch_request, running
+from tests.clouds.fake_arm import FakeArm, Trouble
 from tests.clouds.host import GrantedVm, NoHost
 from tests.conftest import eventually
-
-SIZE = "Standard_NC24ads_A100_v4"
-GROUP = "hedgeserve-small-eastus"
-TOML = """
-[service]
-name = "small"
-[model]
-id = "demo"
-engine = "demo"
-[replicas]
-count = 1
-[timeouts]
-lease = "900s"
-[vm]
-allow_from = ["203.0.113.7", "198.51.100.0/24"]
-{vm}
-{azure}
-{extra}
-[[pools]]
-cloud = "azure"
-zones = {zones}
-instance_types = ["Standard_NC24ads_A100_v4"]
-{pool}
-"""
-
-
-class Credential:
-    """A token that is good for an hour, without azure-identity."""
-
-    def __init__(self, token: str = TOKEN) -> None:
-        self.token = token
-        self.asked: list[str] = []
-
-    def get_token(self, *scopes: str, **_: Any) -> AccessToken:
-        """As azure-identity's credentials do."""
-        self.asked += scopes
-        return AccessToken(self.token, int(datetime.now(UTC).timestamp()) + 3600)
-
-
-class QuickDriver(AzureDriver):
-    """The driver with a test's patience."""
-
-    settle_s = 2.0
-    setup_s = 2.0
-    operation_pause_s = 0.01
-    least_pause_s = 0.005
-    power_age_s = 0.0
-
-
-Make = Callable[..., QuickDriver]
-
-
-@pytest.fixture
-def azure() -> Iterator[FakeArm]:
-    """The fake; a request that breaks the contract fails the test."""
-    with FakeArm() as fake:
-        yield fake
-        fake.check()
-
-
-@pytest.fixture
-async def make(azure: FakeArm) -> AsyncIterator[Make]:
-    """Builds drivers for the fake, and closes them."""
-    made: list[QuickDriver] = []
-
-    def build(
-        *,
-        vm: str = "",
-        extra: str = "",
-        pool: str = "",
-        zones: str = '["eastus/1", "eastus/none"]',
-        **options: Any,
-    ) -> QuickDriver:
-        toml = TOML.format(vm=vm, azure=azure.toml(), extra=extra, pool=pool, zones=zones)
-        spec = parse_spec(toml, "small.toml", Path("/tmp"), {})
-        made.append(QuickDriver(spec, {}, **{"credential": Credential(), **options}))
-        return made[-1]
-
-    yield build
-    for driver in made:
-        await driver.aclose()
-
-
-def request(name: str = "small-1", *, zone: str = "eastus/1", market: Market = Market.SPOT) -> LaunchRequest:
-    """A launch as the fleet asks for it."""
-    offer = Offer(ZoneId(f"azure/{zone}"), SIZE, market, 1.3, datetime.now(UTC))
-    return LaunchRequest(
-        name=name,
-        token=f"token-{name}",
-        offer=offer,
-        tags=tags_for("small", 900.0, name),
-        authorized_key="ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl service",
-        host_key="-----BEGIN OPENSSH PRIVATE KEY-----\nsecret\n-----END OPENSSH PRIVATE KEY-----\n",
-    )
-
-
-async def running(driver: AzureDriver, count: int = 1) -> list[Machine]:
-    """The VMs, once so many run and have an address."""
-
-    async def look() -> list[Machine]:
-        found = [m for m in await driver.list() if m.state is MachineState.RUNNING and m.address]
-        return found if len(found) == count else []
-
-    return await eventually(look)
-
 
 # Launching
 
@@ -142,7 +33,7 @@ async def running(driver: AzureDriver, count: int = 1) -> list[Machine]:
 async def test_a_spot_vm_comes_with_all_it_needs_in_one_request(azure: FakeArm, make: Make) -> None:
     """Group, firewall and network once; then one PUT, whose parts all say that they go with the VM."""
     driver = make(pool='max_usd_per_hour = "1.50 USD/h"')
-    machine = await driver.launch(request())
+    machine = await driver.launch(launch_request())
     assert (machine.id, machine.zone) == (f"eastus/{GROUP}/small-1", "azure/eastus/1")
     assert [r.path.rpartition("/")[2] for r in azure.sent("PUT")] == [
         GROUP,
@@ -171,13 +62,13 @@ async def test_a_spot_vm_comes_with_all_it_needs_in_one_request(azure: FakeArm, 
     address = nic["properties"]["ipConfigurations"][0]["properties"]["publicIPAddressConfiguration"]
     parts = (nic["properties"], address["properties"], asked["storageProfile"]["osDisk"])
     assert [part["deleteOption"] for part in parts] == ["Delete"] * 3
-    assert body["tags"] == nic["tags"] == address["tags"] == dict(request().tags)
+    assert body["tags"] == nic["tags"] == address["tags"] == dict(launch_request().tags)
 
 
 async def test_an_on_demand_vm_without_a_zone_says_neither_spot_nor_zone(azure: FakeArm, make: Make) -> None:
     """Zone "none" leaves the choice to Azure; what is only for spot VMs is not sent."""
     driver = make()
-    machine = await driver.launch(request(zone="eastus/none", market=Market.ON_DEMAND))
+    machine = await driver.launch(launch_request(zone="eastus/none", market=Market.ON_DEMAND))
     body = azure.sent("PUT")[-1].body
     assert "zones" not in body
     assert body["properties"]["priority"] == "Regular"
@@ -188,7 +79,7 @@ async def test_an_on_demand_vm_without_a_zone_says_neither_spot_nor_zone(azure: 
 
 async def test_a_spot_vm_without_a_limit_may_cost_as_much_as_on_demand(azure: FakeArm, make: Make) -> None:
     """A maximum of -1 is Azure's word for that: it is not taken back for its price."""
-    await make().launch(request())
+    await make().launch(launch_request())
     assert azure.sent("PUT")[-1].body["properties"]["billingProfile"] == {"maxPrice": -1}
 
 
@@ -197,13 +88,13 @@ async def test_the_list_tells_all_of_a_vm(azure: FakeArm, make: Make) -> None:
     azure.world.create_s = 0.3
     driver = make()
     driver.settle_s = 0.0
-    await driver.launch(request())
+    await driver.launch(launch_request())
     (machine,) = await driver.list()
     assert machine.state is MachineState.PENDING
     (machine,) = await running(driver)
     assert machine.address == "192.0.2.7"
     assert (machine.market, machine.instance_type, machine.gpus) == (Market.SPOT, SIZE, 1)
-    assert machine.tags == dict(request().tags)
+    assert machine.tags == dict(launch_request().tags)
     assert machine.ssh_user == "azureuser"
     assert (datetime.now(UTC) - machine.launched_at).total_seconds() < 60
 
@@ -211,8 +102,8 @@ async def test_the_list_tells_all_of_a_vm(azure: FakeArm, make: Make) -> None:
 async def test_the_same_launch_again_is_the_same_vm(azure: FakeArm, make: Make) -> None:
     """A launch whose answer was lost is asked for again: nothing is made or changed."""
     driver = make()
-    first = await driver.launch(request())
-    again = await driver.launch(request())
+    first = await driver.launch(launch_request())
+    again = await driver.launch(launch_request())
     assert again.id == first.id
     assert azure.world.names(VM) == ["small-1"]
     assert len(azure.world.names(NIC)) == len(azure.world.names(IP)) == 1
@@ -221,10 +112,10 @@ async def test_the_same_launch_again_is_the_same_vm(azure: FakeArm, make: Make) 
 async def test_a_vm_of_the_same_name_that_is_not_ours_is_left_alone(azure: FakeArm, make: Make) -> None:
     """It is not taken for ours, whatever it is."""
     driver = make()
-    await driver.launch(request())
+    await driver.launch(launch_request())
     azure.world.vm("small-1")["tags"] = {}
     with pytest.raises(CloudError, match="is not ours; it is left alone"):
-        await driver.launch(request())
+        await driver.launch(launch_request())
 
 
 async def test_a_launch_does_not_wait_for_the_end_of_provisioning(azure: FakeArm, make: Make) -> None:
@@ -232,7 +123,7 @@ async def test_a_launch_does_not_wait_for_the_end_of_provisioning(azure: FakeArm
     azure.world.create_s = 60.0
     driver = make()
     driver.settle_s = 0.1
-    machine = await driver.launch(request())
+    machine = await driver.launch(launch_request())
     assert machine.state is MachineState.PENDING
     assert azure.sent("GET", "/operations/")
 
@@ -248,7 +139,7 @@ async def test_user_settings_are_honoured(azure: FakeArm, make: Make) -> None:
     )
     driver = QuickDriver(parse_spec(toml, "small.toml", Path("/tmp"), {}), {}, credential=Credential())
     try:
-        await driver.launch(request())
+        await driver.launch(launch_request())
         asked = azure.sent("PUT")[-1].body["properties"]
         ip = asked["networkProfile"]["networkInterfaceConfigurations"][0]["properties"]["ipConfigurations"][0]
         assert azure.sent("PUT")[-1].path.split("/")[4] == "team-a-eastus"
@@ -267,7 +158,7 @@ async def test_user_settings_are_honoured(azure: FakeArm, make: Make) -> None:
 async def test_private_addresses_need_a_subnet(azure: FakeArm, make: Make) -> None:
     """In a network of our own nobody could reach the VM, and it could reach nobody."""
     with pytest.raises(CloudError, match=r"needs a subnet.*azure\.subnets = \{eastus"):
-        await make(vm='address = "private"').launch(request())
+        await make(vm='address = "private"').launch(launch_request())
 
 
 # Refusals
@@ -349,7 +240,7 @@ async def test_a_refusal_is_told_in_our_words(
     """The class is what a planner reads, the sentence what a person does about it."""
     azure.troubles = [Trouble("PUT", "/virtualMachines/", code, message, status=status)]
     with pytest.raises(CloudError) as refused:
-        await make().launch(request())
+        await make().launch(launch_request())
     assert type(refused.value) is kind
     assert said in str(refused.value)
 
@@ -361,7 +252,7 @@ async def test_a_refusal_that_comes_after_the_acceptance_is_told_and_cleaned_up(
     azure.troubles = [Trouble("PUT", "/virtualMachines/", "ZonalAllocationFailed", "No capacity.", late=True)]
     driver = make()
     with pytest.raises(CapacityError, match="ZonalAllocationFailed"):
-        await driver.launch(request())
+        await driver.launch(launch_request())
     await eventually(lambda: not (azure.world.names(VM) or azure.world.names(NIC) or azure.world.names(IP)))
     assert await driver.list() == []
 
@@ -372,7 +263,7 @@ async def test_a_vm_that_fails_later_is_listed_as_stopped_and_leaves_nothing(azu
     azure.troubles = [Trouble("PUT", "/virtualMachines/", "AllocationFailed", "No capacity.", late=True)]
     driver = make()
     driver.settle_s = 0.0
-    machine = await driver.launch(request())
+    machine = await driver.launch(launch_request())
 
     async def stopped() -> bool:
         return [m.state for m in await driver.list()] == [MachineState.STOPPED]
@@ -386,7 +277,7 @@ async def test_a_spot_price_above_the_limit_is_a_price_error(azure: FakeArm, mak
     """The fake compares as Azure does: with the limit that it was told."""
     azure.world.spot_usd[SIZE] = 2.0
     with pytest.raises(PriceError, match="raise max_usd_per_hour"):
-        await make(pool='max_usd_per_hour = "1.50 USD/h"').launch(request())
+        await make(pool='max_usd_per_hour = "1.50 USD/h"').launch(launch_request())
 
 
 async def test_throttling_is_waited_out_as_long_as_azure_says(
@@ -405,7 +296,7 @@ async def test_throttling_is_waited_out_as_long_as_azure_says(
     ]
     driver = make()
     monkeypatch.setattr("hedgeserve.drivers.remote.asyncio.sleep", note)
-    await driver.launch(request())
+    await driver.launch(launch_request())
     assert any(17.0 <= pause < 18.0 for pause in pauses)
     assert azure.world.names(VM) == ["small-1"]
 
@@ -420,7 +311,7 @@ async def test_a_server_error_is_tried_again_and_makes_no_second_vm(
         Trouble("GET", "/virtualMachines\\?", "ServiceUnavailable", "Busy.", status=503),
     ]
     driver = make()
-    await driver.launch(request())
+    await driver.launch(launch_request())
     assert len(await driver.list()) == 1
     azure.troubles = [Trouble("GET", "/virtualMachines\\?", "ServiceUnavailable", "Busy.", status=503, times=9)]
     with pytest.raises(ThrottledError, match="could not list the VMs in eastus: ServiceUnavailable"):
@@ -436,7 +327,7 @@ async def test_a_launch_that_is_given_up_does_not_leave_its_vm(azure: FakeArm, m
         await driver._prepare("eastus")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
-                await driver.launch(request())
+                await driver.launch(launch_request())
         await eventually(lambda: azure.sent("DELETE", "/virtualMachines/small-1"))
         await eventually(lambda: not azure.world.names(VM))
         assert azure.world.names(IP) == azure.world.names(DISK) == []
@@ -451,7 +342,7 @@ async def test_a_launch_that_is_given_up_does_not_leave_its_vm(azure: FakeArm, m
 async def test_ending_a_vm_takes_all_that_it_had(azure: FakeArm, make: Make) -> None:
     """No address, disk or interface stays; ending it twice is a success."""
     driver = make()
-    machine = await driver.launch(request())
+    machine = await driver.launch(launch_request())
     await running(driver)
     assert [len(azure.world.names(kind)) for kind in (NIC, IP, DISK)] == [1, 1, 1]
     await driver.terminate(machine.id)
@@ -466,7 +357,7 @@ async def test_a_vm_on_its_way_out_is_stopping(azure: FakeArm, make: Make) -> No
     """Between the request and its end."""
     azure.world.delete_s = 30.0
     driver = make()
-    machine = await driver.launch(request())
+    machine = await driver.launch(launch_request())
     await driver.terminate(machine.id)
     assert [m.state for m in await driver.list()] == [MachineState.STOPPING]
 
@@ -474,7 +365,7 @@ async def test_a_vm_on_its_way_out_is_stopping(azure: FakeArm, make: Make) -> No
 async def test_a_spot_vm_that_azure_takes_back_vanishes_with_all_it_had(azure: FakeArm, make: Make) -> None:
     """Eviction policy Delete; nothing is left to pay for."""
     driver = make()
-    await driver.launch(request())
+    await driver.launch(launch_request())
     await running(driver)
     azure.world.evict("small-1")
     assert await driver.list() == []
@@ -484,7 +375,7 @@ async def test_a_spot_vm_that_azure_takes_back_vanishes_with_all_it_had(azure: F
 async def test_a_vm_that_shut_itself_down_is_stopped(azure: FakeArm, make: Make) -> None:
     """Its dead-man switch turns it off, Azure goes on billing: it must be ended."""
     driver = make()
-    await driver.launch(request())
+    await driver.launch(launch_request())
     await running(driver)
     azure.world.shut_down("small-1")
     assert [m.state for m in await driver.list()] == [MachineState.STOPPED]
@@ -494,7 +385,7 @@ async def test_a_login_that_may_not_see_power_states_still_lists(azure: FakeArm,
     """The list of the subscription is refused; that of the group is what counts."""
     azure.troubles = [Trouble("GET", "/virtualMachines\\?.*statusOnly", "AuthorizationFailed", "No.", status=403)]
     driver = make()
-    await driver.launch(request())
+    await driver.launch(launch_request())
     assert len(await running(driver)) == 1
 
 
@@ -502,7 +393,7 @@ async def test_lists_of_several_pages_are_read_to_their_end(azure: FakeArm, make
     """Seven VMs on pages of three."""
     azure.page_size = 3
     driver = make()
-    await asyncio.gather(*(driver.launch(request(f"small-{number}")) for number in range(7)))
+    await asyncio.gather(*(driver.launch(launch_request(f"small-{number}")) for number in range(7)))
     assert {m.name for m in await running(driver, 7)} == {f"small-{number}" for number in range(7)}
     assert len(azure.sent("PUT", "/networkSecurityGroups/")) == 1
 
@@ -510,7 +401,7 @@ async def test_lists_of_several_pages_are_read_to_their_end(azure: FakeArm, make
 async def test_a_list_costs_few_requests(azure: FakeArm, make: Make) -> None:
     """One a region once addresses are known, and one a minute for the power states of all."""
     driver = make()
-    await driver.launch(request())
+    await driver.launch(launch_request())
     await running(driver)
     driver.power_age_s = 60.0
     before = len(azure.requests)
@@ -526,7 +417,7 @@ async def test_before_anything_was_made_there_is_nothing(azure: FakeArm, make: M
 async def test_other_services_are_seen_but_not_taken_for_ours(azure: FakeArm, make: Make) -> None:
     """Everyone's VMs are found by the tag of their groups; a list shows only our own."""
     driver = make()
-    await driver.launch(request())
+    await driver.launch(launch_request())
     azure.world.put_group("other-eastus", {"location": "eastus", "tags": {SERVICE: "other"}})
     azure.world.put_group("foreign", {"location": "eastus", "tags": {}})
     for group, tags in (("other-eastus", {SERVICE: "other"}), ("other-eastus", {}), ("foreign", {SERVICE: "no"})):
@@ -550,7 +441,7 @@ async def test_the_host_is_handed_what_the_first_boot_needs(azure: FakeArm, make
 
     azure.world.host = host = Host()
     driver = make()
-    machine = await driver.launch(request())
+    machine = await driver.launch(launch_request())
     (vm,) = host.booted
     assert (vm.cloud, vm.name, vm.zone, vm.spot, vm.ssh_user) == (
         "azure",
@@ -560,305 +451,6 @@ async def test_the_host_is_handed_what_the_first_boot_needs(azure: FakeArm, make
         "azureuser",
     )
     assert vm.user_data.startswith("#cloud-config\n")
-    assert vm.authorized_key == request().authorized_key
+    assert vm.authorized_key == launch_request().authorized_key
     await driver.terminate(machine.id)
     assert host.ended == ["small-1"]
-
-
-# Network
-
-
-async def test_the_firewall_lets_in_only_who_may_and_follows_changes(azure: FakeArm, make: Make) -> None:
-    """Made once; left alone while it is right; mended when the networks or its rules change."""
-    driver = make()
-    await driver.prepare("eastus", ["2001:db8::/48", "203.0.113.7/32"])
-    rules = {
-        r["name"]: r["properties"]
-        for r in azure.sent("PUT", "/networkSecurityGroups/")[-1].body["properties"]["securityRules"]
-    }
-    assert rules["hedgeserve-ipv4"]["sourceAddressPrefix"] == "203.0.113.7/32"
-    assert rules["hedgeserve-ipv6"]["sourceAddressPrefix"] == "2001:db8::/48"
-    assert rules["hedgeserve-ipv4"]["destinationPortRanges"] == ["22", "8000"]
-    assert rules["hedgeserve-others"]["access"] == "Deny"
-    await driver.prepare("eastus", ["2001:db8::/48", "203.0.113.7/32"])
-    assert len(azure.sent("PUT")) == 3
-    await driver.prepare("eastus", ["198.51.100.0/24", "203.0.113.8/32"])
-    assert len(azure.sent("PUT")) == 4
-    rule = azure.sent("PUT")[-1].body["properties"]["securityRules"][0]["properties"]
-    assert rule["sourceAddressPrefixes"] == ["198.51.100.0/24", "203.0.113.8/32"]
-
-
-async def test_a_group_that_is_somebody_elses_is_not_used(azure: FakeArm, make: Make) -> None:
-    """What does not bear our tag is never touched."""
-    azure.world.put_group(GROUP, {"location": "eastus", "tags": {"team": "web"}})
-    with pytest.raises(CloudError, match=r"not this service's; write another prefix as azure\.resource_group"):
-        await make().launch(request())
-    assert not azure.sent("PUT")
-
-
-async def test_a_group_that_is_being_deleted_is_not_used(azure: FakeArm, make: Make) -> None:
-    """Its end is waited for, by who tries again."""
-    azure.world.put_group(GROUP, {"location": "eastus", "tags": {SERVICE: "small"}})
-    azure.world.delete_s = 60.0
-    azure.world.delete_group(GROUP)
-    with pytest.raises(CloudError, match="still being deleted"):
-        await make().launch(request())
-
-
-# Leftovers
-
-
-async def test_leftovers_are_found_and_taken_away_in_order_the_group_last(azure: FakeArm, make: Make) -> None:
-    """What is in use is said to be; once the VMs are gone all of it goes, and nothing is left."""
-    driver = make()
-    machine = await driver.launch(request())
-    await running(driver)
-    found = await driver.leftovers()
-    assert [left.kind for left in found] == [
-        "network interface",
-        "public address",
-        "disk",
-        "firewall",
-        "network",
-        "resource group",
-    ]
-    assert all(left.in_use and left.service == "small" for left in found)
-    with pytest.raises(CloudError, match="NicInUse"):
-        await driver.clear(found[0])
-    with pytest.raises(CloudError, match="has more in it than what HedgeServe leaves: small-1;"):
-        await driver.clear(found[-1])
-    await driver.terminate(machine.id)
-    await eventually(lambda: not azure.world.names(VM))
-    found = await driver.leftovers()
-    assert [left.kind for left in found] == ["firewall", "network", "resource group"]
-    assert not any(left.in_use for left in found)
-    for left in found:
-        await driver.clear(left)
-        await driver.clear(left)
-    assert await driver.leftovers() == []
-    assert not azure.world.groups
-    await driver.launch(request("small-2"))
-    assert azure.world.names(VM) == ["small-2"]
-
-
-async def test_a_leaked_disk_and_address_are_found(azure: FakeArm, make: Make) -> None:
-    """Something that no VM uses: the disk by its name, for the API gives it no tags."""
-    driver = make()
-    await driver.launch(request())
-    await running(driver)
-    azure.world.add(
-        GROUP, IP, "small-7-ip-1234", tags=tags_for("small", 900.0, "small-7"), createdTime="2026-11-24T01:02:03Z"
-    )
-    azure.world.add(GROUP, DISK, "small-7-disk")
-    azure.world.add(GROUP, DISK, "precious")
-    loose = {left.name: left for left in await driver.leftovers() if not left.in_use}
-    assert set(loose) == {"small-7-ip-1234", "small-7-disk"}
-    assert loose["small-7-ip-1234"].created_at == datetime(2026, 11, 24, 1, 2, 3, tzinfo=UTC)
-    for left in loose.values():
-        await driver.clear(left)
-    assert len(azure.world.names(IP)) == 1
-    assert "precious" in azure.world.names(DISK)
-
-
-async def test_a_group_with_something_else_in_it_is_not_deleted(azure: FakeArm, make: Make) -> None:
-    """The last resort takes nothing that is not ours."""
-    driver = make()
-    await driver._prepare("eastus")
-    azure.world.add(GROUP, DISK, "precious")
-    with pytest.raises(CloudError, match="precious; take that away first"):
-        await driver.clear((await driver.leftovers())[-1])
-    assert GROUP in azure.world.groups
-
-
-# Logging in
-
-
-async def test_a_token_comes_from_the_az_on_the_path(
-    azure: FakeArm, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """azure-identity's own chain, once; all threads share the token, whose scope is the endpoint's host."""
-    for key, value in azure.environ(tmp_path).items():
-        monkeypatch.setenv(key, value)
-    driver = make(credential=None)
-    await driver.launch(request())
-    await asyncio.gather(*(driver.list() for _ in range(8)))
-    (call,) = (tmp_path / "az-calls").read_text().splitlines()
-    assert call == f"account get-access-token --output json --resource {azure.url}"
-
-
-async def test_nobody_logged_in_is_told_what_to_do(
-    azure: FakeArm, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One sentence, not the chain's story."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "AzureCliCredential")
-    with pytest.raises(AuthError, match="nobody is logged in; run `az login`"):
-        await make(credential=None).list()
-    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "nonsense")
-    with pytest.raises(AuthError, match="login settings cannot be used"):
-        await make(credential=None).list()
-
-
-async def test_what_entra_says_against_a_login_is_passed_on(azure: FakeArm, make: Make) -> None:
-    """The AADSTS sentence, without its trace ids."""
-    from azure.core.exceptions import ClientAuthenticationError
-
-    class Refused(Credential):
-        def get_token(self, *scopes: str, **_: Any) -> AccessToken:
-            raise ClientAuthenticationError(
-                "Authentication failed: AADSTS7000215: Invalid client secret provided. Trace ID: 1234 Correlation"
-            )
-
-    with pytest.raises(AuthError) as refused:
-        await make(credential=Refused()).list()
-    assert "AADSTS7000215: Invalid client secret provided.;" in str(refused.value)
-    assert "Trace" not in str(refused.value)
-
-
-async def test_a_token_that_was_refused_is_fetched_anew(azure: FakeArm, make: Make) -> None:
-    """Once; a second refusal is an error that says so."""
-    credential = Credential()
-    driver = make(credential=credential)
-    await driver.launch(request())
-    azure.tokens = {"new"}
-    credential.token = "new"
-    assert len(await driver.list()) == 1
-    assert len(credential.asked) == 2
-    azure.tokens = set()
-    with pytest.raises(AuthError, match="ExpiredAuthenticationToken"):
-        await driver.list()
-
-
-async def test_the_subscription_is_that_of_the_environment_given(azure: FakeArm) -> None:
-    """The one of the file first; without any, a sentence says where to write it."""
-    toml = TOML.format(vm="", azure=f'[azure]\nendpoint = "{azure.url}"', extra="", pool="", zones='["eastus/1"]')
-    spec = parse_spec(toml, "small.toml", Path("/tmp"), {})
-    driver = QuickDriver(spec, {"AZURE_SUBSCRIPTION_ID": SUBSCRIPTION}, credential=Credential())
-    lost = QuickDriver(spec, {}, credential=Credential())
-    try:
-        await driver.launch(request())
-        with pytest.raises(AuthError, match=r"write azure\.subscription, or set AZURE_SUBSCRIPTION_ID"):
-            await lost.list()
-    finally:
-        await driver.aclose()
-        await lost.aclose()
-
-
-async def test_an_azure_that_cannot_be_reached_is_told_so() -> None:
-    """A sentence without a traceback of urllib3 in it."""
-    toml = TOML.format(
-        vm="",
-        azure=f'[azure]\nendpoint = "http://127.0.0.1:9"\nsubscription = "{SUBSCRIPTION}"',
-        extra="",
-        pool="",
-        zones='["eastus/1"]',
-    )
-    driver = QuickDriver(parse_spec(toml, "small.toml", Path("/tmp"), {}), {}, credential=Credential())
-    try:
-        with pytest.raises(CloudError, match=r"could not list the VMs in eastus: it cannot be reached"):
-            await driver.list()
-    finally:
-        await driver.aclose()
-
-
-# Prices
-
-
-async def test_prices_are_azures_list_prices_of_linux_vms(azure: FakeArm, make: Make) -> None:
-    """Spot and on-demand, in all zones of the region; Windows, Low Priority and reservations are not ours."""
-    azure.page_size = 2
-    azure.prices = [
-        price_row(SIZE, 3.673),
-        price_row(SIZE, 9.0, productName="Virtual Machines NCads Series Windows"),
-        price_row(SIZE, 1.1, skuName="NC24ads A100 v4 Low Priority", meterName="NC24ads A100 v4 Low Priority"),
-        price_row(SIZE, 1.4, skuName="NC24ads A100 v4 Spot"),
-        price_row(SIZE, 1.3, skuName="NC24ads A100 v4 Spot", effectiveStartDate="2026-06-01T00:00:00Z"),
-        price_row(SIZE, 1.0, skuName="NC24ads A100 v4 Spot", effectiveStartDate="2099-01-01T00:00:00Z"),
-        price_row(SIZE, 20000.0, type="Reservation"),
-        price_row(SIZE, 4.0, armRegionName="westus"),
-        price_row("Standard_NC4as_T4_v3", 0.5),
-    ]
-    driver = make(prices_url=azure.prices_url)
-    assert await driver.prices("eastus", [SIZE]) == {
-        ("eastus/1", SIZE, Market.SPOT): 1.3,
-        ("eastus/none", SIZE, Market.SPOT): 1.3,
-        ("eastus/1", SIZE, Market.ON_DEMAND): 3.673,
-        ("eastus/none", SIZE, Market.ON_DEMAND): 3.673,
-    }
-    assert len(azure.price_queries) == 3
-
-
-async def test_prices_that_cannot_be_read_are_a_cloud_error(make: Make) -> None:
-    """The last ones stand, as the common half says."""
-    with pytest.raises(CloudError, match="Azure could not tell the prices of eastus"):
-        await make(prices_url="http://127.0.0.1:9/prices").prices("eastus", [SIZE])
-
-
-async def test_an_emulator_is_not_asked_for_prices(azure: FakeArm, make: Make) -> None:
-    """Nor is the public list, for a cloud that is not the public one."""
-    assert await make().prices("eastus", [SIZE]) == {}
-
-
-# The contract itself
-
-
-@pytest.mark.parametrize(
-    ("where", "value", "said"),
-    [
-        (("properties", "priority"), "Spott", "is not one of VirtualMachinePriorityTypes"),
-        (("properties", "evictPolicy"), "Delete", "VirtualMachineProperties has no such property"),
-        (("properties", "storageProfile", "osDisk", "diskSizeGB"), "200", "the API wants int"),
-        (("properties", "osProfile", "linuxConfiguration", "disablePasswordAuthentication"), "true", "wants bool"),
-        (("properties", "osProfile", "adminPassword"), "x", "a password where a key is given"),
-        (("properties", "osProfile", "customData"), "#cloud-config", "not in base64"),
-        (("properties", "billingProfile", "maxPrice"), 0, "-1, or above 0"),
-        (("properties", "vmId"), "x", "only for reading"),
-        (("zones",), ["1", "2"], "a VM has one zone"),
-        (("zone",), "1", "VirtualMachine has no such property"),
-        (("location",), None, "location"),
-        (("properties", "networkProfile", "networkApiVersion"), "2025-05-01", "is not one of NetworkApiVersion"),
-    ],
-)
-async def test_a_wrong_field_does_not_pass(
-    azure: FakeArm, make: Make, monkeypatch: pytest.MonkeyPatch, where: tuple[str, ...], value: Any, said: str
-) -> None:
-    """What the driver sends is right, and would be caught if it were not."""
-    from hedgeserve.drivers.azurecloud import bodies
-
-    honest = bodies.vm_body
-
-    def broken(*given: Any, **options: Any) -> dict[str, Any]:
-        body: dict[str, Any] = json.loads(json.dumps(honest(*given, **options)))
-        inside = body
-        for key in where[:-1]:
-            inside = inside[key]
-        inside[where[-1]] = value
-        return body
-
-    monkeypatch.setattr(bodies, "vm_body", broken)
-    with pytest.raises(CloudError, match="InvalidRequestContent"):
-        await make().launch(request())
-    found = list(azure.violations)
-    azure.violations.clear()
-    assert any(said in violation for violation in found), found
-
-
-async def test_a_wrong_query_version_or_path_does_not_pass(azure: FakeArm, make: Make) -> None:
-    """As far as the API's own packages tell."""
-    from tests.clouds.contract_arm import ArmRequest, violations
-
-    sent = azure.sent
-    await make().launch(request())
-    good = sent("PUT")[-1]
-    assert violations(good) == []
-    for change, said in (
-        ({"query": {**good.query, "force": "true"}}, "query parameter force is unknown"),
-        ({"query": {"api-version": "2024-11-02"}}, "api-version 2024-11-02 is not one of"),
-        ({"query": {}}, "api-version is missing"),
-        ({"path": good.path.replace("virtualMachines", "virtualMachine")}, "no operation PUT"),
-        ({"path": good.path.replace(SUBSCRIPTION, "mine")}, "no operation PUT"),
-        ({"headers": {}}, "there is no bearer token"),
-        ({"headers": {**good.headers, "if-none-match": "x"}}, "If-None-Match takes only *"),
-    ):
-        wrong: ArmRequest = replace(good, **change)  # type: ignore[arg-type]
-        assert any(said in violation for violation in violations(wrong)), said
