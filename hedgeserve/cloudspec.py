@@ -59,7 +59,7 @@ class AwsSpec(Table):
     instance_profile: str = ""
     """Name of an instance profile for the VMs, such as one that may read weights from a bucket."""
     placement_scores: bool = False
-    """Ask for spot placement scores now and then and write them into the offers (needs `ec2:GetSpotPlacementScores`)."""
+    """Ask for spot placement scores every hour and write them into the log (needs `ec2:GetSpotPlacementScores`)."""
     endpoint: Endpoint = ""
     """Base URL of the EC2 API in place of the public one of each region, such as a VPC endpoint or an emulator."""
 

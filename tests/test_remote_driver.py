@@ -329,3 +329,18 @@ async def test_taking_a_leftover_away_has_its_region_prepared_anew() -> None:
     await driver.launch(a_request("s-2"))
     assert [region for region, _ in driver.prepared_regions] == ["us-east-1", "us-east-1"]
     await driver.aclose()
+
+
+async def test_vms_of_an_earlier_run_are_opened_to_the_address_of_this_one() -> None:
+    driver = cloud()
+    driver.there["s-1"] = pending(driver, a_request(), "s-1")
+    await driver.list()
+    running = asyncio.create_task(driver.run())
+
+    async def opened() -> bool:
+        return driver.prepared_regions == [("us-east-1", ("203.0.113.7/32",))]
+
+    await eventually(opened)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await driver.aclose()

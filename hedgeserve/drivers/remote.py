@@ -67,6 +67,7 @@ class RemoteDriver(ABC, Generic[A]):
         self._late: asyncio.Queue[Machine] = asyncio.Queue()
         self._networks: tuple[str, ...] = ()
         self._prepared: set[str] = set()
+        self._inhabited: set[str] = set()
         self._preparing = {region: asyncio.Lock() for region in self.regions}
         self._prices: dict[Price, tuple[float, datetime]] = {}
         self._unpriced: set[tuple[str, tuple[Market, ...]]] = set()
@@ -141,6 +142,7 @@ class RemoteDriver(ABC, Generic[A]):
     async def list(self) -> Sequence[Machine]:
         """This service's VMs in all regions, with those that were launched so lately that no list has them."""
         listed = {machine.id: machine for machine in await self._everywhere(lambda r: self.vms(r, self.service))}
+        self._inhabited = {machine_id.partition("/")[0] for machine_id in listed}
         for known in list(self._recent):
             if known in listed or _now_s() - self._recent[known].at_s > _SETTLING_S:
                 del self._recent[known]
@@ -239,16 +241,21 @@ class RemoteDriver(ABC, Generic[A]):
             self._prepared.add(region)
 
     async def _refresh_networks(self) -> None:
+        # At once, too: VMs of an earlier run may have been opened to an address that is no longer ours.
         while True:
-            await asyncio.sleep(_REFRESH_S)
             try:
-                networks = await allowed_networks(self.spec.vm)
-                if networks != self._networks:
-                    self._networks = networks
-                    for region in list(self._prepared):
-                        await self.prepare(region, networks)
+                if behind := (self._prepared | self._inhabited) & set(self.regions):
+                    networks = await allowed_networks(self.spec.vm)
+                    if networks != self._networks:
+                        self._networks = networks
+                        self._prepared.clear()
+                    for region in sorted(behind - self._prepared):
+                        async with self._preparing[region]:
+                            await self.prepare(region, networks)
+                            self._prepared.add(region)
             except CloudError as error:
                 _log.warning("the firewalls could not be looked after", cloud=self.cloud, error=str(error))
+            await asyncio.sleep(_REFRESH_S)
 
     async def _refresh_prices(self) -> None:
         types = tuple(dict.fromkeys(name for pool in self.pools for name in types_of(pool)))
