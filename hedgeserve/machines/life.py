@@ -189,7 +189,7 @@ class ReplicaLife:
             host_key=host_key,
         )
         try:
-            async with asyncio.timeout(self._hands.spec.timeouts.cloud_call):
+            async with asyncio.timeout(self._hands.spec.timeouts.launch):
                 machine = await self._driver.launch(request)
         except TimeoutError:
             why = f"{replica.offer.cloud} did not answer the launch within its time"

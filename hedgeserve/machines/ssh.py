@@ -29,6 +29,8 @@ _KEEPALIVE_COUNT = 3
 _LOGIN_TIMEOUT_S = 15.0
 _COMMAND_TIMEOUT_S = 60.0
 _LAST_LINES = 5
+_STRANGER_S = 120.0
+"""For so long after the first try a VM may present another host key than ours, and is not spoken to."""
 
 Unreachable = (OSError, asyncssh.Error, TimeoutError)
 """What a VM that is not there (yet, or any more) makes asyncssh raise."""
@@ -111,8 +113,8 @@ async def connect(machine: Machine, keys: SshKeys, *, timeout_s: float) -> Async
     """A connection to a VM whose SSH server may not answer yet: tried again until ``timeout_s`` has passed.
 
     Raises:
-        BootstrapError: It did not answer in time (the last refusal is in the text), or it presented a host
-            key that is not the one we gave it.
+        BootstrapError: It did not answer in time (the last refusal is in the text), or it went on presenting a
+            host key that is not the one we gave it.
     """
     host_key = await keys.host_key(machine.name)
     if host_key is None:
@@ -127,7 +129,8 @@ async def connect(machine: Machine, keys: SshKeys, *, timeout_s: float) -> Async
 async def _dial(
     machine: Machine, keys: SshKeys, host_key: asyncssh.SSHKey, timeout_s: float
 ) -> asyncssh.SSHClientConnection:
-    last = "nothing was tried"
+    last, loop = "nothing was tried", asyncio.get_running_loop()
+    stranger_until_s = loop.time() + _STRANGER_S
     try:
         async with asyncio.timeout(timeout_s):
             while True:
@@ -145,9 +148,10 @@ async def _dial(
                             keepalive_count_max=_KEEPALIVE_COUNT,
                         )
                 except asyncssh.HostKeyNotVerifiable as error:
-                    raise BootstrapError(
-                        "ssh", f"{machine.address} presented a host key that is not {machine.name}'s: {error}"
-                    ) from None
+                    # Nothing was trusted. Where an image's own key is replaced late in the boot, ours comes yet.
+                    last = f"{machine.address} presented a host key that is not {machine.name}'s: {error}"
+                    if loop.time() > stranger_until_s:
+                        raise BootstrapError("ssh", last) from None
                 except Unreachable as error:
                     last = str(error) or type(error).__name__
                 await asyncio.sleep(_RETRY_S)
