@@ -20,7 +20,6 @@ from hedgeserve.errors import HedgeServeError, SpecError
 
 if TYPE_CHECKING:
     from hedgeserve.console.admin import AdminClient
-    from hedgeserve.spec import Spec
 
 EXIT_FAILED, EXIT_MISUSED, EXIT_REFUSED = 1, 2, 3
 
@@ -93,39 +92,24 @@ def check(model: str, as_json: bool) -> None:
 
     Each mistake in MODEL (model.toml) comes with its line and what was probably meant.
     """
-    from hedgeserve.core import Service
-    from hedgeserve.specfile import load_spec
+    from hedgeserve.console.check import check_model
 
-    try:
-        spec = load_spec(model)
-        Service(spec)  # starts nothing, and refuses what could not be started
-    except SpecError as error:
-        if not as_json:
-            raise
-        problems = [
-            {"line": problem.line, "key": problem.key, "message": problem.message, "hint": problem.hint}
-            for problem in error.problems
-        ]
-        click.echo(json.dumps({"ok": False, "file": model, "problems": problems}))
+    if not check_model(model, as_json=as_json):
         sys.exit(EXIT_MISUSED)
-    if as_json:
-        click.echo(json.dumps({"ok": True, "file": model, "problems": []}))
-    else:
-        click.echo(f"{model} is good: {_in_words(spec)}")
 
 
-def _in_words(spec: "Spec") -> str:
-    low, high = spec.replicas.lowest, spec.replicas.highest
-    replicas = f"{low} to {high} replicas" if low != high else f"{low} replica{'s' * (low != 1)}"
-    clouds = ", ".join(sorted(spec.clouds()))
-    zones = sum(len(pool.zones) for pool in spec.pools)
-    servers = sum(len(pool.urls) for pool in spec.pools)
-    places = [f"{zones} zone{'s' * (zones != 1)}"] * bool(zones)
-    places += [f"{servers} server{'s' * (servers != 1)} of others"] * bool(servers)
-    return (
-        f"{spec.service.name} serves {spec.model.id} ({spec.model.engine}) on {spec.service.listen}, "
-        f"{replicas} on {' and '.join(places)} ({clouds})"
-    )
+@main.command()
+@click.argument("model", default="model.toml")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def offers(model: str, as_json: bool) -> None:
+    """Show what may be launched, where, and for how much.
+
+    Each machine, zone and market that the pools of MODEL (model.toml) name, the cheapest for its work first.
+    Prices are those that the clouds tell now; where one does not, those of the built-in catalogue.
+    """
+    from hedgeserve.console.offers import show_offers
+
+    show_offers(model, as_json=as_json)
 
 
 @main.command()
@@ -366,6 +350,23 @@ def down(model: str | None, state_dir: str | None, service: str | None, yes: boo
     from hedgeserve.console.down import take_down
 
     take_down(_client(model, state_dir, service), model, agreed=_agreement(yes))
+
+
+@main.command()
+@click.argument("model", default="model.toml")
+@click.option("--service", metavar="NAME", help="Only of this service, which may have no journal here.")
+@click.option("--remove", is_flag=True, help="Take away what may go, after asking.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def orphans(model: str, service: str | None, remove: bool, yes: bool, as_json: bool) -> None:
+    """Find VMs and leftovers that belong to no service.
+
+    Looks in the clouds and regions of MODEL (model.toml) for all that bears HedgeServe's tags and that no journal
+    on this machine owns. What a controller on another machine may need is removed only with its --service NAME.
+    """
+    from hedgeserve.console.orphans import show_orphans
+
+    show_orphans(model, service=service, remove=remove, as_json=as_json, agreed=_agreement(yes))
 
 
 # Recorded spot capacity

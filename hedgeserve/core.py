@@ -20,12 +20,14 @@ from hedgeserve._version import __version__
 from hedgeserve.balancer import Balancer
 from hedgeserve.drivers import make_drivers
 from hedgeserve.drivers.base import Driver
+from hedgeserve.drivers.catalogue import unknown_words
 from hedgeserve.engines import make_engine
 from hedgeserve.errors import SpecError, SpecProblem, StateDirectoryError
 from hedgeserve.fleet import Authority, EventKind, Fleet, FleetParts, Journal, SshKeys
 from hedgeserve.hedge import Autoscaler, LoadSignal, Observation, Plan, TypeRests, ZoneNews, make_policy
 from hedgeserve.metrics import Metrics
 from hedgeserve.modelfile.apikeys import load_api_keys
+from hedgeserve.modelfile.problems import dotted
 from hedgeserve.race import race
 from hedgeserve.replica import STARTING, ReplicaId, State
 from hedgeserve.spec import Cloud, OnExit, Spec, Transport
@@ -90,6 +92,7 @@ class Service:
                 'set it to "ssh" or "auto"',
             )
             raise SpecError(spec.origin.source, [problem])
+        _refuse_unknown_words(spec)
         self._api_keys = load_api_keys(spec, self._environ) if api_keys is None else api_keys
         self._state_path = resolve_state_dir(spec.service.name, spec.service.state_dir, self._environ)
         self._started_at = datetime.now(UTC)
@@ -452,6 +455,18 @@ class Service:
 
     async def _record(self, kind: EventKind, message: str) -> None:
         await self._journal.event(kind, message)
+
+
+def _refuse_unknown_words(spec: Spec) -> None:
+    """Refuse kinds of GPU and regions that the catalogue does not know: nothing could be launched by them."""
+    problems = [
+        spec.origin.problem(path, dotted(path), found.message, found.hint)
+        for number, pool in enumerate(spec.pools)
+        for found in unknown_words(pool)
+        for path in [("pools", number, *found.path)]
+    ]
+    if problems:
+        raise SpecError(spec.origin.source, problems)
 
 
 def _event_dict(event: Event) -> dict[str, Any]:

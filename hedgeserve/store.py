@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import aiosqlite
 
@@ -133,6 +134,30 @@ class Event:
     replica: ReplicaId | None
     zone: ZoneId | None
     data: Mapping[str, Any] | None
+
+
+def vms_in(path: Path, service: str) -> dict[str, str | None] | None:
+    """The VM of each replica of a service that a journal holds as not gone; None where it never had the service.
+
+    Only reads, so that it may be asked while another process writes it.
+
+    Raises:
+        StateDirectoryError: It cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        uri = f"file:{quote(str(path))}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S)) as database:
+            database.execute("BEGIN")  # both answers of one moment
+            if database.execute("SELECT 1 FROM services WHERE name = ?", (service,)).fetchone() is None:
+                return None
+            found = database.execute(
+                "SELECT id, vm_id FROM replicas WHERE service = ? AND state != 'gone'", (service,)
+            ).fetchall()
+    except sqlite3.Error as error:
+        raise StateDirectoryError(f"the journal {path} cannot be read: {error}") from error
+    return {str(replica): vm_id for replica, vm_id in found}
 
 
 class Store:

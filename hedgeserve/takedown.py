@@ -21,7 +21,6 @@ async def reap(
     *,
     environ: Mapping[str, str] | None = None,
     tell: Callable[[str], None] = lambda line: None,
-    patience_s: float = PATIENCE_S,
 ) -> list[str]:
     """Take away all that a service whose controller does not run has; the ids of the VMs that were terminated.
 
@@ -42,7 +41,7 @@ async def reap(
         for driver in drivers.values():
             stack.push_async_callback(driver.aclose)
         swept = await asyncio.gather(
-            *(_sweep(driver, spec, tell, patience_s) for driver in drivers.values()), return_exceptions=True
+            *(_sweep(driver, spec, tell) for driver in drivers.values()), return_exceptions=True
         )
         ended: list[str] = []
         standings: list[Standing] = []
@@ -78,11 +77,9 @@ async def reap(
     return ended
 
 
-async def _sweep(
-    driver: Driver, spec: Spec, tell: Callable[[str], None], patience_s: float
-) -> tuple[list[str], list[Standing]]:
+async def _sweep(driver: Driver, spec: Spec, tell: Callable[[str], None]) -> tuple[list[str], list[Standing]]:
     clearance = Clearance(
-        driver, spec.service.name, call_timeout_s=spec.timeouts.cloud_call, patience_s=patience_s
+        driver, spec.service.name, call_timeout_s=spec.timeouts.cloud_call, patience_s=PATIENCE_S
     )
     ended = await clearance.end_vms()
     for vm in ended:

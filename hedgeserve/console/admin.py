@@ -47,7 +47,7 @@ def _only_running(environ: Mapping[str, str]) -> Path:
         below = sorted(path for path in root.iterdir() if path.is_dir())
     except OSError:
         below = []
-    running = [path for path in (root, *below) if _answers(path)]
+    running = [path for path in (root, *below) if answers(path)]
     if len(running) == 1:
         return running[0]
     name_one = "name one with MODEL.toml, --service or --state-dir"
@@ -59,7 +59,8 @@ def _only_running(environ: Mapping[str, str]) -> Path:
     raise NotRunningError(f"no service runs under {root}{there}; start one with `hedgeserve serve`, or {name_one}")
 
 
-def _answers(directory: Path) -> bool:
+def answers(directory: Path) -> bool:
+    """Whether a service that holds this state directory answers."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(2.0)

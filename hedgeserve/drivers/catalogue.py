@@ -5,7 +5,7 @@ clouds; :mod:`hedgeserve.drivers.offers` puts the two together. The figures are 
 :mod:`hedgeserve.drivers.catalogue_table`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 from hedgeserve.drivers.catalogue_table import TYPES, ZONES, InstanceType
@@ -80,6 +80,18 @@ def unknown_words(pool: PoolSpec) -> Iterator[Conflict]:
                 f'the catalogue knows no zones of the region "{region}" of {pool.cloud}',
                 f"{meant}Or name its zones in `zones`" if near else "name its zones in `zones`",
             )
+
+
+def remarks_on(pools: Iterable[PoolSpec]) -> list[str]:
+    """A sentence for each instance type that the catalogue does not know, with what may have been meant."""
+    remarks: dict[str, None] = {}
+    for pool in pools:
+        for name in pool.instance_types if pool.cloud in REMOTE else ():
+            if find_type(pool.cloud, name) is None:
+                near = near_types(pool.cloud, name)
+                meant = f"; did you mean {near[0]}?" if near else ""
+                remarks[f"{pool.cloud}: the catalogue does not know {name}, only the cloud may{meant}"] = None
+    return list(remarks)
 
 
 def near_types(cloud: Cloud, name: str) -> tuple[str, ...]:

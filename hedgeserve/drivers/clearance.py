@@ -1,7 +1,7 @@
 """Taking all that a service has in one cloud away, and saying what is left: VMs first, then what they used."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -41,8 +41,15 @@ class Standing:
         return f"{self.cloud} {self.region}: {vms}, {self.others} other thing{'s' * (self.others != 1)}"
 
 
+ThingKey = tuple[str, str, str]
+"""Region, kind and id of a :class:`Leftover`."""
+
+
 class Clearance:
-    """Clears one cloud of one service. What a cloud refuses is asked for again until ``patience_s`` is over."""
+    """Clears one cloud of one service. What a cloud refuses is asked for again until ``patience_s`` is over.
+
+    With ``only``, VMs by id and other things by key, these are cleared and no others, whoever's they are.
+    """
 
     def __init__(
         self,
@@ -51,11 +58,13 @@ class Clearance:
         *,
         call_timeout_s: float,
         patience_s: float = PATIENCE_S,
+        only: tuple[Collection[str], Collection[ThingKey]] | None = None,
     ) -> None:
         self._driver = driver
         self._service = service
         self._call_timeout_s = call_timeout_s
         self._patience_s = patience_s
+        self._only = only
 
     async def end_vms(self) -> list[str]:
         """Terminate every VM of the service; returns the ids when the cloud lists none any more.
@@ -93,7 +102,7 @@ class Clearance:
         Raises:
             CloudError: Something is left; says what and why.
         """
-        removed: dict[tuple[str, str, str], Leftover] = {}
+        removed: dict[ThingKey, Leftover] = {}
 
         async def clear() -> str:
             left = await self._leftovers()
@@ -103,7 +112,7 @@ class Clearance:
                     await self._call(
                         self._driver.clear(leftover), f"remove the {name_of(leftover)}", limit_s=_CLEAR_LIMIT_S
                     )
-                    removed[leftover.region, leftover.kind, leftover.id] = leftover
+                    removed[key_of(leftover)] = leftover
                 except AuthError:
                     raise
                 except CloudError as error:
@@ -138,11 +147,16 @@ class Clearance:
         ]
 
     async def _machines(self) -> Sequence[Machine]:
-        return await self._call(self._driver.list(), "list the VMs")
+        if self._only is None:
+            return await self._call(self._driver.list(), "list the VMs")
+        everyone = await self._call(self._driver.everyone(), "list the VMs")
+        return [machine for machine in everyone if machine.id in self._only[0]]
 
     async def _leftovers(self) -> Sequence[Leftover]:
         found = await self._call(self._driver.leftovers(), "list what is there besides VMs")
-        return [leftover for leftover in found if leftover.service == self._service]
+        if self._only is None:
+            return [leftover for leftover in found if leftover.service == self._service]
+        return [leftover for leftover in found if key_of(leftover) in self._only[1]]
 
     async def _call(self, call: Awaitable[T], what: str, *, limit_s: float = 0.0) -> T:
         limit_s = max(limit_s, self._call_timeout_s)
@@ -191,6 +205,11 @@ def is_old(leftover: Leftover, now: datetime | None = None) -> bool:
     """Whether the cloud says that it was made more than an hour ago."""
     now = now or datetime.now(UTC)
     return leftover.created_at is not None and now - leftover.created_at >= _FORGOTTEN_AFTER
+
+
+def key_of(leftover: Leftover) -> ThingKey:
+    """What tells a thing from all others of its cloud."""
+    return leftover.region, leftover.kind, leftover.id
 
 
 def name_of(leftover: Leftover) -> str:
