@@ -110,7 +110,7 @@ def _listening(log: Path, process: subprocess.Popen[bytes]) -> str:
     deadline_s = time.monotonic() + 20
     while time.monotonic() < deadline_s and process.poll() is None:
         for line in log.read_text().splitlines():
-            if " listens on http://" in line:
+            if " listens on http" in line:
                 return line.partition(" listens on ")[2].partition(",")[0]
         time.sleep(0.01)
     raise AssertionError(f"the demo engine does not listen: {log.read_text()}")

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,8 +18,10 @@ from hedgeserve.engines.base import EngineCommand, EngineContext, Upload
 from hedgeserve.errors import BootstrapError
 from hedgeserve.machines.authority import EngineTls
 from hedgeserve.machines.bootstrap import Bootstrap
+from hedgeserve.machines.prepare import scratch_script
 from hedgeserve.machines.remotetask import run_task
 from hedgeserve.machines.ssh import Remote, Unreachable, connect
+from hedgeserve.machines.supervisor import unit_text
 from tests.conftest import eventually
 from tests.sshvm import SshVm, ssh_vm
 
@@ -391,3 +395,80 @@ async def test_a_boot_that_went_wrong_in_part_is_no_reason_not_to_start(vm: SshV
     vm.program("cloud-init", "exit 1")
     await Trial(prepare=True).start(vm)
     await started(vm)
+
+
+# --- Its scripts by themselves --------------------------------------------------------------------------------
+
+
+def disks(vm: SshVm, listing: str) -> None:
+    """Have lsblk tell of these disks (``name type size children mountpoint signature``, one a line)."""
+    (vm.root / "disks").write_text(listing)
+    vm.program(
+        "lsblk",
+        """
+        case $* in
+            *MOUNTPOINT*) grep "^${3#/dev/} " "$ROOT/disks" | cut -d ' ' -f 5 | tr -d - ;;
+            *SIZE*) cut -d ' ' -f 1-3 "$ROOT/disks" ;;
+            *) grep "^${3#/dev/} " "$ROOT/disks" | cut -d ' ' -f 4 | xargs seq ;;
+        esac
+        """,
+    )
+    blank = 'case $(grep "^${2#/dev/} " "$ROOT/disks" | cut -d " " -f 6) in -) exit 2 ;; esac'
+    vm.program("blkid", blank)
+    for name in ("mkfs.ext4", "mount"):
+        vm.program(name, f'echo {name} "$@" >> "$ROOT/{name}.log"')
+
+
+async def scratch_of(vm: SshVm, dialect: str = "aws") -> str:
+    async with connected(vm) as remote:
+        told = await remote.run("sh -s", stdin=scratch_script(workdir="/home/vm/work dir", dialect=dialect))
+    assert told.status == 0
+    return told.stdout.splitlines()[-1]
+
+
+async def test_the_biggest_blank_nvme_becomes_scratch(vm: SshVm) -> None:
+    """Not the system's disk, not one with partitions, a mount or any signature, not a disk of another kind."""
+    disks(
+        vm,
+        "nvme0n1 disk 900 3 - gpt\nnvme1n1 disk 800 1 - -\nnvme2n1 disk 500 1 - -\nsda disk 999 1 - -\n"
+        "nvme3n1 disk 990 1 /data -\nnvme4n1 disk 980 1 - ext4\nnvme5n1 loop 970 1 - -\n",
+    )
+    assert await scratch_of(vm) == "/mnt/hedgeserve-scratch/hedgeserve"
+    [made] = vm.lines("mkfs.ext4.log")
+    assert made.split()[-1] == "/dev/nvme1n1"
+    assert vm.lines("mount.log")[0].split()[3] == "/dev/nvme1n1"
+
+
+async def test_a_scratch_that_is_mounted_is_made_no_second_time(vm: SshVm) -> None:
+    """After a lost connection, or by the next controller."""
+    disks(vm, "nvme1n1 disk 800 1 - -\n")
+    vm.program("mountpoint", '[ "$2" = /mnt/hedgeserve-scratch ]')
+    assert await scratch_of(vm) == "/mnt/hedgeserve-scratch/hedgeserve"
+    assert vm.lines("mkfs.ext4.log") == []
+
+
+async def test_azures_resource_disk_is_used_on_azure_only(vm: SshVm) -> None:
+    """Elsewhere /mnt may be anything; without any disk it is the work directory."""
+    vm.program("mountpoint", '[ "$2" = /mnt ]')
+    assert await scratch_of(vm, "azure") == "/mnt/hedgeserve"
+    assert await scratch_of(vm, "gcp") == "/home/vm/work dir"
+
+
+async def test_a_disk_that_cannot_be_made_ready_is_done_without(vm: SshVm) -> None:
+    """No mkfs, no permission: the work directory will do."""
+    disks(vm, "nvme1n1 disk 800 1 - -\n")
+    vm.program("mkfs.ext4", "exit 1")
+    assert await scratch_of(vm) == "/home/vm/work dir"
+
+
+def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
+    """Checked by systemd itself, for a user's engine and for one that needs root."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze here")
+    for as_root in (False, True):
+        command = EngineCommand(["true"], as_root=as_root)
+        unit = tmp_path / "hedgeserve-engine.service"
+        unit.write_text(unit_text(command, workdir="/home/some one/100%", user="root"))
+        done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60)
+        assert "hedgeserve-engine" not in done.stderr, done.stderr
+        assert ("User=" in unit.read_text()) != as_root

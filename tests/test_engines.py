@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,13 @@ from hedgeserve.engines.demo_server.options import parser
 from hedgeserve.spec import EngineName, ModelSpec
 
 CONTEXT = EngineContext(listen="127.0.0.1", port=8123, python="python3", workdir="/home/vm/hedgeserve")
+CLOUD = replace(
+    CONTEXT,
+    scratch="/nvme/hedgeserve",
+    gpus=4,
+    certfile="/home/vm/hedgeserve/tls/engine.crt",
+    keyfile="/home/vm/hedgeserve/tls/engine.key",
+)
 
 
 def model(engine: str, **fields: Any) -> ModelSpec:
@@ -52,6 +60,88 @@ def test_vllm_serves_the_model_under_its_id_and_aliases() -> None:
     ]
 
 
+def test_vllm_on_a_cloud_vm_uses_its_gpus_its_disk_and_our_certificate() -> None:
+    """All GPUs share the model; what is downloaded and compiled lies on the fast disk; the user's words win."""
+    told = make_engine(model("vllm", env={"HF_HOME": "/mine"}), {}).command(CLOUD, "the-key")
+    argv = " ".join(told.argv)
+    assert "--tensor-parallel-size 4" in argv
+    assert f"--ssl-certfile {CLOUD.certfile} --ssl-keyfile {CLOUD.keyfile}" in argv
+    assert (told.env["HF_HOME"], told.env["VLLM_CACHE_ROOT"]) == ("/mine", "/nvme/hedgeserve/vllm")
+    for args in (["--tensor-parallel-size=2"], ["-tp", "2"], ["--data_parallel_size", "4"]):
+        laid_out = make_engine(model("vllm", args=args), {}).command(CLOUD, "the-key")
+        assert list(laid_out.argv)[-len(args) :] == args
+        assert "--tensor-parallel-size 4" not in " ".join(laid_out.argv)
+
+
+@pytest.mark.parametrize("bucket", ["s3://bucket/qwen", "gs://bucket/qwen", "az://bucket/qwen"])
+def test_weights_in_a_bucket_are_streamed(bucket: str) -> None:
+    """Under the model's name, by a reader that is installed too; another format may be asked for."""
+    engine = make_engine(model("vllm", weights=bucket), {})
+    argv = " ".join(engine.command(CONTEXT, "the-key").argv)
+    assert f"--model {bucket} --served-model-name org/model --load-format runai_streamer" in argv
+    assert "'vllm[runai]==0.32.0'" in str(engine.install_script(CONTEXT))
+    other = make_engine(model("vllm", weights=bucket, args=["--load-format", "tensorizer"]), {})
+    assert "runai_streamer" not in " ".join(other.command(CONTEXT, "the-key").argv)
+
+
+def test_weights_on_the_vm_are_loaded_under_the_models_name() -> None:
+    """A path needs no reader; saying the model twice is refused."""
+    argv = " ".join(command(model("vllm", weights="/weights/qwen")).argv)
+    assert "--model /weights/qwen --served-model-name org/model" in argv
+    assert "load-format" not in argv
+    with pytest.raises(ValueError, match=r"--model.*model\.weights"):
+        make_engine(model("vllm", weights="/weights/qwen", args=["--model", "/other"]), {})
+
+
+def test_vllm_runs_from_a_container_that_shares_what_it_needs_and_no_more() -> None:
+    """GPUs, network, the fast disk, the certificate, the weights; secrets by name alone; as root, for docker."""
+    image = "vllm/vllm-openai@sha256:abc"
+    engine = make_engine(
+        model("vllm", container=image, weights="/weights/qwen", secret_env=["HF_TOKEN"]), {"HF_TOKEN": "hf_secret"}
+    )
+    told = engine.command(CLOUD, "the-key")
+    docker, server = " ".join(told.argv).split(f" {image} ")
+    assert docker.startswith("sh -c docker rm -f")
+    for part in (
+        "hedgeserve-engine --ipc=host --network=host --gpus all",
+        "--volume /nvme/hedgeserve:/nvme/hedgeserve",
+        "--volume /home/vm/hedgeserve/tls:/home/vm/hedgeserve/tls",
+        "--volume /weights/qwen:/weights/qwen",
+        "--env HF_TOKEN",
+        "--env VLLM_API_KEY",
+        "--env VLLM_CACHE_ROOT",
+        "--entrypoint python3",
+    ):
+        assert part in docker
+    assert server.startswith(
+        "-m vllm.entrypoints.openai.api_server --host 127.0.0.1 --port 8123 --model /weights/qwen"
+    )
+    assert "hf_secret" not in docker + server
+    assert told.as_root
+    assert "--gpus" not in " ".join(engine.command(CONTEXT, "the-key").argv)
+
+
+def test_the_demo_engine_is_handed_its_certificate() -> None:
+    """By the options that vLLM has too."""
+    argv = " ".join(make_engine(model("demo"), {}).command(CLOUD, "the-key").argv)
+    assert f"--ssl-certfile {CLOUD.certfile} --ssl-keyfile {CLOUD.keyfile}" in argv
+
+
+def test_a_command_answers_by_tls_where_it_takes_the_certificate() -> None:
+    """Both places or none; and never without a certificate to put there."""
+    engine = make_engine(model("command", command=["serve", "--cert={certfile}", "--key={keyfile}"]), {})
+    assert engine.tls
+    assert list(engine.command(CLOUD, "the-key").argv)[1:] == [
+        f"--cert={CLOUD.certfile}",
+        f"--key={CLOUD.keyfile}",
+    ]
+    with pytest.raises(ValueError, match=r'service\.transport to "tls"'):
+        engine.command(CONTEXT, "the-key")
+    with pytest.raises(ValueError, match=r"\{keyfile\} alone"):
+        make_engine(model("command", command=["serve", "{keyfile}"]), {})
+    assert not make_engine(model("command"), {}).tls
+
+
 def test_vllm_is_told_to_report_to_nobody() -> None:
     """Usage reports are off, unless the user's own environment says otherwise."""
     assert command(model("vllm")).env["VLLM_NO_USAGE_STATS"] == "1"
@@ -83,7 +173,8 @@ def test_a_secret_that_is_not_set_is_named(engine: str) -> None:
         ("vllm", "--api-key", "key of its own"),
         ("vllm", "--api_key=abc", "key of its own"),
         ("vllm", "--served-model-name", "model.aliases"),
-        ("vllm", "--ssl-certfile", "through SSH"),
+        ("vllm", "--ssl-certfile", "service.transport"),
+        ("demo", "--ssl-keyfile", "service.transport"),
         ("demo", "--port", "remove it"),
         ("demo", "--alias", "model.aliases"),
         ("demo", "--api-key-env", "remove it"),
@@ -246,6 +337,43 @@ def test_a_python_that_has_vllm_is_used_as_it_is(workdir: Path, tmp_path: Path) 
     argv = engine.command(context, "the-key").argv
     started = subprocess.run(argv, capture_output=True, text=True, check=True, env=environ)
     assert started.stdout.startswith("0.3.0 --host")
+
+
+DOCKER = """#!/bin/sh
+echo "$@" >> "$HOME/docker.log"
+case $1 in
+    info) [ ! -f "$HOME/configured" ] || echo nvidia ;;
+    image) [ -f "$HOME/pulled" ] ;;
+    pull) touch "$HOME/pulled" ;;
+esac
+"""
+
+
+def test_an_image_is_pulled_where_it_is_missing_and_only_there(workdir: Path) -> None:
+    """Docker is taught of the GPUs where it knows none; without docker, what to do is said."""
+    script = make_engine(model("vllm", container="vllm/vllm-openai:v0.32.0"), {}).install_script(CLOUD)
+    assert script is not None
+    programs = {
+        "docker": DOCKER,
+        "sudo": '#!/bin/sh\nshift\nexec "$@"\n',
+        "systemctl": "#!/bin/sh\n",
+        "nvidia-ctk": '#!/bin/sh\ntouch "$HOME/configured"\n',
+    }
+    for name, text in programs.items():
+        (workdir / name).write_text(text)
+        (workdir / name).chmod(0o755)
+    path = f"{workdir}:/usr/bin:/bin"
+    for _ in range(2):
+        assert run_script(script, workdir, PATH=path).returncode == 0
+    asked = (workdir / "docker.log").read_text()
+    assert (workdir / "configured").exists()
+    assert asked.count("pull -q vllm/vllm-openai:v0.32.0") == 1
+    tools = workdir / "tools"
+    tools.mkdir()
+    (tools / "sh").symlink_to("/bin/sh")
+    without = run_script(script, workdir, PATH=str(tools))
+    assert without.returncode == 1
+    assert "there is no docker on the VM; use an image that has it" in without.stderr
 
 
 def test_nothing_is_installed_for_an_interpreter_that_the_user_names() -> None:

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+ENCRYPTED = "requests reach the engine encrypted as it is: service.transport says how"
+"""What is said of options for certificates of the user's own."""
+
 
 def refuse_arguments(args: Sequence[str], ours: Mapping[str, str]) -> None:
     """Raise ``ValueError`` where ``model.args`` holds an option of ``ours``, which says what to do instead.

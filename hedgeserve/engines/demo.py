@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hedgeserve.engines.arguments import refuse_arguments, refuse_variables
+from hedgeserve.engines.arguments import ENCRYPTED, refuse_arguments, refuse_variables
 from hedgeserve.engines.base import EngineCommand, EngineContext, Upload
 from hedgeserve.spec import ModelSpec
 
@@ -17,6 +17,8 @@ _OURS = {
     "--model": "set model.id",
     "--alias": "set model.aliases",
     "--api-key-env": "remove it",
+    "--ssl-certfile": ENCRYPTED,
+    "--ssl-keyfile": ENCRYPTED,
 }
 
 
@@ -25,7 +27,7 @@ class DemoEngine:
 
     name = "demo"
     health_path = "/health"
-    tls = False
+    tls = True
     needs_gpu = False
     metrics_path: str | None = "/metrics"
 
@@ -50,6 +52,8 @@ class DemoEngine:
         argv += ["--port", str(context.port), "--model", model.id]
         for alias in model.aliases:
             argv += ["--alias", alias]
+        if context.certfile:
+            argv += ["--ssl-certfile", context.certfile, "--ssl-keyfile", context.keyfile]
         return EngineCommand([*argv, *model.args], dict(model.env), {**self._secrets, _KEY_VARIABLE: api_key})
 
     def first_token_request(self) -> tuple[str, dict[str, object]]:

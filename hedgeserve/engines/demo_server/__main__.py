@@ -12,7 +12,7 @@ from .engine import Engine
 from .handler import Handler
 from .log import log
 from .options import parser, settings_of
-from .server import Server
+from .server import Server, tls_context
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +22,12 @@ def main(arguments: list[str] | None = None) -> int:
     log(WHAT_I_AM)
     threading.stack_size(512 * 1024)
     try:
-        server = Server(given.host, given.port, Engine(settings), Handler)
+        tls = tls_context(given.ssl_certfile, given.ssl_keyfile)
+    except (OSError, ValueError) as error:  # ssl's own errors are OSErrors
+        log(f"cannot use --ssl-certfile {given.ssl_certfile} with --ssl-keyfile {given.ssl_keyfile}: {error}")
+        return 1
+    try:
+        server = Server(given.host, given.port, Engine(settings), Handler, tls)
     except OSError as error:
         log(f"cannot listen on {given.host}:{given.port}: {error.strerror}; give another --host or --port")
         return 1
@@ -31,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     threading.Thread(target=server.serve_forever, name="accept", daemon=True).start()
     key = "with" if settings.api_key else "without"
-    log(f"{given.model!r} listens on http://{given.host}:{server.server_port}, {key} an API key")
+    scheme = "https" if tls else "http"
+    log(f"{given.model!r} listens on {scheme}://{given.host}:{server.server_port}, {key} an API key")
     died = not stop.wait(given.die_after)
     log("died, as --die-after asked" if died else "stopped by a signal")
     # Not sys.exit: threads that are answering could hold up the interpreter's end.

@@ -53,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="environment variable with the key that /v1 asks for (%(default)s)",
     )
+    add("--ssl-certfile", metavar="FILE", help="certificate (PEM) to answer by TLS with")
+    add("--ssl-keyfile", metavar="FILE", help="its private key (PEM)")
     faults = top.add_argument_group("faults, for testing what stands in front")
     add = faults.add_argument
     add("--health-status", type=int, default=200, help="status of /health once loaded (%(default)s)")
