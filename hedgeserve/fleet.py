@@ -21,6 +21,7 @@ import structlog
 
 from hedgeserve.drivers.base import Driver, Machine
 from hedgeserve.drivers.static import StaticServer
+from hedgeserve.drivers.tags import OWNER, is_foreign
 from hedgeserve.engines.base import Engine
 from hedgeserve.errors import AuthError, CloudError, StateDirectoryError
 from hedgeserve.hedge import Action, Drain, Launch, NewsKind, Plan, Terminate, ZoneNews
@@ -99,7 +100,9 @@ class Fleet:
         self._offers: dict[str, tuple[Offer, ...]] = {}
         self._boots_s: deque[float] = deque(maxlen=_BOOTS_REMEMBERED)
         self._launch_troubles: dict[str, str] = {}
-        self._reaper = Reaper(parts.spec, parts.drivers, self._inventory, parts.journal, self._owned)
+        self._reaper = Reaper(
+            parts.spec, parts.drivers, self._inventory, parts.journal, self._owned, parts.keys.fingerprint
+        )
         self._version = 0
         self._refused_intent = False
         self._stack = AsyncExitStack()
@@ -150,7 +153,8 @@ class Fleet:
 
         Raises:
             CloudError: A cloud cannot be listed, so nothing can be said of its VMs; the message says which. One
-                that only does not answer is asked for a minute first.
+                that only does not answer is asked for a minute first. Or another controller has a service of
+                this name there.
         """
         if strangers := [known.id for known in stored if known.offer.cloud not in self._parts.drivers]:
             raise CloudError(
@@ -160,6 +164,7 @@ class Fleet:
         listed: list[Machine] = []
         for cloud in self._parts.drivers:
             listed += await self._first_list(cloud)
+        _refuse_foreign(self._service, listed, self._parts.keys.fingerprint)
         for known in stored:
             machine = next((m for m in listed if m.name == known.id and known.vm_id in (None, m.id)), None)
             if machine is not None:
@@ -427,3 +432,17 @@ class Fleet:
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _refuse_foreign(service: str, listed: Sequence[Machine], controller: str) -> None:
+    """Two controllers with one service name would end each other's VMs; whose is whose, the tags tell."""
+    foreign = [machine for machine in listed if is_foreign(machine.tags, controller)]
+    if foreign:
+        names = ", ".join(
+            f"{machine.id} (from {machine.tags.get(OWNER, 'an unknown host')})" for machine in foreign
+        )
+        raise CloudError(
+            f'another controller, or one whose state directory is lost, has VMs of a service named "{service}": '
+            f"{names}. Give this service another name (service.name), or remove what nobody needs with "
+            "`hedgeserve orphans`"
+        )

@@ -5,6 +5,7 @@ directory, so that a restarted controller still knows whom it speaks to.
 """
 
 import asyncio
+import hashlib
 import os
 from pathlib import Path
 
@@ -31,6 +32,11 @@ class SshKeys:
     def authorized_key(self) -> str:
         """The controller's public key, as a line of ``authorized_keys``."""
         return self.client.export_public_key("openssh").decode().strip()
+
+    @property
+    def fingerprint(self) -> str:
+        """A short name for the controller's key, and so for the state directory that holds it."""
+        return hashlib.sha256(self.authorized_key.encode()).hexdigest()[:16]
 
     async def make_host_key(self, name: str) -> str:
         """A new private host key for the VM of this name (OpenSSH text); its public half is kept."""

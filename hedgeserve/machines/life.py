@@ -180,11 +180,12 @@ class ReplicaLife:
             why = f"the VM's host key could not be written down: {error}"
             raise _Over(GoneReason.FAILED, why, NewsKind.LAUNCH_ERROR) from None
         await self._to(State.PROVISIONING, f"asking {replica.offer.cloud} for a VM")
+        spec, controller = self._hands.spec, self._hands.keys.fingerprint
         request = LaunchRequest(
             name=replica.id,
             token=self._token,
             offer=replica.offer,
-            tags=tags_for(self._hands.spec.service.name, self._hands.spec.timeouts.lease, replica.id),
+            tags=tags_for(spec.service.name, spec.timeouts.lease, replica.id, controller=controller),
             authorized_key=self._hands.keys.authorized_key,
             host_key=host_key,
         )

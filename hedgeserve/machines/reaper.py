@@ -9,6 +9,7 @@ import structlog
 
 from hedgeserve.drivers.base import Driver, Leftover, Machine, MachineState
 from hedgeserve.drivers.clearance import Clearance, Forgotten, name_of, regions_in
+from hedgeserve.drivers.tags import is_foreign
 from hedgeserve.errors import CloudError
 from hedgeserve.machines.inventory import Inventory
 from hedgeserve.machines.journal import EventKind, Journal
@@ -33,6 +34,7 @@ class Reaper:
         inventory: Inventory,
         journal: Journal,
         owned: Callable[[], Owned],
+        controller: str,
     ) -> None:
         self._spec = spec
         self._service = spec.service.name
@@ -40,6 +42,7 @@ class Reaper:
         self._inventory = inventory
         self._journal = journal
         self._owned = owned
+        self._controller = controller
         self._forgotten = Forgotten()
 
     async def reap_vms(self) -> None:
@@ -57,7 +60,8 @@ class Reaper:
                 for machine in machines.values():
                     known = (machine.name, machine.id) in owned or (machine.name, None) in owned
                     # One that has stopped by itself is none of those that go by themselves: its disk is paid for.
-                    if not known and machine.state is not MachineState.STOPPING:
+                    ours = not is_foreign(machine.tags, self._controller)
+                    if ours and not known and machine.state is not MachineState.STOPPING:
                         await self.reap(machine, "no replica owns it")
 
     async def reap(self, machine: Machine, why: str) -> None:
