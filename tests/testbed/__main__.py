@@ -73,7 +73,8 @@ def main(arguments: list[str]) -> int:
         print(f"test-bed: skipped: {why}", file=sys.stderr)
         return 0
     os.environ[INSIDE] = "1"
-    pytest = [sys.executable, "-m", "pytest", "-m", "testbed", *(arguments or ["tests/testbed"])]
+    where = [] if any(argument.startswith("tests/") for argument in arguments) else ["tests/testbed"]
+    pytest = [sys.executable, "-m", "pytest", "-q", "-m", "testbed", *arguments, *where]
     return subprocess.run(command(*pytest), check=False).returncode
 
 

@@ -18,7 +18,16 @@ mkdir "$1/disk/upper" "$1/disk/work" "$1/disk/root"
 chmod 755 "$1/disk/upper"
 mount -t overlay root -o "lowerdir=/,upperdir=$1/disk/upper,workdir=$1/disk/work" "$1/disk/root"
 cd "$1/disk/root"
-mount --rbind /dev dev
+# No disk of this machine: a VM formats those that it finds blank.
+mount -t tmpfs -o mode=755 dev dev
+for node in null zero full random urandom tty; do
+    touch "dev/$node"
+    mount --bind "/dev/$node" "dev/$node"
+done
+mkdir dev/pts dev/shm
+mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
 mount -t proc proc proc
 mount -t tmpfs -o mode=755 run run
 mount -t tmpfs -o mode=700 root root
