@@ -268,6 +268,51 @@ def test_dear_offers_are_not_taken() -> None:
         model_scenario(spec('max_usd_per_hour = "0.1 USD/h"\n'), record())
 
 
+def test_pools_of_real_clouds_have_the_catalogues_prices_and_their_clouds_notice() -> None:
+    """A record is of one kind of VM: of several in a zone only the cheapest for its work is simulated."""
+    pools = (
+        '[[pools]]\ncloud = "aws"\nzones = ["us-east-1/us-east-1a"]\nregions = []\n'
+        'instance_types = ["p3.8xlarge", "p3.2xlarge"]\n'
+        '[[pools]]\ncloud = "gcp"\nzones = ["us-central1/us-central1-a"]\ngpu = "L4:1"\n'
+        '[[pools]]\ncloud = "azure"\nzones = ["eastus/1"]\ngpu = "A100-80GB:1"\nmax_usd_per_hour = "2 USD/h"\n'
+    )
+    world = parse_spec(f'[model]\nengine = "demo"\n{pools}', "model.toml", ROOT, {})
+    traces = record(
+        "aws/us-east-1/us-east-1a", "gcp/us-central1/us-central1-a", "azure/eastus/1", "azure/westus2/1"
+    )
+    scenario = model_scenario(world, traces)
+    spot = {model.offer.cloud: model for model in scenario.offers if model.offer.market is Market.SPOT}
+    assert {cloud: (model.offer.instance_type, model.notice_s) for cloud, model in spot.items()} == {
+        "aws": ("p3.2xlarge", 120.0),
+        "gcp": ("g2-standard-4", 30.0),
+        "azure": ("Standard_NC24ads_A100_v4", 30.0),
+    }
+    assert spot["azure"].offer.usd_per_hour == 2.0, "nobody tells the price: it counts as the limit"
+    assert spot["azure"].capacity is not None
+    assert len(scenario.offers) == 5, "on-demand of azure costs more than its limit"
+    assert any("azure/westus2/1" in note for note in scenario.notes)
+    assert any("only the cheapest" in note for note in scenario.notes)
+    own = parse_spec(
+        f'[model]\nengine = "demo"\n[gcp]\nnotice = "2m"\n[backtest]\nno_notice_share = 0.5\n{pools}',
+        "model.toml",
+        ROOT,
+        {},
+    )
+    there = {model.offer.cloud: model for model in model_scenario(own, traces).offers if model.capacity}
+    assert [(one.notice_s, one.no_notice_share) for one in there.values()] == [(120, 0.5), (120, 0.5), (30, 0.5)]
+
+
+@real_data
+def test_a_pool_on_aws_runs_on_the_recorded_zones() -> None:
+    """The example, with a real cloud in place of the make-believe one."""
+    text = (ROOT / "examples" / "backtest.toml").read_text().split("# What a p3.2xlarge")[0]
+    world = parse_spec(text.replace('cloud = "local"', 'cloud = "aws"'), "model.toml", ROOT, {})
+    outcome = backtest(load_traces(DATA / "spot" / "aws-1"), world, policies=["forecast"], windows=2)
+    (policy,) = outcome.policies
+    assert policy.availability is not None
+    assert policy.availability.mean > 0.5
+
+
 def test_static_pools_are_left_out_or_refused() -> None:
     """Nothing is recorded of other people's servers."""
     static = '[[pools]]\ncloud = "static"\nurls = ["http://10.0.0.5:8000"]\n'

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from hedgeserve.drivers.catalogue import zones_of
 from hedgeserve.drivers.localcloud.weather import climates_of
+from hedgeserve.drivers.offers import ASSUMED_AT, catalogue_offers
 from hedgeserve.errors import BacktestError
 from hedgeserve.replica import Market, Offer, ZoneId
 from hedgeserve.simulate.scenario import EPOCH, MODEL_POLICIES, Demand, Requests, Scenario, whole_ticks
@@ -11,6 +13,9 @@ from hedgeserve.simulate.servicemodel import OnLoss, TokenService
 from hedgeserve.simulate.setting import OfferModel
 from hedgeserve.simulate.traces import TraceSet, ZoneTrace
 from hedgeserve.spec import BacktestSpec, Cloud, PoolSpec, Spec
+
+_NOTICE_S = {Cloud.AWS: 120.0, Cloud.GCP: 30.0, Cloud.AZURE: 30.0}
+"""How long before the end a cloud tells of a preemption, by its own word."""
 
 
 def model_scenario(
@@ -36,9 +41,12 @@ def model_scenario(
             "runs; add a pool with zones"
         )
     matched = _match(pools, traces, notes, ignore_missing_zones=ignore_missing_zones)
-    offers = _offers(spec, pools, matched)
+    offers = _offers(spec, pools, matched, notes)
     if not offers:
-        raise BacktestError(f"every offer of {spec.origin.source} is above `max_usd_per_hour`; raise it")
+        raise BacktestError(
+            f"every offer of {spec.origin.source} is above `max_usd_per_hour`, or of unknown price; raise it, or "
+            "see what `hedgeserve offers` says"
+        )
     low, high = spec.replicas.lowest, spec.replicas.highest
     scaled = requests is not None and low != high
     if low != high and not scaled:
@@ -94,7 +102,7 @@ def _match(
     recorded: dict[str, list[ZoneTrace]] = {}
     for trace in traces:
         recorded.setdefault(_last(trace.zone), []).append(trace)
-    wanted = list(dict.fromkeys(zone for pool in pools if Market.SPOT in pool.markets for zone in pool.zones))
+    wanted = list(dict.fromkeys(zone for pool in pools if Market.SPOT in pool.markets for zone in zones_of(pool)))
     matched: dict[str, ZoneTrace] = {}
     for zone in wanted:
         found = recorded.get(_last(zone), [])
@@ -119,18 +127,20 @@ def _match(
 
 
 def _last(zone: str) -> str:
-    return zone.rsplit("/", 1)[-1].lower()
+    """What a zone is known by: its last part, and its region where that alone says nothing (Azure's ``1``)."""
+    parts = zone.lower().split("/")
+    return "/".join(parts[-2:]) if parts[-1].isdecimal() or parts[-1] == "none" else parts[-1]
 
 
-def _offers(spec: Spec, pools: Sequence[PoolSpec], traces: Mapping[str, ZoneTrace]) -> tuple[OfferModel, ...]:
-    """What the pools offer, by the prices that their clouds' drivers would tell."""
-    backtest = spec.backtest
-    climates = climates_of(spec.local, (zone for pool in pools for zone in pool.zones))
+def _offers(
+    spec: Spec, pools: Sequence[PoolSpec], traces: Mapping[str, ZoneTrace], notes: list[str]
+) -> tuple[OfferModel, ...]:
+    """What the pools offer, by the prices that their clouds' drivers would tell where nobody asks the clouds."""
+    local = [pool for pool in pools if pool.cloud is Cloud.LOCAL]
+    climates = climates_of(spec.local, (zone for pool in local for zone in pool.zones))
     found: dict[tuple[ZoneId, str, Market], OfferModel] = {}
-    for pool in pools:
-        for name in pool.zones:
-            if Market.SPOT in pool.markets and name not in traces:
-                continue  # a zone that is left out is left out for on-demand too
+    for pool in local:
+        for name in _recorded_zones(pool, traces):
             climate = climates[ZoneId(f"local/{name}")]
             prices = {Market.SPOT: climate.spot_usd_per_hour, Market.ON_DEMAND: climate.on_demand_usd_per_hour}
             for market in pool.markets:
@@ -138,19 +148,66 @@ def _offers(spec: Spec, pools: Sequence[PoolSpec], traces: Mapping[str, ZoneTrac
                     continue
                 for kind in pool.instance_types or ["small"]:
                     offer = Offer(climate.zone, kind, market, prices[market], EPOCH)
-                    model = OfferModel(offer=offer, cold_start_s=cold_starts_s(backtest))
-                    if market is Market.SPOT:
-                        model = replace(
-                            model,
-                            capacity=replace(traces[name], zone=climate.zone),
-                            notice_s=climate.notice_s if backtest.notice is None else backtest.notice,
-                            no_notice_share=(
-                                climate.no_notice_share
-                                if backtest.no_notice_share is None
-                                else backtest.no_notice_share
-                            ),
-                        )
-                    else:
-                        model = replace(model, available=backtest.on_demand_available)
-                    found[climate.zone, kind, market] = model
+                    found[climate.zone, kind, market] = _model(
+                        offer, spec.backtest, traces.get(name), climate.notice_s, climate.no_notice_share
+                    )
+    for offer in _cheapest(spec, pools, traces, notes):
+        name = offer.zone.partition("/")[2]
+        notice_s = spec.gcp.notice if offer.cloud == Cloud.GCP else None
+        found[offer.zone, offer.instance_type, offer.market] = _model(
+            offer, spec.backtest, traces.get(name), notice_s or _NOTICE_S[Cloud(offer.cloud)], 0.0
+        )
     return tuple(found.values())
+
+
+def _cheapest(
+    spec: Spec, pools: Sequence[PoolSpec], traces: Mapping[str, ZoneTrace], notes: list[str]
+) -> list[Offer]:
+    """Of each zone and market in a real cloud its cheapest machine, at the catalogue's price.
+
+    One alone, since a record counts the VMs of one kind: a second would have them all once more.
+    """
+    cheapest: dict[tuple[ZoneId, Market], Offer] = {}
+    left_out: set[str] = set()
+    for pool in pools:
+        if pool.cloud is Cloud.LOCAL:
+            continue
+        zones = set(_recorded_zones(pool, traces))
+        offers = [offer for offer in catalogue_offers(pool) if offer.zone.partition("/")[2] in zones]
+        for offer in offers:
+            place = (offer.zone, offer.market)
+            best = min(offer, cheapest.get(place, offer), key=lambda one: (one.usd_per_work, one.instance_type))
+            left_out |= {offer.instance_type, cheapest.get(place, offer).instance_type} - {best.instance_type}
+            cheapest[place] = best
+    if cheapest:
+        dates = sorted({f"{offer.read_at:%Y-%m-%d}" for offer in cheapest.values() if offer.read_at != ASSUMED_AT})
+        read = f" of {' and '.join(dates)}" if dates else ""
+        notes.append(f"prices of real clouds are those of the built-in catalogue{read}, at all times")
+    if assumed := sorted({one.instance_type for one in cheapest.values() if one.read_at == ASSUMED_AT}):
+        notes.append(f"nobody tells a price of {', '.join(assumed)}: spot counts as on-demand, or as its limit")
+    if left_out - {offer.instance_type for offer in cheapest.values()}:
+        notes.append(
+            "of several machines in a zone only the cheapest is simulated, since a record is of one: "
+            + ", ".join(sorted({offer.instance_type for offer in cheapest.values()}))
+        )
+    return list(cheapest.values())
+
+
+def _recorded_zones(pool: PoolSpec, traces: Mapping[str, ZoneTrace]) -> list[str]:
+    """The zones of a pool that are simulated: one that is left out is left out for on-demand too."""
+    return [name for name in zones_of(pool) if Market.SPOT not in pool.markets or name in traces]
+
+
+def _model(
+    offer: Offer, backtest: BacktestSpec, trace: ZoneTrace | None, notice_s: float, no_notice_share: float
+) -> OfferModel:
+    model = OfferModel(offer=offer, cold_start_s=cold_starts_s(backtest))
+    if offer.market is not Market.SPOT:
+        return replace(model, available=backtest.on_demand_available)
+    assert trace is not None
+    return replace(
+        model,
+        capacity=replace(trace, zone=offer.zone),
+        notice_s=notice_s if backtest.notice is None else backtest.notice,
+        no_notice_share=no_notice_share if backtest.no_notice_share is None else backtest.no_notice_share,
+    )
