@@ -312,7 +312,8 @@ class ReplicaLife:
         self._tell(NewsKind.READY, "a replica became ready")
         how = "it still serves" if self._past else f"it answered its first token {took_s:.1f} s after the launch"
         await self._to(State.READY, how)
-        if self.replica.notice is not None:
+        # A notice that came while the step was being written down has made the next one already.
+        if self.replica.notice is not None and self.replica.state is State.READY:
             await self._to(State.NOTICED, "it is under a preemption notice")
         raise _Over(GoneReason.FAILED, await readiness.wait_failed())
 
