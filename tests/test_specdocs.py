@@ -103,7 +103,7 @@ def test_the_commented_keys_of_the_starter_file_work_too() -> None:
     text = re.sub(r"^# (?=\[\[?\w|[a-z_]+ = )", "", starter_toml(), flags=re.MULTILINE)
     spec = parse_spec(text, "model.toml", "/srv", {})
     assert spec.service.api_keys_file == "/srv/keys.txt"
-    assert len(spec.pools) == 2
+    assert [pool.cloud for pool in spec.pools] == ["local", "aws", "static"]
 
 
 def test_the_starter_file_fills_in_every_default() -> None:

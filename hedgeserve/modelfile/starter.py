@@ -49,8 +49,8 @@ on_demand_price = "1.00 USD/h"
 preempt_every = "5m"            # mean time between two preemptions of one spot VM
 # notice = {local.notice}
 
-# A pool in a real cloud, whose credentials are found where its own tools find them. `hedgeserve offers` shows what it
-# may launch and for how much; docs/clouds/ says what each cloud needs. Any number of pools, in one cloud or more:
+# A pool in a real cloud, whose credentials are found where its own tools find them. `hedgeserve offers` shows
+# what it may launch and for how much. Any number of pools, in one cloud or more:
 # [[pools]]
 # cloud = "aws"                   # "aws", "gcp" or "azure"
 # regions = ["us-east-1", "us-west-2"]
