@@ -1,9 +1,11 @@
 """The clouds of a model file, each asked apart: one that cannot be asked must not hide what the others say."""
 
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from hedgeserve.console.log import configure_logging
 from hedgeserve.drivers import make_drivers
 from hedgeserve.drivers.base import Driver
 from hedgeserve.errors import CloudError
@@ -15,6 +17,7 @@ async def drivers_apart(
     spec: Spec, state_dir: Path, environ: Mapping[str, str]
 ) -> AsyncIterator[dict[str, Driver | CloudError]]:
     """The driver of each cloud, or why there is none; closed at the end. Static pools have none."""
+    configure_logging(sys.stderr, as_json=False, level="warning")  # stdout is for data
     found: dict[str, Driver | CloudError] = {}
     try:
         for cloud in sorted(spec.clouds() - {Cloud.STATIC}):
