@@ -113,6 +113,20 @@ def offers(model: str, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("model", default="model.toml")
+@click.option("--cloud", type=click.Choice(["aws", "gcp", "azure"]), help="Where the image is to be used.")
+def bake(model: str, cloud: str | None) -> None:
+    """Print the recipe for an image that starts fast.
+
+    A script that installs what MODEL (model.toml) serves with, and its weights, on a VM of yours, and the
+    commands that make an image of it. It changes nothing by itself.
+    """
+    from hedgeserve.console.bake import print_recipe
+
+    print_recipe(model, cloud)
+
+
+@main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def version(as_json: bool) -> None:
     """Print the version."""

@@ -120,6 +120,30 @@ def test_check_counts_the_zones_of_regions_and_remarks_on_unknown_types(model: s
     assert "did you mean g6.xlarge?" in done.stderr
 
 
+# bake
+
+
+def test_bake_prints_the_recipe_for_the_only_cloud_of_the_pools(model: str, sky: Sky) -> None:
+    path = Path(model)
+    path.write_text(path.read_text().replace('engine = "demo"', 'engine = "vllm"\nid = "Qwen/Qwen3-8B"'))
+    done = run("bake", model)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("#!/bin/sh")
+    assert "aws ec2 create-image" in done.stdout
+    assert "gcloud compute images create" in run("bake", model, "--cloud", "gcp").stdout
+
+
+def test_bake_says_why_there_is_no_recipe(model: str, sky: Sky) -> None:
+    done = run("bake", model)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert 'nothing is installed for engine = "demo"' in done.stderr
+    path = Path(model)
+    path.write_text(path.read_text() + '[[pools]]\ncloud = "gcp"\nregions = ["us-east1"]\ngpu = "L4"\n')
+    done = run("bake", model)
+    assert done.exit_code == 1
+    assert "has pools in aws, gcp; say which cloud the image is for with --cloud" in done.stderr
+
+
 # orphans
 
 
