@@ -2,7 +2,8 @@
 
 import shlex
 
-_AS_ROOT = 'as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }\n'
+AS_ROOT = 'as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }\n'
+"""The shell function with which our scripts become root where they must; fails where they may not."""
 
 # The command line has to be known before the script has found out which interpreter has vLLM, hence the launcher.
 # A venv whose making was interrupted cannot import anything and is made anew. Debian and Ubuntu have `venv` in a
@@ -67,12 +68,12 @@ def install_script(*, python: str, venv: str, launcher: str, version: str, strea
         "import": "import vllm, runai_model_streamer" if streamer else "import vllm",
         "requirement": shlex.quote(requirement),
     }
-    return _AS_ROOT + _filled(_INSTALL, values)
+    return AS_ROOT + _filled(_INSTALL, values)
 
 
 def pull_script(image: str, *, gpus: int) -> str:
     """Have the container image on the VM, and docker able to hand GPUs to it."""
-    return _AS_ROOT + _filled(_PULL, {"image": shlex.quote(image), "no_docker": _NO_DOCKER, "gpus": str(gpus)})
+    return AS_ROOT + _filled(_PULL, {"image": shlex.quote(image), "no_docker": _NO_DOCKER, "gpus": str(gpus)})
 
 
 def _filled(text: str, values: dict[str, str]) -> str:

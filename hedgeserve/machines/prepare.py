@@ -5,8 +5,7 @@ Each is a POSIX shell script that may run any number of times.
 
 import shlex
 
-AS_ROOT = 'as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }\n'
-"""The shell function with which our scripts become root where they must; fails where they may not."""
+from hedgeserve.engines.vllmscripts import AS_ROOT
 
 # What went wrong at the boot is not ours to judge (an image's own packages, say): what we need from it was done
 # when SSH let us in.

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 
 from hedgeserve.engines.base import EngineCommand
-from hedgeserve.machines.prepare import AS_ROOT
+from hedgeserve.engines.vllmscripts import AS_ROOT
 
 UNIT = "hedgeserve-engine.service"
 """The engine's systemd unit. It lives under /run, as do its secrets: neither outlives the VM's boot."""
