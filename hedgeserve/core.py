@@ -248,7 +248,8 @@ class Service:
                 patience=asyncio.sleep(_TAKE_DOWN_LIMIT_S if self._all_goes() else _TERMINATE_LIMIT_S),
             )
         kept = len(self._fleet.replicas()) - self._count_external()
-        told = f"; {kept} replicas keep running ({self._fleet.usd_per_hour():.2f} USD/h)" if kept else ""
+        them = f"{kept} replica{'s keep' if kept > 1 else ' keeps'} running"
+        told = f"; {them} ({self._fleet.usd_per_hour():.2f} USD/h)" if kept else ""
         self._left = f"HedgeServe has stopped{told}"
         await self._journal.event(EventKind.STOPPED, f"HedgeServe stopped{told}")
 
