@@ -23,7 +23,9 @@ _FORGET_S = 86400.0
 """What is older is not written to the store: a zone that was taken out of the pools must not stay for ever."""
 
 _LOST = frozenset({NewsKind.NOTICE, NewsKind.PREEMPTED, NewsKind.NO_CAPACITY})
-_REFUSED = frozenset({NewsKind.NO_CAPACITY, NewsKind.LAUNCH_ERROR})
+_ANSWERED = frozenset(
+    {NewsKind.GRANTED, NewsKind.READY, NewsKind.NO_CAPACITY, NewsKind.QUOTA, NewsKind.UNSUPPORTED}
+)
 _WORDS = {
     NewsKind.NOTICE: "a preemption notice",
     NewsKind.PREEMPTED: "a preemption",
@@ -72,6 +74,8 @@ class ZoneMemory:
         self._rebalance_below = rebalance_below
         self._moves: deque[_Move] = deque(maxlen=_MOVES_KEPT)
         self._refusals: dict[tuple[ZoneId, Market], _Refusals] = {}
+        # Launches that a cloud did not even judge: nothing is learnt of the zone, but asking on would be no use.
+        self._errors: dict[tuple[ZoneId, Market], _Refusals] = {}
         self._quota: dict[tuple[ZoneId, Market], _Refusals] = {}
         self._unsupported: dict[tuple[ZoneId, Market], str] = {}
         self._boot_failures: _Refusals | None = None
@@ -84,9 +88,13 @@ class ZoneMemory:
         why = f"{news.kind.replace('_', ' ')}: {news.detail}" if news.detail else news.kind.replace("_", " ")
         if news.market is Market.SPOT and news.kind in _LOST:
             self._move(news.zone, news.at_s, _WORDS[news.kind])
-        if news.kind in _REFUSED:
-            self._refused(place, news.at_s, why)
+        if news.kind in _ANSWERED:
+            self._errors.pop(place, None)
         match news.kind:
+            case NewsKind.NO_CAPACITY:
+                self._refused(self._refusals, place, news.at_s, why)
+            case NewsKind.LAUNCH_ERROR:
+                self._refused(self._errors, place, news.at_s, why)
             case NewsKind.READY:
                 self._ready(news)
             case NewsKind.QUOTA:
@@ -110,12 +118,18 @@ class ZoneMemory:
         self._moves.append(_Move(zone, at_s, lost))
         self._preempted = None
 
-    def _refused(self, place: tuple[ZoneId, Market], at_s: float, why: str) -> None:
-        before = self._refusals.get(place)
+    def _refused(
+        self,
+        known: dict[tuple[ZoneId, Market], _Refusals],
+        place: tuple[ZoneId, Market],
+        at_s: float,
+        why: str,
+    ) -> None:
+        before = known.get(place)
         if before is None:
-            self._refusals[place] = _Refusals(1, at_s, why)
+            known[place] = _Refusals(1, at_s, why)
         elif at_s >= self._rests_until_s(before):
-            self._refusals[place] = _Refusals(before.count + 1, at_s, why)
+            known[place] = _Refusals(before.count + 1, at_s, why)
         # A refusal during the pause answers a launch from before it: the same asking, not one more in a row.
 
     def _rests_until_s(self, refusals: _Refusals) -> float:
@@ -178,7 +192,10 @@ class ZoneMemory:
         return (zone, market) not in self._unsupported
 
     def barred(self, zone: ZoneId, market: Market, now_s: float) -> Rest | None:
-        """Why a zone does not count for this market now, unsupported or without quota; None if it counts."""
+        """Why a zone does not count for this market now; None if it counts.
+
+        It is unsupported there, or without quota, or its cloud fails for reasons that say nothing of the zone.
+        """
         place = (zone, market)
         if place in self._unsupported:
             return Rest("unsupported", f"has no {_name(market)} of this kind{_because(self._unsupported[place])}")
@@ -186,13 +203,18 @@ class ZoneMemory:
         if quota is not None and now_s < quota.at_s + _QUOTA_REST_S:
             asked = f"it is asked again every {format_duration(_QUOTA_REST_S)}"
             return Rest("no quota", f"has no quota left for {_name(market)}, {asked}{_because(quota.why)}")
-        return None
+        return self._pause(self._errors, zone, market, now_s)
 
     def rest(self, zone: ZoneId, market: Market, now_s: float) -> Rest | None:
         """Why a zone is not asked for this market now: barred, or resting after a refusal; None if it may be."""
         if barred := self.barred(zone, market, now_s):
             return barred
-        refusals = self._refusals.get((zone, market))
+        return self._pause(self._refusals, zone, market, now_s)
+
+    def _pause(
+        self, known: Mapping[tuple[ZoneId, Market], _Refusals], zone: ZoneId, market: Market, now_s: float
+    ) -> Rest | None:
+        refusals = known.get((zone, market))
         if refusals is None or now_s >= self._rests_until_s(refusals):
             return None
         pause = format_duration(self._rests_until_s(refusals) - refusals.at_s)
@@ -201,12 +223,17 @@ class ZoneMemory:
 
     def rests(self, now_s: float) -> dict[tuple[ZoneId, Market], Rest]:
         """What :meth:`rest` says, for every zone and market that is not asked now."""
-        known = {**self._unsupported, **self._quota, **self._refusals}
+        known = {**self._unsupported, **self._quota, **self._refusals, **self._errors}
         return {place: rest for place in known if (rest := self.rest(*place, now_s)) is not None}
 
     def pauses_end_s(self, places: Collection[tuple[ZoneId, Market]]) -> list[float]:
         """When the pauses of these zones and markets end, or ended: those after refusals, for quota, for boots."""
-        ends_s = [self._rests_until_s(refusals) for place, refusals in self._refusals.items() if place in places]
+        ends_s = [
+            self._rests_until_s(refusals)
+            for known in (self._refusals, self._errors)
+            for place, refusals in known.items()
+            if place in places
+        ]
         ends_s += [quota.at_s + _QUOTA_REST_S for place, quota in self._quota.items() if place in places]
         if self._boot_failures is not None:
             ends_s.append(self._held_until_s(self._boot_failures))
@@ -236,6 +263,7 @@ class ZoneMemory:
                 if now_s - move.at_s < _FORGET_S
             ],
             "refusals": refusals(self._refusals),
+            "errors": refusals(self._errors),
             "quota": refusals(self._quota),
             "boot_failures": None
             if failures is None
@@ -253,6 +281,7 @@ class ZoneMemory:
                 for one in memory["moves"]
             ]
             refusals = _restored(memory["refusals"], now_s)
+            errors = _restored(memory.get("errors", []), now_s)
             quota = _restored(memory["quota"], now_s)
             failures = memory["boot_failures"]
             boot_failures = None if failures is None else _restored_one(failures, now_s)
@@ -260,7 +289,8 @@ class ZoneMemory:
             return
         self._moves = deque(moves, maxlen=_MOVES_KEPT)
         self._preempted = None
-        self._refusals, self._quota, self._boot_failures = refusals, quota, boot_failures
+        self._refusals, self._errors, self._quota = refusals, errors, quota
+        self._boot_failures = boot_failures
 
 
 def _restored_one(one: Mapping[str, Any], now_s: float) -> _Refusals:
