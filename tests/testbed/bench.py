@@ -112,7 +112,7 @@ async def bench(directory: Path, host: NamespaceHost, cloud: str, **changes: Any
         async with Service(spec, environ=world.environ) as service:
             await service.wait_ready(spec.replicas.lowest)
             yield Bench(service, world, host, spec)
-        await reap(spec, environ=world.environ, patience_s=20)
+        await reap(spec, environ=world.environ)
         assert world.left() == []
         await eventually(lambda: not host.running(), within_s=5, what="the VMs run on")
         assert set(world.granted().values()) == {1}, "a VM was launched twice"
@@ -120,9 +120,14 @@ async def bench(directory: Path, host: NamespaceHost, cloud: str, **changes: Any
 
 @dataclass
 class Askers:
-    """People who ask without a pause; what they did not get is in :attr:`complaints`."""
+    """People who ask without a pause; what they did not get is in :attr:`complaints`.
+
+    ``interrupted`` are streams that ended honestly with an error after their first token: nobody can ask again for
+    the rest of such an answer.
+    """
 
     answered: int = 0
+    interrupted: int = 0
     complaints: list[str] = field(default_factory=list)
 
 
@@ -138,6 +143,8 @@ async def asked_all_the_while(bench: Bench, people: int = 4) -> AsyncIterator[As
                 text = await response.text()
             if response.status != 200:
                 askers.complaints.append(f"{response.status}: {text[:200]}")
+            elif streamed and "in the middle of the answer" in text:
+                askers.interrupted += 1
             elif streamed and ("[DONE]" not in text or '"error"' in text):
                 askers.complaints.append(f"broken off: {text[-200:]}")
             elif not streamed and not json.loads(text)["choices"][0]["finish_reason"]:
