@@ -287,3 +287,63 @@ def test_the_command_survives_a_path_with_a_space() -> None:
     assert watcher_command(machine, path="/my home/watcher.py", poll_s=1.0) == (
         "exec python3 -IS '/my home/watcher.py' gcp http://127.64.0.9:8169 1 '/my home/lease'"
     )
+
+
+async def test_gcp_maintenance_that_ends_the_vm_is_a_notice_and_one_that_moves_it_is_none(tmp_path: Path) -> None:
+    """Only what terminates counts; it is told with the time that Google promises, an hour with a GPU."""
+    events = ["NONE", "MIGRATE_ON_HOST_MAINTENANCE", "TERMINATE_ON_HOST_MAINTENANCE"]
+    asked = 0
+
+    async def maintenance(_request: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        now = events[min(asked, len(events)) - 1]
+        return web.Response(text=now, headers={"ETag": now})
+
+    async def preempted(request: web.Request) -> web.Response:
+        if "wait_for_change" in request.query:
+            await asyncio.get_running_loop().create_future()
+        return web.Response(text="FALSE", headers={"ETag": "same"})
+
+    app = web.Application()
+    instance = "/computeMetadata/v1/instance"
+    app.add_routes([web.get(f"{instance}/maintenance-event", maintenance)])
+    app.add_routes([web.get(f"{instance}/preempted", preempted)])
+    async with serving(app) as url, watching(Dialect.GCP, url, tmp_path) as watcher:
+        left_s, source = await watcher.notice()
+        assert asked >= 3
+        assert 55 < left_s <= 3600
+        assert source == "gcp instance/maintenance-event"
+
+
+async def test_azure_is_told_to_go_on_only_when_the_controller_says_so(tmp_path: Path) -> None:
+    """`approve` in the watcher's input: the events that end this VM are started, those and no others."""
+    events = [
+        {"EventId": "A", "EventType": "Freeze", "Resources": ["s-7"], "NotBefore": ""},
+        {"EventId": "B", "EventType": "Preempt", "Resources": ["s-7"], "NotBefore": ""},
+        {"EventId": "C", "EventType": "Preempt", "Resources": ["s-8"], "NotBefore": ""},
+    ]
+    started: asyncio.Queue[object] = asyncio.Queue()
+
+    async def scheduled(_request: web.Request) -> web.Response:
+        return web.json_response({"DocumentIncarnation": 1, "Events": events})
+
+    async def start(request: web.Request) -> web.Response:
+        started.put_nowait(await request.json())
+        return web.Response()
+
+    async def name(_request: web.Request) -> web.Response:
+        return web.Response(text="s-7")
+
+    app = web.Application()
+    path = "/metadata/scheduledevents"
+    app.add_routes([web.get(path, scheduled), web.post(path, start)])
+    app.add_routes([web.get("/metadata/instance/compute/name", name)])
+    async with serving(app) as url, watching(Dialect.AZURE, url, tmp_path) as watcher:
+        assert await watcher.next() == Remark("azure scheduledevents Freeze")
+        await watcher.notice()
+        assert started.empty()
+        assert watcher.process.stdin is not None
+        watcher.process.stdin.write(b"approve\n")
+        async with asyncio.timeout(10):
+            assert await started.get() == {"StartRequests": [{"EventId": "B"}]}

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -285,6 +286,7 @@ async def open_house(
     *engines: Engine,
     api_keys: frozenset[str] = frozenset(),
     boot_eta_s: float | None = None,
+    own_trust: ssl.SSLContext | None = None,
     **tables: dict[str, Any],
 ) -> AsyncIterator[House]:
     """A house in which these engines run and are shown as ready."""
@@ -298,6 +300,7 @@ async def open_house(
             api_keys=api_keys,
             boot_eta_s=lambda: boot_eta_s,
             on_wait=lambda: waits.append(None),
+            own_trust=own_trust,
         )
         await balancer.start()
         stack.push_async_callback(balancer.aclose)
