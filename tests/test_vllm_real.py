@@ -4,6 +4,7 @@ Needs ``HEDGESERVE_VLLM_PYTHON``, the interpreter of an environment with vLLM (i
 ``HEDGESERVE_VLLM_MODEL`` may name a model's directory, else a tiny one with random weights is made.
 """
 
+import json
 import os
 import random
 import signal
@@ -18,10 +19,13 @@ from typing import Any
 import openai
 import pytest
 
+from hedgeserve.core import Service
 from hedgeserve.engines import make_engine
 from hedgeserve.engines.base import EngineContext
 from hedgeserve.spec import EngineName, ModelSpec
+from hedgeserve.specfile import parse_spec
 from tests import tiny_model
+from tests.conftest import processes_of
 from tests.demo_process import DemoProcess, demo_process
 
 pytestmark = [
@@ -327,3 +331,76 @@ def test_vllm_keeps_the_key_out_of_its_log_and_its_arguments(vllm: DemoProcess) 
     arguments = Path(f"/proc/{vllm.process.pid}/cmdline").read_text()
     assert KEY not in arguments
     assert KEY not in vllm.log.read_text()
+
+
+# --- Through HedgeServe ----------------------------------------------------------------------------------------
+
+SERVICE = """
+[service]
+name = "real"
+listen = "127.0.0.1:0"
+state_dir = {state}
+transport = "tls"
+
+[model]
+id = "tiny"
+engine = "vllm"
+python = {python}
+weights = {weights}
+args = {args}
+
+[model.env]
+{env}
+
+[replicas]
+count = 1
+
+[hedge]
+overprovision = 0
+
+[probe]
+initial_delay = "6m"
+
+[timeouts]
+queue = "8m"
+first_byte = "8m"
+
+[[pools]]
+cloud = "local"
+zones = ["east/a"]
+markets = ["on_demand"]
+
+[local]
+boot_time = "0s"
+"""
+
+
+async def test_vllm_is_bootstrapped_over_ssh_and_serves_by_tls_through_the_service(
+    model_directory: Path, short_dir: Path
+) -> None:
+    """A VM with a real SSH server, vLLM started there by the bootstrap, asked by TLS, streamed to a client."""
+    text = SERVICE.format(
+        state=json.dumps(str(short_dir / "state")),
+        python=json.dumps(os.environ["HEDGESERVE_VLLM_PYTHON"]),
+        weights=json.dumps(str(model_directory)),
+        args=json.dumps(ARGS),
+        env="\n".join(f"{name} = {json.dumps(value)}" for name, value in ENV.items()),
+    )
+    spec = parse_spec(text, "real.toml", short_dir, {})
+    async with (
+        Service(spec, environ={}) as service,
+        openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=500) as client,
+    ):
+        messages: list[Any] = chat()["messages"]
+        stream = await client.chat.completions.create(
+            model="tiny", messages=messages, max_tokens=12, temperature=0, stream=True
+        )
+        ends = [chunk.choices[0].finish_reason async for chunk in stream if chunk.choices]
+        assert ends[-1] in ("stop", "length")
+        [replica] = service.status()["replicas"]
+        assert replica["state"] == "ready"
+        log = await service.logs(replica["id"], 200)
+        assert "https://" in log
+        key = next((short_dir / "state").glob("local/*/home/**/api_key")).read_text()
+        assert key not in log
+    assert processes_of(short_dir) == []

@@ -116,7 +116,7 @@ class Bootstrap:
         except ValueError as error:
             raise BootstrapError("start", str(error)) from None
         async with self._phase("upload"):
-            await self._upload(remote, workdir, command)
+            await self._upload(remote, workdir, command, unit=real)
         script = self._engine.install_script(context)
         if script is not None:
             await self._task(remote, workdir, "install", script, _INSTALL_TIMEOUT_S)
@@ -177,9 +177,8 @@ class Bootstrap:
         self._tell(name, done.seconds)
         return done
 
-    async def _upload(self, remote: Remote, workdir: str, command: EngineCommand) -> None:
+    async def _upload(self, remote: Remote, workdir: str, command: EngineCommand, *, unit: bool) -> None:
         private = {**command.env, **command.secret_env}
-        user = remote.machine.ssh_user
         async with self._upload_to(remote, workdir) as sftp:
             for upload in self._engine.uploads():
                 path = PurePosixPath(workdir) / upload.name
@@ -188,7 +187,9 @@ class Bootstrap:
             await _write(sftp, f"{workdir}/engine.env", environment_file(private), 0o600)
             await _write(sftp, f"{workdir}/api_key", self._api_key, 0o600)
             await _write(sftp, f"{workdir}/run.sh", run_script(command), 0o700)
-            await _write(sftp, f"{workdir}/engine.service", unit_text(command, workdir=workdir, user=user), 0o600)
+            if unit:
+                text = unit_text(command, workdir=workdir, user=remote.machine.ssh_user)
+                await _write(sftp, f"{workdir}/engine.service", text, 0o600)
             if self._tls is not None:
                 await sftp.makedirs(f"{workdir}/tls", exist_ok=True)
                 await _write(sftp, f"{workdir}/{_CERTIFICATE}", self._tls.certificate.decode(), 0o600)
