@@ -22,47 +22,13 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tests.clouds import contract_gce
 from tests.clouds.gce_login import Refused, Tokens
-from tests.clouds.gce_rules import Refusal, check_instance, fits, image, pruned
+from tests.clouds.gce_rules import Fault, Refusal, Seen, check_instance, fits, image, pruned
 from tests.clouds.host import GrantedVm, NoHost, VmHost
 
 Json = dict[str, Any]
 
 _GOOGLE = "https://www.googleapis.com/compute/v1/"
 _IMAGE = "projects/deeplearning-platform-release/global/images/common-cu129-ubuntu-2204-nvidia-580-v20261101"
-
-
-@dataclass(slots=True)
-class Fault:
-    """Something that goes wrong with requests whose verb and path fit, and whose body has ``match`` in it.
-
-    ``status`` 0 has the operation fail with ``code``; ``lost`` does the work and breaks the connection off.
-    """
-
-    verb: str
-    path: str
-    status: int = 0
-    code: str = ""
-    message: str = "as you wished"
-    times: int = 1
-    match: str = ""
-    delay_s: float = 0.0
-    lost: bool = False
-    info: str = ""
-    permission: str = ""
-    raw: str = ""
-    retry_after: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One request."""
-
-    verb: str
-    path: str
-    query: dict[str, str]
-    headers: dict[str, str]
-    body: Json | None
-    method: str
 
 
 @dataclass(slots=True)
@@ -456,8 +422,8 @@ class _Handler(BaseHTTPRequestHandler):
             )
             return self._send(200, fake.answer(seen))
         except Refusal as refusal:
-            headers = {"Retry-After": refusal.retry_after} if refusal.retry_after else {}
-            return self._send(refusal.status, refusal.body, headers)
+            more = {"Retry-After": refusal.retry_after} if refusal.retry_after else {}
+            return self._send(refusal.status, refusal.body, more)
         except Refused as refused:
             return self._send(400, {"error": str(refused), "error_description": "Bad Request"})
         except _Raw as odd:

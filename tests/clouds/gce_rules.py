@@ -1,7 +1,8 @@
-"""What Compute Engine's documentation says of values, filters and masks, beyond the shapes of its description."""
+"""What the fake Compute Engine goes by: requests, faults, what the documentation says of values and filters."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Json = dict[str, Any]
@@ -10,6 +11,40 @@ _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
 _TYPES = re.compile(r"(g2-standard|n1-standard|a2-highgpu|a2-ultragpu|a3-highgpu|a3-megagpu|g4-standard)-\w+")
+
+
+@dataclass(slots=True)
+class Fault:
+    """Something that goes wrong with requests whose verb and path fit, and whose body has ``match`` in it.
+
+    ``status`` 0 has the operation fail with ``code``; ``lost`` does the work and breaks the connection off.
+    """
+
+    verb: str
+    path: str
+    status: int = 0
+    code: str = ""
+    message: str = "as you wished"
+    times: int = 1
+    match: str = ""
+    delay_s: float = 0.0
+    lost: bool = False
+    info: str = ""
+    permission: str = ""
+    raw: str = ""
+    retry_after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One request."""
+
+    verb: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: Json | None
+    method: str
 
 
 class Refusal(Exception):
