@@ -8,7 +8,8 @@ import pytest
 
 from hedgeserve.drivers.awscloud.credentials import Credentials
 from hedgeserve.drivers.awscloud.ec2 import Ec2Fault, Keys
-from hedgeserve.drivers.awscloud.faults import GROUPS, NoAnswerError, explain
+from hedgeserve.drivers.awscloud.faults import GROUPS, explain
+from hedgeserve.drivers.codes import NoAnswerError
 from hedgeserve.errors import (
     AuthError,
     CapacityError,

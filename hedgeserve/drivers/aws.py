@@ -10,12 +10,13 @@ import structlog
 from hedgeserve.drivers.awscloud import images, market, network, things
 from hedgeserve.drivers.awscloud.credentials import Credentials
 from hedgeserve.drivers.awscloud.ec2 import Action, Ec2, Ec2Fault
-from hedgeserve.drivers.awscloud.faults import GONE, NoAnswerError, explain
+from hedgeserve.drivers.awscloud.faults import GONE, explain
 from hedgeserve.drivers.awscloud.images import Image
 from hedgeserve.drivers.awscloud.instances import STATES, Place, machine, run_parameters
 from hedgeserve.drivers.base import Dialect, LaunchRequest, Leftover, Machine
 from hedgeserve.drivers.catalogue import find_type, types_of, zones_of
 from hedgeserve.drivers.cloudinit import cloud_config
+from hedgeserve.drivers.codes import NoAnswerError
 from hedgeserve.drivers.remote import Price, RemoteDriver, pending
 from hedgeserve.drivers.tags import SERVICE, tags_for
 from hedgeserve.errors import AuthError, CloudError, UnsupportedError

@@ -50,6 +50,8 @@ _PURPOSE = {
     State.DRAINING: "draining",
     State.TERMINATING: "terminating",
 }
+_CLEAR = (CapacityError, PriceError, QuotaError, UnsupportedError, AuthError)
+"""After these there is no VM; after any other error nobody knows."""
 _REFUSALS: dict[type[CloudError], NewsKind] = {
     CapacityError: NewsKind.NO_CAPACITY,
     PriceError: NewsKind.NO_CAPACITY,
@@ -209,7 +211,7 @@ class ReplicaLife:
         kind = _REFUSALS.get(type(error), NewsKind.LAUNCH_ERROR)
         self._hands.metrics.launched(self.replica.zone, self.replica.market, error)
         await self._record(EventKind.REFUSED, str(error), {"kind": error.kind})
-        if type(error) is CloudError:  # unclear: there may be a VM, which is looked for by its name and taken away
+        if not isinstance(error, _CLEAR):  # there may be a VM, which is looked for by its name and taken away
             raise _Over(GoneReason.FAILED, str(error), kind)
         self._tell(kind, str(error))
         if isinstance(error, AuthError):

@@ -76,8 +76,8 @@ class Answer:
 class Upstream:
     """The connections to all replicas, kept open between requests; nothing limits their number but the requests.
 
-    ``connect_s``, ``first_byte_s`` and ``stall_s`` are the deadlines of each attempt. ``own_trust`` is what replicas
-    with ``own_tls`` are verified with, each by its id; without it none of them is believed.
+    ``connect_s``, ``first_byte_s`` and ``stall_s`` are the deadlines of each attempt. ``own_trust`` is what
+    replicas with ``own_tls`` are verified with, each by its id; without it none of them is believed.
     """
 
     def __init__(

@@ -5,12 +5,12 @@ Codes that stand in no group are a plain CloudError with EC2's own message.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import requests
 
 from hedgeserve.drivers.awscloud.ec2 import Ec2Fault
+from hedgeserve.drivers.codes import Group, NoAnswerError
 from hedgeserve.errors import (
     AuthError,
     CapacityError,
@@ -25,20 +25,6 @@ _API = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.h
 _COMMON = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/CommonErrors.html"
 _LAUNCH = "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/troubleshooting-launch.html"
 _THROTTLING = "https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html"
-
-
-class NoAnswerError(CloudError):
-    """EC2 did not answer, or broke down over the answer: what was asked may have been done. Safe to ask again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Codes that mean the same to us; ``source`` documents them, ``hint`` says what a person may do."""
-
-    error: type[CloudError]
-    codes: frozenset[str]
-    source: str
-    hint: str = ""
 
 
 GROUPS = (

@@ -7,12 +7,12 @@ HTTP status.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import requests
 from google.auth import exceptions as google_errors
 
+from hedgeserve.drivers.codes import Group, NoAnswerError
 from hedgeserve.errors import (
     AuthError,
     CapacityError,
@@ -52,20 +52,6 @@ class GceFault(Exception):
         self.permission = permission
         self.retry_after_s = retry_after_s
         super().__init__(f"{self.codes[0] if self.codes else status}: {message}")
-
-
-class NoAnswerError(CloudError):
-    """Compute Engine did not answer, or broke down over the answer: what was asked may have been done."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Codes that mean the same to us; ``source`` documents them, ``hint`` says what a person may do."""
-
-    error: type[CloudError]
-    codes: frozenset[str]
-    source: str
-    hint: str = ""
 
 
 GROUPS = (
