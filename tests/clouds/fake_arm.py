@@ -347,6 +347,9 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else b""
+        if len(body) < length:  # its sender died half-way
+            self.close_connection = True
+            return
         status, answer, headers = self.server.fake.answer(
             ArmRequest(
                 method=self.command,

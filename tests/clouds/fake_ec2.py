@@ -208,7 +208,11 @@ class FakeEc2:
         return next(instance for instance in self.instances() if instance.id == instance_id)
 
     def _serve(self, handler: "Handler") -> None:
-        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        length = int(handler.headers.get("Content-Length") or 0)
+        body = handler.rfile.read(length)
+        if len(body) < length:  # its sender died half-way
+            handler.close_connection = True
+            return
         headers = {name.lower(): value for name, value in handler.headers.items()}
         request = Received(handler.command, handler.path, headers, body)
         parameters = dict(request.parameters)

@@ -400,7 +400,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         fake, place = self.server.fake, urlsplit(self.path)
-        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        raw = self.rfile.read(length)
+        if len(raw) < length:  # its sender died half-way
+            self.close_connection = True
+            return None
         path, query = unquote(place.path), dict(parse_qsl(place.query))
         try:
             if path == "/token":
