@@ -11,7 +11,7 @@ from hedgeserve.drivers.catalogue import zones_of
 from hedgeserve.drivers.gcpcloud import bodies, images
 from hedgeserve.drivers.gcpcloud.compute import Aggregate, Compute, Json
 from hedgeserve.drivers.gcpcloud.credentials import Login
-from hedgeserve.drivers.gcpcloud.faults import GceFault, NoAnswerError, explain, operation_fault
+from hedgeserve.drivers.gcpcloud.faults import GceFault, explain, operation_fault
 from hedgeserve.drivers.remote import Price, RemoteDriver, pending
 from hedgeserve.drivers.tags import SERVICE
 from hedgeserve.errors import CloudError, UnsupportedError
