@@ -8,6 +8,7 @@ import structlog
 
 from hedgeserve.drivers.base import Dialect, LaunchRequest, Leftover, Machine
 from hedgeserve.drivers.catalogue import zones_of
+from hedgeserve.drivers.codes import NoAnswerError
 from hedgeserve.drivers.gcpcloud import bodies, images
 from hedgeserve.drivers.gcpcloud.compute import Aggregate, Compute, Json
 from hedgeserve.drivers.gcpcloud.credentials import Login
