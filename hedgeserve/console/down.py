@@ -80,9 +80,11 @@ def _tells_of_more(event: "Event") -> bool:
 
 
 def _reap(client: AdminClient, model: str, agreed: Callable[[str], bool]) -> None:
+    from hedgeserve.console.log import configure_logging
     from hedgeserve.specfile import load_spec
     from hedgeserve.takedown import reap
 
+    configure_logging(sys.stderr, as_json=False, level="warning")  # stdout is for data
     if not (client.directory / "journal.db").exists():
         raise HedgeServeError(
             f"no service runs with the state directory {client.directory}, nor has one ever run there; "
