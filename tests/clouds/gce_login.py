@@ -4,6 +4,7 @@ import json
 import secrets
 import time
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 # google-auth signs for this one, whatever token_uri says.
 _AUDIENCE = "https://oauth2.googleapis.com/token"
 _EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+
+
+@cache
+def _a_key() -> rsa.RSAPrivateKey:
+    # One is enough: to make it takes longer than most tests.
+    return rsa.generate_private_key(65537, 2048)
 
 
 class Refused(Exception):
@@ -30,7 +37,7 @@ class Tokens:
     valid: dict[str, float] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     refused: str = ""
-    key: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
+    key: rsa.RSAPrivateKey = field(default_factory=_a_key)
 
     def give(self, grant: str) -> dict[str, Any]:
         """A new token, as OAuth's endpoint answers it."""
