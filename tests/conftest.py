@@ -1,6 +1,7 @@
 """What several test files need: a short directory, small specs on the local cloud, patience with a limit."""
 
 import asyncio
+import logging
 import os
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from hedgeserve.core import Service
@@ -66,6 +68,16 @@ markets = {markets}
 boot_time = "{boot_time}"
 {local}
 """
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A verb that runs in this process sets logging up for itself; the next test must not inherit it."""
+    known, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.configure(**known)
+    root.handlers[:], root.level = handlers, level
 
 
 @pytest.fixture
