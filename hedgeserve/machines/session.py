@@ -30,6 +30,8 @@ _WATCHER_SILENCE_S = 15.0
 # Three times as long as from one heartbeat to the next.
 _SUSPICIOUS_SILENCE_S = 6.0
 _APPROVAL_S = 5.0
+# Asked between two probes, often over a connection that is lost and does not know it yet.
+_EXITED_S = 5.0
 
 
 class Ears(Protocol):
@@ -164,7 +166,8 @@ class VmSession:
         if self._remote is None:
             return ""
         try:
-            return await self._bootstrap.exited(self._remote)
+            async with asyncio.timeout(_EXITED_S):
+                return await self._bootstrap.exited(self._remote)
         except Unreachable:
             return ""
 
