@@ -13,21 +13,14 @@ import structlog
 
 from hedgeserve.drivers.base import LaunchRequest, Machine, MachineState
 from hedgeserve.drivers.tags import tags_for
-from hedgeserve.errors import (
-    AuthError,
-    BootstrapError,
-    CapacityError,
-    CloudError,
-    PriceError,
-    QuotaError,
-    UnsupportedError,
-)
+from hedgeserve.errors import AuthError, BootstrapError, CloudError
 from hedgeserve.hedge import NewsKind, Rule, ZoneNews
 from hedgeserve.machines.hands import Hands, Order, Past
 from hedgeserve.machines.journal import EventKind
 from hedgeserve.machines.notices import Approved, NoticeSeen, Rebalance, Remark, Trouble, WatchEvent
 from hedgeserve.machines.probe import Identity
 from hedgeserve.machines.readiness import Readiness
+from hedgeserve.machines.refusals import news_of
 from hedgeserve.machines.session import VmSession, transport_to
 from hedgeserve.race import race
 from hedgeserve.replica import STARTING, GoneReason, Market, Notice, Replica, State
@@ -52,12 +45,6 @@ _PURPOSE = {
 }
 _CLEAR = (CapacityError, PriceError, QuotaError, UnsupportedError, AuthError)
 """After these there is no VM; after any other error nobody knows."""
-_REFUSALS: dict[type[CloudError], NewsKind] = {
-    CapacityError: NewsKind.NO_CAPACITY,
-    PriceError: NewsKind.NO_CAPACITY,
-    QuotaError: NewsKind.QUOTA,
-    UnsupportedError: NewsKind.UNSUPPORTED,
-}
 
 
 class _Over(Exception):
@@ -208,7 +195,7 @@ class ReplicaLife:
         return True
 
     async def _refused(self, error: CloudError) -> None:
-        kind = _REFUSALS.get(type(error), NewsKind.LAUNCH_ERROR)
+        kind = news_of(error)
         self._hands.metrics.launched(self.replica.zone, self.replica.market, error)
         await self._record(EventKind.REFUSED, str(error), {"kind": error.kind})
         if not isinstance(error, _CLEAR):  # there may be a VM, which is looked for by its name and taken away

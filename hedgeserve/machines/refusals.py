@@ -1,0 +1,16 @@
+"""What a refused launch is as news of its zone."""
+
+from hedgeserve.errors import CapacityError, CloudError, PriceError, QuotaError, UnsupportedError
+from hedgeserve.hedge import NewsKind
+
+_NEWS: dict[type[CloudError], NewsKind] = {
+    CapacityError: NewsKind.NO_CAPACITY,
+    PriceError: NewsKind.NO_CAPACITY,
+    QuotaError: NewsKind.QUOTA,
+    UnsupportedError: NewsKind.UNSUPPORTED,
+}
+
+
+def news_of(error: CloudError) -> NewsKind:
+    """The news in a refusal; of one that no zone is to blame for, that launching failed."""
+    return _NEWS.get(type(error), NewsKind.LAUNCH_ERROR)
