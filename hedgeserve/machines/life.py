@@ -20,7 +20,7 @@ from hedgeserve.machines.journal import EventKind
 from hedgeserve.machines.notices import Approved, NoticeSeen, Rebalance, Remark, Trouble, WatchEvent
 from hedgeserve.machines.probe import Identity
 from hedgeserve.machines.readiness import Readiness
-from hedgeserve.machines.refusals import news_of
+from hedgeserve.machines.refusals import is_certain, news_of
 from hedgeserve.machines.session import VmSession, transport_to
 from hedgeserve.race import race
 from hedgeserve.replica import STARTING, GoneReason, Market, Notice, Replica, State
@@ -43,8 +43,6 @@ _PURPOSE = {
     State.DRAINING: "draining",
     State.TERMINATING: "terminating",
 }
-_CLEAR = (CapacityError, PriceError, QuotaError, UnsupportedError, AuthError)
-"""After these there is no VM; after any other error nobody knows."""
 
 
 class _Over(Exception):
@@ -198,7 +196,7 @@ class ReplicaLife:
         kind = news_of(error)
         self._hands.metrics.launched(self.replica.zone, self.replica.market, error)
         await self._record(EventKind.REFUSED, str(error), {"kind": error.kind})
-        if not isinstance(error, _CLEAR):  # there may be a VM, which is looked for by its name and taken away
+        if not is_certain(error):  # there may be a VM, which is looked for by its name and taken away
             raise _Over(GoneReason.FAILED, str(error), kind)
         self._tell(kind, str(error))
         if isinstance(error, AuthError):

@@ -1,6 +1,6 @@
 """What a refused launch is as news of its zone."""
 
-from hedgeserve.errors import CapacityError, CloudError, PriceError, QuotaError, UnsupportedError
+from hedgeserve.errors import AuthError, CapacityError, CloudError, PriceError, QuotaError, UnsupportedError
 from hedgeserve.hedge import NewsKind
 
 _NEWS: dict[type[CloudError], NewsKind] = {
@@ -9,6 +9,12 @@ _NEWS: dict[type[CloudError], NewsKind] = {
     QuotaError: NewsKind.QUOTA,
     UnsupportedError: NewsKind.UNSUPPORTED,
 }
+_CERTAIN = (CapacityError, PriceError, QuotaError, UnsupportedError, AuthError)
+
+
+def is_certain(error: CloudError) -> bool:
+    """Whether there is no VM after this error; after any other nobody knows."""
+    return isinstance(error, _CERTAIN)
 
 
 def news_of(error: CloudError) -> NewsKind:
