@@ -20,11 +20,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import hedgeserve.drivers.aws
-import hedgeserve.drivers.azure  # noqa: F401
 from hedgeserve import core
 from hedgeserve.console.log import configure_logging
 from hedgeserve.drivers import clearance, gcp
+from hedgeserve.drivers.azure import AzureDriver
 from hedgeserve.spec import Spec
 from hedgeserve.specfile import load_spec
 from hedgeserve.store import Store
@@ -61,10 +60,11 @@ class MortalStore(Store):
         now = writing and self.order.crash_at == self.writes
         if now and self.order.before:
             os.kill(os.getpid(), signal.SIGKILL)
-        rows = await super()._run(sql, *values)
-        if now:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return rows
+        try:
+            return await super()._run(sql, *values)
+        finally:  # also where whoever wrote has been cancelled meanwhile
+            if now:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def control(spec: Spec, order: Order) -> None:
@@ -87,6 +87,7 @@ def say(**facts: object) -> None:
 def main() -> None:
     """Fork for each order. The clouds are fakes: they are asked again in milliseconds."""
     gcp._POLLS_S = (0.02,)
+    AzureDriver.least_pause_s = 0.02
     clearance._FIRST_PAUSE_S = 0.05
     for line in sys.stdin:
         order = Order(**json.loads(line))

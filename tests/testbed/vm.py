@@ -49,7 +49,7 @@ class NamespaceVm:
         self._gateway, self.address = f"10.77.{high}.{low + 1}", f"10.77.{high}.{low + 2}"
         self._mac = f"02:77:00:00:{number // 256:02x}:{number % 256:02x}"
         self._cable = f"vm{number}"
-        self._directory = directory / granted.name
+        self._directory = directory / f"{number}-{granted.name}"
         self._ended = ended
         self._process: Process | None = None
         self._watch: asyncio.Task[None] | None = None
