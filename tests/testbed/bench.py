@@ -48,7 +48,7 @@ initial_delay = "30s"
 
 [timeouts]
 connect = "1s"
-boot = "30s"
+boot = "{boot}"
 drain = "10s"
 queue = "60s"
 cloud_call = "10s"
@@ -68,6 +68,7 @@ def model_toml(directory: Path, world: World, **changes: Any) -> str:
         "on_exit": "terminate",
         "service": "",
         "count": 2,
+        "boot": "30s",
         "timeouts": "",
         "clouds": world.toml(),
     }

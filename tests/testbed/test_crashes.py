@@ -7,14 +7,15 @@ import pytest
 from tests.testbed.bed import NamespaceHost
 from tests.testbed.bench import model_toml
 from tests.testbed.crashes import NeverBooting, crash_everywhere
-from tests.testbed.worlds import CLOUDS, world_of
+from tests.testbed.worlds import world_of
 
 pytestmark = pytest.mark.testbed
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
-@pytest.mark.parametrize("cloud", CLOUDS)
+@pytest.mark.parametrize(
+    ("cloud", "before"), [("aws", False), ("aws", True), ("gcp", True), ("azure", True)], ids=str
+)
 async def test_kill_9_at_every_write_of_two_launches_and_terminations(
     short_dir: Path, cloud: str, before: bool
 ) -> None:

@@ -82,7 +82,7 @@ async def test_a_vm_with_another_host_key_is_not_spoken_to(host: NamespaceHost, 
         start(replace(vm, user_data=f"{head}\n{json.dumps(config)}"))
 
     host.start = start_an_impostor  # type: ignore[method-assign]
-    async with bench(short_dir, host, "aws", count=1) as made:
+    async with bench(short_dir, host, "aws", count=1, boot="6s") as made:
         told = await messages(made.service, replica="bed-1")
         assert any("host key that is not bed-1's" in message for message in told), told
         assert made.ids("ready") == ["bed-2"]
@@ -159,7 +159,7 @@ async def test_a_grant_that_comes_after_we_have_given_up_is_taken_away(
         spec = model_spec(short_dir, world, count=1, timeouts=patience)
         async with Service(spec, environ=world.environ) as service:
             await service.wait_ready(1)
-            await eventually(lambda: sum(world.granted().values()) >= 1, within_s=10)
+            await eventually(lambda: world.granted()["bed-1"], within_s=10, what="the late grant")
             ready = [str(r["id"]) for r in service.status()["replicas"] if r["state"] == "ready"]
             await eventually(lambda: world.vms() == ready, within_s=30, what=f"{ready} alone: {world.vms()}")
             service.request_down()
