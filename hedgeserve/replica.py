@@ -175,7 +175,8 @@ class RouteTarget:
 
     ``accepting`` is false while it drains: what it has may finish, nothing new goes there. ``preferred`` is
     false under a preemption notice: it is used only while nothing better is ready. ``own_tls`` where its
-    certificate is from the service's own authority, and from no other.
+    certificate is from the service's own authority, and from no other. ``ends_at_s`` (monotonic) is when it will
+    be taken away, where that is known; ``throughput`` what it serves, relative to other kinds of VM.
     """
 
     id: ReplicaId
@@ -186,6 +187,8 @@ class RouteTarget:
     preferred: bool = True
     api_key: str | None = field(default=None, repr=False)
     own_tls: bool = False
+    ends_at_s: float | None = None
+    throughput: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
