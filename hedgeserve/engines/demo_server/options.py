@@ -8,7 +8,8 @@ import os
 import re
 
 from . import WHAT_I_AM
-from .faults import FAULTS, Fault
+from .faults import FAULTS, HEADER, Fault
+from .job import Abilities
 from .settings import Settings
 
 
@@ -55,11 +56,16 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--ssl-certfile", metavar="FILE", help="certificate (PEM) to answer by TLS with")
     add("--ssl-keyfile", metavar="FILE", help="its private key (PEM)")
+    add("--sample", action="store_true", help="answer sampled requests without a seed differently each time")
+    add("--enable-auto-tool-choice", action="store_true", help="take tools, and tell calls of them as such")
+    add("--tool-call-parser", choices=["hermes"], help="taken for vLLM's sake; --enable-auto-tool-choice decides")
+    add("--reasoning", action="store_true", help="begin chats with thoughts, told as reasoning")
     faults = top.add_argument_group("faults, for testing what stands in front")
     add = faults.add_argument
     add("--health-status", type=int, default=200, help="status of /health once loaded (%(default)s)")
     add("--hang", action="store_true", help="accept requests and never answer, /health included")
     add("--die-after", type=_seconds, metavar="DURATION", help="end with exit code 1 so long after the start")
+    add("--obey-faults", action="store_true", help=f'let a request ask for a fault: "{HEADER}: cut=7"')
     exclusive = faults.add_mutually_exclusive_group()
     for name, what in FAULTS.items():
         exclusive.add_argument(f"--{name}-after-tokens", type=int, metavar="N", help=what)
@@ -82,4 +88,6 @@ def settings_of(given: argparse.Namespace) -> Settings:
         health_status=given.health_status,
         hang=given.hang,
         fault=fault,
+        obeys_faults=given.obey_faults,
+        abilities=Abilities(given.enable_auto_tool_choice, given.reasoning, given.sample),
     )
