@@ -1,9 +1,13 @@
 """What failover must cope with, in the demo engine: text that hurts, JSON, tools, thoughts, faults on request."""
 
+import asyncio
+import http.client
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -281,3 +285,150 @@ def test_calls_come_out_the_same_however_the_text_is_cut(data: st.DataObject) ->
     _, whole, told = split(text, reasoning=False, calls=True)
     assert content == whole == "So <b>: "
     assert calls == [[call["function"]["name"], call["function"]["arguments"]] for call in told]
+
+
+# --- Thoughts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def thinker() -> Iterator[DemoProcess]:
+    """A server whose chats begin with thoughts."""
+    with demo_process("--reasoning", "--enable-auto-tool-choice", "--max-model-len", "1024") as process:
+        yield process
+
+
+def test_thoughts_are_told_apart_and_their_marks_not_at_all(thinker: DemoProcess) -> None:
+    """As reasoning, before the content, in pieces and whole; the sums tell how many tokens they took."""
+    body = chat("Think")
+    whole = thinker.ask(CHAT, body).json
+    message = whole["choices"][0]["message"]
+    events = thinker.ask(CHAT, {**body, "stream": True, "stream_options": {"include_usage": True}}).events
+    assert content_of(events, key="reasoning") == message["reasoning"] != ""
+    assert content_of(events) == message["content"]
+    assert message["content"].startswith("Demo engine: ")
+    assert not any(mark in json.dumps(events) for mark in ("<think>", "</think>"))
+    for usage in (whole["usage"], events[-2]["usage"]):
+        assert 0 < usage["completion_tokens_details"]["reasoning_tokens"] < usage["completion_tokens"]
+
+
+def test_a_raw_continuation_of_thoughts_shows_their_marks(thinker: DemoProcess) -> None:
+    """The ids go on exactly, but what a chat's client must not see is in the text."""
+    prompt, ids, _ = known(thinker, chat("Think"))
+    for cut in range(1, len(ids)):
+        assert go_on(thinker, prompt + ids[:cut], len(ids) - cut)["token_ids"] == ids[cut:], f"cut after {cut}"
+    assert "</think>Demo engine:" in go_on(thinker, prompt + ids[:1], 200)["text"]
+
+
+def test_thoughts_can_be_hidden_and_with_them_all_ids(thinker: DemoProcess) -> None:
+    """include_reasoning false: no reasoning, and no ids that would give it away."""
+    body = chat("Think", include_reasoning=False, return_token_ids=True)
+    choice = thinker.ask(CHAT, body).json["choices"][0]
+    assert (choice["message"]["reasoning"], choice["token_ids"]) == (None, None)
+    events = thinker.ask(CHAT, {**body, "stream": True}).events
+    assert content_of(events) == choice["message"]["content"]
+    assert all(part["token_ids"] is None and "reasoning" not in part["delta"] for part in choices_of(events))
+
+
+def test_json_and_calls_come_after_the_thoughts(thinker: DemoProcess) -> None:
+    """A demanded form is demanded of the answer and not of the thoughts."""
+    whole = thinker.ask(CHAT, chat("Think", response_format=FORMATS[0])).json["choices"][0]["message"]
+    assert whole["reasoning"]
+    assert is_json(whole["content"])
+    whole = thinker.ask(CHAT, chat("Think", tools=[RING], tool_choice="required")).json["choices"][0]["message"]
+    assert whole["reasoning"]
+    assert [call["function"]["name"] for call in whole["tool_calls"]] == ["ring"]
+
+
+# --- Faults that a request asks for ------------------------------------------------------------------------------
+
+
+def fault(text: str) -> dict[str, str]:
+    return {"x-demo-fault": text}
+
+
+def test_a_request_asks_for_its_own_fault(engine: DemoProcess) -> None:
+    """abort and error after so many tokens, and no other request is struck."""
+    body = chat("Fault", stream=True, return_token_ids=True)
+    ends = choices_of(engine.ask(CHAT, body, headers=fault("abort=7")).events)
+    assert sum(len(choice["token_ids"]) for choice in ends) == 7
+    assert ends[-1]["finish_reason"] == "abort"
+    events = engine.ask(CHAT, body, headers=fault("error=7")).events
+    assert sum(len(choice["token_ids"]) for choice in choices_of([*events[:-2], "end"])) == 7
+    assert events[-2]["error"]["code"] == 500
+    assert engine.ask(CHAT, {**body, "stream": False}, headers=fault("error=7")).status == 500
+    assert choices_of(engine.ask(CHAT, body).events)[-1]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 7])
+def test_a_request_asks_to_be_cut(engine: DemoProcess, tokens: int) -> None:
+    """Exactly so many tokens come, and then the connection ends without an end of the answer."""
+    with pytest.raises(http.client.IncompleteRead) as caught:
+        engine.ask(CHAT, chat("Fault", stream=True), headers=fault(f"cut={tokens}"))
+    assert caught.value.partial.count(b'"finish_reason":null') == (tokens + 1 if tokens else 0)
+
+
+def test_a_request_asks_for_an_error_before_the_first_byte(engine: DemoProcess) -> None:
+    """http500 and its like are an answer of that status."""
+    for status in (500, 503, 429):
+        answer = engine.ask(CHAT, chat(stream=True), headers=fault(f"http{status}"))
+        assert (answer.status, answer.json["error"]["code"]) == (status, status)
+
+
+def test_a_fault_that_does_not_exist_is_refused(engine: DemoProcess) -> None:
+    """400, and the message lists the faults there are."""
+    for text in ("explode=3", "cut=x", "http200", ""):
+        answer = engine.ask(CHAT, chat(), headers=fault(text))
+        assert answer.status == 400
+        assert "write one of abort=N" in answer.json["error"]["message"]
+
+
+def test_without_the_option_the_header_is_ignored(twin: DemoProcess) -> None:
+    """A client cannot break a server that was not told to obey."""
+    assert twin.ask(CHAT, chat(), headers=fault("http500")).status == 200
+
+
+@pytest.mark.parametrize("name", ["stall", "vanish"])
+def test_a_silent_answer_keeps_its_connection(name: str) -> None:
+    """After three tokens no byte comes; a stalled request ends when its client leaves, a vanished one does not."""
+    with demo_process("--obey-faults") as process:
+        address = urlsplit(process.url)
+        connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=30)
+        headers = {"Content-Type": "application/json", **fault(f"{name}=3")}
+        connection.request("POST", CHAT, json.dumps(chat(stream=True)), headers)
+        response = connection.getresponse()
+        lines = [response.readline() for _ in range(8)]
+        assert b'"content":":"' in lines[6]
+        assert connection.sock is not None
+        connection.sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            response.readline()
+        response.close()
+        connection.close()
+        if name == "stall":
+            process.wait_metric("num_requests_running", 0)
+        else:
+            assert process.ask(CHAT, chat()).status == 200
+            assert process.metric("num_requests_running") == 1
+
+
+async def test_five_hundred_streams_at_once_all_get_through() -> None:
+    """512 clients at a time, each its whole answer, cut or not as each asked."""
+    with demo_process("--obey-faults", "--max-num-seqs", "1024", "--tokens-per-second", "20") as process:
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(process.url, connector=connector) as session:
+
+            async def stream(number: int) -> int:
+                body = chat(f"emoji {number}", stream=True, max_tokens=20, ignore_eos=True)
+                headers = fault("cut=9") if number % 4 == 0 else {}
+                data = b""
+                try:
+                    async with session.post(CHAT, json=body, headers=headers) as response:
+                        async for part in response.content.iter_any():
+                            data += part
+                except aiohttp.ClientPayloadError:
+                    assert number % 4 == 0
+                return data.count(b'"token_ids"')
+
+            counts = await asyncio.gather(*(stream(number) for number in range(512)))
+    assert all(1 <= count <= (9 if number % 4 == 0 else 20) + 1 for number, count in enumerate(counts))
+    assert sum(counts) > 512 * 8

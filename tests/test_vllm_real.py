@@ -43,6 +43,7 @@ TEXT = "/v1/completions"
 KEY = "key-of-this-test"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 ARGS = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "8"]
+ARGS += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
 # A gigabyte of cache and one thread are plenty for a tiny model, and spare the machine.
 ENV = {
     "HF_HUB_OFFLINE": "1",
@@ -120,7 +121,8 @@ def _wait_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[DemoProcess]:
-    with demo_process("--model", "tiny", "--alias", "small", "--max-model-len", "1024", api_key=KEY) as process:
+    options = ("--model", "tiny", "--alias", "small", "--max-model-len", "1024", "--enable-auto-tool-choice")
+    with demo_process(*options, api_key=KEY) as process:
         yield process
 
 
@@ -137,6 +139,28 @@ def completion(prompt: object = "Ring the bell", **fields: Any) -> dict[str, Any
     return {"prompt": prompt, "temperature": 0, "max_tokens": 6, **fields}
 
 
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "ring",
+        "description": "x",
+        "parameters": {
+            "type": "object",
+            "properties": {"bell": {"type": "string", "enum": ["big"]}},
+            "required": ["bell"],
+            "additionalProperties": False,
+        },
+    },
+}
+NAMED = {"type": "function", "function": {"name": "ring"}}
+SCHEMA = {
+    "type": "object",
+    "properties": {"bell": {"type": "string", "enum": ["big"]}},
+    "required": ["bell"],
+    "additionalProperties": False,
+}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "bell", "schema": SCHEMA}}
+CIRCLES = {"max_pattern_size": 2, "min_pattern_size": 1, "min_count": 2}
 SAME_VALUES = {"object", "index", "role", "finish_reason", "type", "code", "param", "model", "parent", "error"}
 SAME_VALUES |= {"detail", "logprobs", "max_model_len", "server_load", "token_strs", "id of a model"}
 
@@ -146,6 +170,11 @@ def shape(value: Any, key: str = "") -> Any:
 
     Lists of ids and of texts become one word, since their length is the tokenizer's business.
     """
+    if key == "bytes" or (key == "top_logprobs" and value and "token" not in value[0]):
+        return key
+    if key == "delta" and value in ({}, {"content": value.get("content", "")}):
+        # Which tokens have no text yet is the tokenizer's business, too.
+        return "delta of content"
     if isinstance(value, Mapping):
         return {name: shape(item, name) for name, item in value.items()}
     if isinstance(value, list):
@@ -186,7 +215,43 @@ REQUESTS = {
     "more tokens at least than at most": (TEXT, completion(min_tokens=9)),
     "stream options without a stream": (TEXT, completion(stream_options={"include_usage": True})),
     "empty stop": (TEXT, completion(stop="")),
-    "tools": (CHAT, chat(tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])),
+    "json object": (CHAT, chat(max_tokens=200, response_format={"type": "json_object"})),
+    "json schema": (CHAT, chat(max_tokens=200, response_format=FORMAT, return_token_ids=True)),
+    "json schema of a completion": (TEXT, completion(max_tokens=200, response_format=FORMAT)),
+    "json without its schema": (CHAT, chat(response_format={"type": "json_schema"})),
+    "one of two words": (TEXT, completion(max_tokens=200, structured_outputs={"choice": ["big", "small"]})),
+    "a tool that must be called": (CHAT, chat(max_tokens=200, tools=[TOOL], tool_choice="required")),
+    "a tool called by name": (CHAT, chat(max_tokens=200, tools=[TOOL], tool_choice=NAMED, return_token_ids=True)),
+    "a call cut short": (CHAT, chat(max_tokens=5, tools=[TOOL], tool_choice="required")),
+    "a tool that must not be called": (CHAT, chat(tools=[TOOL], tool_choice="none", ignore_eos=True)),
+    "an empty list of tools": (CHAT, chat(tools=[])),
+    "a choice without tools": (CHAT, chat(tool_choice="required")),
+    "an odd choice of tools": (CHAT, chat(tools=[TOOL], tool_choice="sometimes")),
+    "an unknown tool by name": (CHAT, chat(tools=[TOOL], tool_choice={**NAMED, "function": {"name": "sing"}})),
+    "a tool without a function": (CHAT, chat(tools=[{"type": "function"}])),
+    "likely tokens": (TEXT, completion(logprobs=2)),
+    "the token's own likelihood": (TEXT, completion(logprobs=0)),
+    "likely tokens of a chat": (CHAT, chat(logprobs=True, top_logprobs=2, ignore_eos=True)),
+    "the chat's own likelihood": (CHAT, chat(logprobs=True, ignore_eos=True)),
+    "too many likely tokens": (TEXT, completion(logprobs=21)),
+    "fewer than no likely tokens": (TEXT, completion(logprobs=-2)),
+    "a word for likely tokens": (TEXT, completion(logprobs="many")),
+    "likely tokens not asked for": (CHAT, chat(top_logprobs=2)),
+    "several choices": (CHAT, chat(n=2, temperature=1, seed=1, ignore_eos=True, return_token_ids=True)),
+    "several choices of a completion": (TEXT, completion(n=2, temperature=1, seed=1, ignore_eos=True)),
+    "several choices without chance": (CHAT, chat(n=2)),
+    "no choice": (CHAT, chat(n=0)),
+    "more choices than anybody needs": (CHAT, chat(n=100000, temperature=1)),
+    "two prompts": (TEXT, completion(["Ring", "The bell"], ignore_eos=True, return_token_ids=True)),
+    "two prompts of ids": (TEXT, completion([[10, 11], [12]], n=2, temperature=1, seed=1, ignore_eos=True)),
+    "an empty one of two prompts": (TEXT, completion(["Ring", ""])),
+    "penalties": (TEXT, completion(presence_penalty=1, frequency_penalty=1, repetition_penalty=1.5)),
+    "too much of a penalty": (TEXT, completion(presence_penalty=3)),
+    "too little of a penalty": (TEXT, completion(frequency_penalty=-3)),
+    "no penalty at all": (TEXT, completion(repetition_penalty=0)),
+    "going in circles": (TEXT, completion("chorus", max_tokens=400, repetition_detection=CIRCLES)),
+    "going in circles once": (TEXT, completion(repetition_detection={**CIRCLES, "min_count": 1})),
+    "null tokens": (TEXT, completion(max_tokens=None, ignore_eos=True)),
     "not JSON": (CHAT, b"{nope"),
     "a list": (CHAT, b"[1]"),
     "nothing": (CHAT, b""),
@@ -215,6 +280,8 @@ def flat(value: Any, path: str = "") -> Iterator[str]:
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield f"{path}.{name}"
+            if isinstance(shape(item, name), str):
+                continue
             yield from flat(item, f"{path}.{name}")
     elif isinstance(value, list) and value and isinstance(value[0], Mapping | list):
         for item in value:
@@ -250,6 +317,66 @@ def test_the_demo_engine_streams_in_vllms_shape(vllm: DemoProcess, demo: DemoPro
     for at in (0, 1, -3, -2):
         assert shape(ours.events[at]) == shape(real.events[at])
         assert list(flat(ours.events[at])) == list(flat(real.events[at]))
+
+
+SUMS = {"stream_options": {"include_usage": True}}
+KINDS = {
+    "json": (CHAT, chat(max_tokens=200, response_format=FORMAT, return_token_ids=True)),
+    "a call": (CHAT, chat(max_tokens=200, tools=[TOOL], tool_choice="required")),
+    "a call with ids": (CHAT, chat(max_tokens=200, tools=[TOOL], tool_choice="required", return_token_ids=True)),
+    "a call by name": (CHAT, chat(max_tokens=200, tools=[TOOL], tool_choice=NAMED)),
+    "a call cut short": (CHAT, chat(max_tokens=5, tools=[TOOL], tool_choice="required", return_token_ids=True)),
+    "no call": (CHAT, chat(tools=[TOOL], tool_choice="none", ignore_eos=True)),
+    "likely tokens": (TEXT, completion(logprobs=2, ignore_eos=True)),
+    "likely tokens of a chat": (CHAT, chat(logprobs=True, top_logprobs=2, ignore_eos=True)),
+    "several choices": (CHAT, chat(n=2, temperature=1, seed=1, ignore_eos=True, return_token_ids=True, **SUMS)),
+    "two prompts": (TEXT, completion(["Ring", "The bell"], ignore_eos=True, return_token_ids=True, **SUMS)),
+    "going in circles": (TEXT, completion("chorus", max_tokens=400, repetition_detection=CIRCLES)),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_demo_engine_streams_the_same_kinds_of_chunks(vllm: DemoProcess, demo: DemoProcess, name: str) -> None:
+    """Every kind of chunk that vLLM sends comes from the demo engine, and no other."""
+    path, body = KINDS[name]
+    real, ours = (server.ask(path, {**body, "stream": True}, headers=AUTHORIZED).events for server in (vllm, demo))
+    assert kinds(ours) == kinds(real)
+
+
+def kinds(events: list[Any]) -> set[str]:
+    """The different shapes of a stream's chunks, keys in their order."""
+    return {json.dumps([shape(event), list(flat(event))]) for event in events}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": FORMAT},
+        {"temperature": 1, "seed": 7, "ignore_eos": True},
+        {"presence_penalty": 2, "ignore_eos": True},
+    ],
+)
+def test_what_a_continuation_cannot_keep_is_lost_with_both(
+    vllm: DemoProcess, demo: DemoProcess, fields: dict[str, Any]
+) -> None:
+    """Grammar, seed and counts begin anew with each request's output: the same again from the start only."""
+    for server in (vllm, demo):
+        body = completion(max_tokens=40, return_token_ids=True, **fields)
+        whole, again = (server.ask(TEXT, body, headers=AUTHORIZED).json["choices"][0] for _ in range(2))
+        assert whole["token_ids"] == again["token_ids"]
+        prompt, ids = whole["prompt_token_ids"], whole["token_ids"]
+        rests = []
+        for cut in range(2, len(ids) - 4, 3):
+            rest = {**body, "prompt": prompt + ids[:cut], "max_tokens": len(ids) - cut}
+            rests.append(server.ask(TEXT, rest, headers=AUTHORIZED).json["choices"][0]["token_ids"] == ids[cut:])
+        assert not all(rests)
+
+
+def test_null_is_no_way_to_ask_for_all_tokens_of_a_completion(vllm: DemoProcess, demo: DemoProcess) -> None:
+    """max_tokens null is the default of 16 with both: a continuation must say how far it is to go."""
+    for server in (vllm, demo):
+        answer = server.ask(TEXT, completion(max_tokens=None, ignore_eos=True), headers=AUTHORIZED)
+        assert answer.json["usage"]["completion_tokens"] == 16
 
 
 @pytest.mark.parametrize("path", [CHAT, TEXT])

@@ -31,7 +31,7 @@ class Generation:
         self.index = share.index
         self._job = job
         self._share = share
-        self._story = Story(share.prompt, share.seed, thinks=job.reasoning)
+        self._story = Story(share.prompt, share.seed, thinks=job.thinks)
         self._stream = TextStream(share.prompt, skip_special=job.skip_special)
         self._marker = None if job.logprobs is None else Marker(job.logprobs)
         self._ids: list[int] = []

@@ -46,6 +46,7 @@ class Job:
     repetition: Repetition | None
     structure: Structure | None
     tools: Tools
+    thinks: bool
     reasoning: bool
     include_reasoning: bool
     parser: bool
@@ -139,6 +140,7 @@ def read_job(
         repetition=read_repetition(fields),
         structure=None if tools.forced else structure,
         tools=tools,
+        thinks=abilities.reasoning,
         reasoning=abilities.reasoning and chat,
         include_reasoning=fields.flag("include_reasoning", True),
         parser=chat and (abilities.tools or abilities.reasoning),

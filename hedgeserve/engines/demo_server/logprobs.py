@@ -36,7 +36,9 @@ class Marker:
     def mark(self, number: int, fitting: Sequence[int]) -> Mark:
         """The mark of a token that was taken from those fitting, which are given from the likeliest on."""
         whole = math.log(sum(math.exp(-STEP * place) for place in range(len(fitting))))
-        ranked = {token: round(-STEP * place - whole - 0.001, 6) for place, token in enumerate(fitting)}
+        ranked: dict[int, float] = {}
+        for place, token in enumerate(fitting):
+            ranked.setdefault(token, round(-STEP * place - whole - 0.001, 6))
         # The story knows which tokens fit and nothing of the others: some that are far off fill up the list.
         for place in range(self._top):
             ranked.setdefault((number + 7 * place + 1) % len(VOCABULARY), _UNFIT - place)

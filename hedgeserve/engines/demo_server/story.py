@@ -26,7 +26,13 @@ from .tokens import (
 from .tools import calls, listed
 
 ENDERS = frozenset(BYTE_0 + ord(mark) for mark in ".!?")
-BOUNDARIES = ENDERS | {BYTE_0 + ord(mark) for mark in ":\n"} | set(range(BYTE_0)) | {IDS[end] for end in LINE_ENDS}
+BOUNDARIES = (
+    ENDERS
+    | {BYTE_0 + ord(mark) for mark in ":\n"}
+    | set(range(BYTE_0))
+    | {IDS[end] for end in LINE_ENDS}
+    | {THINK, THINK_END}
+)
 CHARACTERS = tuple(character.encode() for character in "🚀🌊🙂🌟🐢🌙海港灯町月空")
 # A template is chosen by the sentence's first word and tells the kinds of the words after it.
 TEMPLATES = (
