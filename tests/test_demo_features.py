@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hedgeserve.engines.demo_server.document import Document
 from hedgeserve.engines.demo_server.markup import Splitter, split
 from hedgeserve.engines.demo_server.phrases import TOPICS
-from hedgeserve.engines.demo_server.tokens import EOS, VOCABULARY, decode
+from hedgeserve.engines.demo_server.tokens import EOS, IDS, VOCABULARY, decode
 from tests.demo_process import DemoProcess, demo_process
 
 CHAT = "/v1/chat/completions"
@@ -307,6 +307,9 @@ def test_thoughts_are_told_apart_and_their_marks_not_at_all(thinker: DemoProcess
     assert content_of(events) == message["content"]
     assert message["content"].startswith("Demo engine: ")
     assert not any(mark in json.dumps(events) for mark in ("<think>", "</think>"))
+    with_ids = choices_of(thinker.ask(CHAT, {**body, "stream": True, "return_token_ids": True}).events)
+    marks = [IDS[b"<think>"], IDS[b"</think>"]]
+    assert [part["delta"] for part in with_ids if set(part["token_ids"]) & set(marks)] == [{}, {}]
     for usage in (whole["usage"], events[-2]["usage"]):
         assert 0 < usage["completion_tokens_details"]["reasoning_tokens"] < usage["completion_tokens"]
 
@@ -326,7 +329,7 @@ def test_thoughts_can_be_hidden_and_with_them_all_ids(thinker: DemoProcess) -> N
     assert (choice["message"]["reasoning"], choice["token_ids"]) == (None, None)
     events = thinker.ask(CHAT, {**body, "stream": True}).events
     assert content_of(events) == choice["message"]["content"]
-    assert all(part["token_ids"] is None and "reasoning" not in part["delta"] for part in choices_of(events))
+    assert all(part["token_ids"] is None and not part["delta"].get("reasoning") for part in choices_of(events))
 
 
 def test_json_and_calls_come_after_the_thoughts(thinker: DemoProcess) -> None:

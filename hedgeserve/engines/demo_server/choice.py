@@ -10,6 +10,7 @@ from .logprobs import Mark, chat_logprobs, text_logprobs
 from .markup import Splitter, split
 from .tokens import THINK, THINK_END, decode
 
+_DELTA = ("content", "reasoning", "tool_calls")
 _NOTHING = ("refusal", "annotations", "audio", "function_call")
 
 
@@ -77,8 +78,7 @@ class Choice:
             delta = self._splitter.feed(piece.text)
             self._called = self._called or bool(delta and delta.get("tool_calls"))
             if delta is not None and not job.include_reasoning:
-                delta.pop("reasoning", None)
-                delta = delta if delta.get("content") or delta.get("tool_calls") else None
+                delta = {**delta, "reasoning": None} if delta.get("content") or delta.get("tool_calls") else None
         if delta is None:
             if piece.finish is None and logprobs is None and (not job.token_ids or self._secret):
                 return None
@@ -87,7 +87,7 @@ class Choice:
             delta["tool_calls"] = [call for call in delta["tool_calls"] if call["index"] == 0]
         choice: dict[str, Any] = {
             "index": piece.index,
-            "delta": delta,
+            "delta": {key: delta[key] for key in _DELTA if key in delta},
             "logprobs": logprobs,
             "finish_reason": piece.finish,
         }

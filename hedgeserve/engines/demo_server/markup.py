@@ -69,11 +69,10 @@ class Splitter:
         new, ended, content = text.removeprefix(_THINK if self._thoughts == text else "").partition(_THINK_END)
         self._thinks = not ended
         if not ended:
-            return {"reasoning": new} if text != _THINK else None
-        if not new and not content:
-            return None
-        rest = self._call(content) if self._calls and content else {"content": content or None}
-        return {"reasoning": new, **(rest or {})}
+            return {"reasoning": new} if new else None
+        rest = self._call(content) if self._calls and content else {"content": content} if content else None
+        delta = {**({"reasoning": new} if new else {}), **(rest or {})}
+        return delta or None
 
     def _call(self, text: str) -> dict[str, Any] | None:
         self._text += text

@@ -48,6 +48,10 @@ def parser() -> argparse.ArgumentParser:
     add("--max-model-len", type=_count, default=4096, help="tokens of prompt and answer together (%(default)s)")
     add("--max-num-seqs", type=_count, default=256, help="answers at a time; more wait (%(default)s)")
     add("--seed", type=int, default=0, help="servers with the same seed write the same texts (%(default)s)")
+    add("--sample", action="store_true", help="answer sampled requests without a seed differently each time")
+    add("--enable-auto-tool-choice", action="store_true", help="take tools, and tell calls of them as such")
+    add("--tool-call-parser", choices=["hermes"], help="taken for vLLM's sake; --enable-auto-tool-choice decides")
+    add("--reasoning", action="store_true", help="begin chats with thoughts, told as reasoning")
     add(
         "--api-key-env",
         default="VLLM_API_KEY",
@@ -56,19 +60,15 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--ssl-certfile", metavar="FILE", help="certificate (PEM) to answer by TLS with")
     add("--ssl-keyfile", metavar="FILE", help="its private key (PEM)")
-    add("--sample", action="store_true", help="answer sampled requests without a seed differently each time")
-    add("--enable-auto-tool-choice", action="store_true", help="take tools, and tell calls of them as such")
-    add("--tool-call-parser", choices=["hermes"], help="taken for vLLM's sake; --enable-auto-tool-choice decides")
-    add("--reasoning", action="store_true", help="begin chats with thoughts, told as reasoning")
     faults = top.add_argument_group("faults, for testing what stands in front")
     add = faults.add_argument
     add("--health-status", type=int, default=200, help="status of /health once loaded (%(default)s)")
     add("--hang", action="store_true", help="accept requests and never answer, /health included")
     add("--die-after", type=_seconds, metavar="DURATION", help="end with exit code 1 so long after the start")
-    add("--obey-faults", action="store_true", help=f'let a request ask for a fault: "{HEADER}: cut=7"')
     exclusive = faults.add_mutually_exclusive_group()
     for name, what in FAULTS.items():
         exclusive.add_argument(f"--{name}-after-tokens", type=int, metavar="N", help=what)
+    add("--obey-faults", action="store_true", help=f'let a request ask for a fault: "{HEADER}: cut=7"')
     return top
 
 
