@@ -1,4 +1,4 @@
-"""A small deterministic model that speaks as vLLM does on the wire, without a wire: for cutting its answers anywhere.
+"""A small deterministic model that speaks as vLLM does, without a wire: for cutting its answers anywhere.
 
 Its tokens split characters, end one and begin another, are special (and not shown) or no UTF-8 at all; its text
 runs behind its ids where a character is not whole or a stop string may have begun; and it gives its whole prompt

@@ -68,7 +68,8 @@ def approach(
     estimate = len(body) // 4 + 1
     path = route.path
     if path != CHAT and path != COMPLETIONS:
-        return Approach(Way.NONE, "only completions and chats can go on elsewhere", body, False, 0, estimate)
+        expects = _tokens(fields, "max_output_tokens", "max_tokens") if route.generates else 0
+        return Approach(Way.NONE, "only completions and chats can go on elsewhere", body, False, expects, estimate)
     chat = path == CHAT
     expects = _most_tokens(fields, chat=chat)
     if not policy.enabled:
@@ -114,12 +115,17 @@ def approach(
 
 
 def _most_tokens(fields: Mapping[str, Any], *, chat: bool) -> int | None:
-    most = fields.get("max_tokens")
     if chat:
-        most = fields.get("max_completion_tokens", most)
-    elif "max_tokens" not in fields:
-        return _COMPLETION_TOKENS
-    return most if isinstance(most, int) and not isinstance(most, bool) else None
+        return _tokens(fields, "max_completion_tokens", "max_tokens")
+    return _tokens(fields, "max_tokens") if "max_tokens" in fields else _COMPLETION_TOKENS
+
+
+def _tokens(fields: Mapping[str, Any], *keys: str) -> int | None:
+    for key in keys:
+        most = fields.get(key)
+        if isinstance(most, int) and not isinstance(most, bool):
+            return most
+    return None
 
 
 def _splice(body: bytes, extra: Mapping[str, Any]) -> bytes | None:
