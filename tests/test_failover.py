@@ -27,7 +27,7 @@ from hedgeserve.proxy.record import Record
 from hedgeserve.proxy.resumed import Resumed
 from hedgeserve.proxy.routes import FORWARDED
 from hedgeserve.proxy.wrapping import Wrapping
-from tests.smallmodel import SmallModel, decode, encode
+from tests.smallmodel import CONTEXT, SmallModel, decode, encode
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -146,8 +146,8 @@ def tell(
         step = recovery.start()
         while isinstance(step, Call):
             told.calls += 1
-            assert step.path == "/detokenize"
-            step = recovery.got(200, model.detokenize(step.body)) if detokenize else recovery.got(404, b"")
+            reply = model.reply(step.path, step.body)
+            step = recovery.got(200, reply) if detokenize else recovery.got(404, b"")
         if isinstance(step, GiveUp):
             told.gave_up = step.why
             return told
@@ -210,7 +210,7 @@ def test_a_cut_anywhere_leaves_no_trace(number: int, chunks: int, weird: bool) -
         assert told.gave_up == "", cut
         assert told.way.way is Way.CONTINUE
         told.client.must_equal(whole)
-    assert {asked for asked, _ in model.asked} <= {path, COMPLETIONS, "/detokenize"}
+    assert {asked for asked, _ in model.asked} <= {path, COMPLETIONS, "/tokenize", "/detokenize"}
 
 
 @pytest.mark.parametrize("number", range(len(REQUESTS)))
@@ -307,8 +307,17 @@ def test_a_sampled_answer_goes_on_from_exactly_what_was_told(
 
 def test_usually_two_questions_are_enough() -> None:
     """A cut where text and ids go together costs the text of the prompt, and that of the prompt and the ids."""
-    path, fields = request("Hi")
+    path, fields = request("Hi", max_tokens=40)
     assert tell(SmallModel(), path, fields, [4]).calls == 2
+
+
+def test_an_answer_without_bounds_goes_on_to_the_end_of_the_context() -> None:
+    """``/v1/completions`` must be given a number for that: the length of the context is asked for."""
+    path, fields = request("Hi", ignore_eos=True)
+    model = SmallModel()
+    assert tell(model, path, fields, [4]).calls == 3
+    continued = model.asked[-1][1]
+    assert len(continued["prompt"]) + continued["max_tokens"] == CONTEXT
 
 
 def test_a_few_special_ids_in_an_answer_are_found() -> None:
@@ -335,7 +344,7 @@ def test_an_answer_of_full_length_is_finished_without_asking() -> None:
     assert not isinstance(recovery, GiveUp)
     step = recovery.start()
     while isinstance(step, Call):
-        step = recovery.got(200, model.detokenize(step.body))
+        step = recovery.got(200, model.reply(step.path, step.body))
     assert isinstance(step, Finished)
     client = Client.of(out + step.payload)
     assert client.finish == [("length", None)]

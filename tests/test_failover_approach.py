@@ -171,7 +171,7 @@ def test_what_a_stream_tells_otherwise_is_not_collected(fields: dict[str, Any]) 
         (CHAT, {"max_tokens": 5, "max_completion_tokens": 9}, 9),
         (CHAT, {"max_tokens": 5, "max_completion_tokens": None}, 5),
         (COMPLETIONS, {}, 16),
-        (COMPLETIONS, {"max_tokens": None}, None),
+        (COMPLETIONS, {"max_tokens": None}, 16),
         ("/v1/responses", {"max_output_tokens": 7}, 7),
         ("/v1/messages", {"max_tokens": 7}, 7),
         ("/v1/embeddings", {}, 0),

@@ -17,7 +17,7 @@ from hedgeserve.proxy.routes import Forwarded
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 _COMPLETION_TOKENS = 16
-"""What vLLM's ``/v1/completions`` generates where ``max_tokens`` is not said."""
+"""What vLLM's ``/v1/completions`` generates where ``max_tokens`` is not said, or null."""
 _GREEDY_BELOW = 1e-5
 """Temperatures below this are none to vLLM."""
 
@@ -117,7 +117,8 @@ def approach(
 def _most_tokens(fields: Mapping[str, Any], *, chat: bool) -> int | None:
     if chat:
         return _tokens(fields, "max_completion_tokens", "max_tokens")
-    return _tokens(fields, "max_tokens") if "max_tokens" in fields else _COMPLETION_TOKENS
+    most = _tokens(fields, "max_tokens")
+    return _COMPLETION_TOKENS if most is None else most
 
 
 def _tokens(fields: Mapping[str, Any], *keys: str) -> int | None:
