@@ -147,9 +147,9 @@ def understood(out: bytes) -> dict[str, Any]:
                         number = each["index"]
                         lists["calls"] += [(index, number, each["type"])] if "id" in each else []
                         for part, piece in each["function"].items():
-                            strands[f"{index} {number} {part}"] += piece
+                            strands[f"{index} {number} {part}"] += piece or ""
                 else:
-                    strands[f"{index} {key}"] += value
+                    strands[f"{index} {key}"] += value or ""
             for key, value in (choice["logprobs"] or {}).items():
                 lists[f"{index} logprobs {key}"] += value
             if choice["finish_reason"]:
