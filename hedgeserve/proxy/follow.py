@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any, Protocol
 
-from hedgeserve.proxy.record import Record, strands
+from hedgeserve.proxy.record import BATCH, Record, strands
 from hedgeserve.proxy.sse import DONE, data_of, last_boundary, split
 from hedgeserve.proxy.verdict import Dialect, Sign, judge
 
@@ -189,7 +189,7 @@ class Follow(EventStream):
                         self.tokens += text_end > start
                         if self._record.keeps_text:
                             self._texts.append(payload[start:text_end])
-                            if len(self._texts) >= 32:
+                            if len(self._texts) >= BATCH:
                                 self._record.compact()
                         return payload
                 elif payload.endswith(self._end_bytes) and len(payload) <= _LONGEST_FAST_BYTES:
@@ -199,7 +199,7 @@ class Follow(EventStream):
                         if self._record.keeps_text:
                             self._texts.append(payload[start:text_end])
                             self._ids.append(ids)
-                            if len(self._texts) >= 32:
+                            if len(self._texts) >= BATCH:
                                 self._record.compact()
                         return payload[: ids_at - 1] + self._bare_end if self._hide else payload
         out = super().feed(payload)
