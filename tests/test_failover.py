@@ -200,7 +200,10 @@ def sizes(seed: int) -> Callable[[], int]:
 def test_a_cut_anywhere_leaves_no_trace(number: int, chunks: int, weird: bool) -> None:
     """Text, ids, sums and finish are those of the answer that was not cut, under one id, with one role and end."""
     path, fields = REQUESTS[number]
-    grain = lambda: sizes(chunks) if chunks else lambda: 1  # noqa: E731
+
+    def grain() -> Callable[[], int]:
+        return sizes(chunks) if chunks else lambda: 1
+
     model = SmallModel(weird=weird, sizes=grain())
     events = model.answer(path, json.dumps(fields).encode())
     whole = Client.of(b"".join(events))

@@ -167,7 +167,8 @@ def test_a_long_answer_in_one_piece_is_asked_for_as_a_stream() -> None:
 )
 def test_what_a_stream_tells_otherwise_is_not_collected(fields: dict[str, Any]) -> None:
     """Its one piece would not be the engine's own."""
-    way = chosen(stream=False, temperature=0, **{key: value or {"a": 1} for key, value in fields.items()})
+    given: dict[str, Any] = {key: value or {"a": 1} for key, value in fields.items()}
+    way = chosen(CHAT, None, stream=False, temperature=0, **given)
     assert not way.collect
     assert way.way is Way.NONE
 

@@ -103,10 +103,10 @@ class Telling:
     def told_tokens(self) -> int:
         """How many tokens of the answer have been generated: ids where they are known, else events with text."""
         stream = self._stream
-        if stream is not None:
-            before = stream.before if isinstance(stream, EventStream) else 0
-            self._most_told = max(self._most_told, before + stream.tokens)
-        return self._most_told
+        if stream is None:
+            return 0
+        before = stream.before if isinstance(stream, EventStream) else 0
+        return max(self._most_told, before + stream.tokens)
 
     def first(self) -> Stream:
         """An attempt from the start; only while nothing of the answer has :attr:`begun`."""
@@ -171,7 +171,7 @@ class Telling:
 
     def _take(self, step: Step) -> Step:
         if isinstance(step, Resume):
-            self.told_tokens  # noqa: B018
+            self._most_told = self.told_tokens
             self._stream = step.stream
         if self.approach.collect:
             if isinstance(step, Resume):

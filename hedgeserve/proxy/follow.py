@@ -9,6 +9,7 @@ import re
 from typing import Any, Protocol
 
 from hedgeserve.proxy.record import BATCH, Record, strands
+from hedgeserve.proxy.soundness import is_sound
 from hedgeserve.proxy.sse import DONE, data_of, last_boundary, split
 from hedgeserve.proxy.verdict import Dialect, Sign, judge
 
@@ -131,7 +132,7 @@ class EventStream:
         if sign.refused:
             self._refused = True
             return raw
-        return self._chunk(raw, event, sign)
+        return self._chunk(raw, event, sign) if is_sound(event) else self._unread(raw)
 
     def _end(self, raw: bytes) -> bytes:
         if not self._finished and not self._refused:
@@ -141,7 +142,8 @@ class EventStream:
         return raw
 
     def _unread(self, raw: bytes) -> bytes:
-        return raw
+        """What becomes of an event that is no JSON object or makes no sense."""
+        raise NotImplementedError
 
     def _chunk(self, raw: bytes, event: dict[str, Any], sign: Sign) -> bytes:
         raise NotImplementedError
@@ -218,6 +220,10 @@ class Follow(EventStream):
         out = super()._end(raw)
         self._record.done = self.done
         return out
+
+    def _unread(self, raw: bytes) -> bytes:
+        self._record.lose("the engine sent an event that makes no sense")
+        return raw
 
     def _chunk(self, raw: bytes, event: dict[str, Any], sign: Sign) -> bytes:
         record = self._record

@@ -63,7 +63,7 @@ class Record:
         self.told_ids: dict[int, int] = {}
         """How many token ids have been told, of each choice."""
         self.tool_calls: dict[Channel, dict[str, Any]] = {}
-        """What was told first of each tool call: its id and type."""
+        """What was told first of each tool call: its id, which the client goes by."""
         self.diverged: list[int] = []
         """Where tries to go on have failed because something else came than had been told: the number of ids that
         they went on from, -1 where it was from the start."""

@@ -51,6 +51,7 @@ class Resumed(EventStream):
         return b"" if self.done else super()._event(raw)
 
     def _unread(self, raw: bytes) -> bytes:
+        self.failure = "the replica sent an event that makes no sense"
         return b""
 
     def _end(self, raw: bytes) -> bytes:
