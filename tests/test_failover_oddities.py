@@ -89,7 +89,7 @@ requests = tables(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/messages"]),
     requests,
@@ -129,7 +129,7 @@ def test_whatever_is_asked_and_answered_there_is_a_next_step(
     telling.close()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(streams)
 def test_streams_that_go_on_take_anything(stream: bytes) -> None:
     """What cannot be understood does not reach the client, or ends the answer honestly."""
