@@ -2,7 +2,7 @@
 PYTHON_BIN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint unit test-bed test-vllm soak bench-policy docs clean
+.PHONY: help serve test lint unit test-bed test-vllm soak bench-policy bench-balancer docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,10 +40,14 @@ bench-policy: ## measure the policies on recorded capacity (minutes) and write d
 	@scripts/setup test
 	$(PYTHON_BIN) -m benchmarks.policy $(ARGS)
 
+bench-balancer: ## measure a core of the balancer beside nginx and others (minutes) and write docs/benchmarks-balancer.md; ARGS="--only paced512"
+	@scripts/setup test
+	$(PYTHON_BIN) -m benchmarks.balancer $(ARGS)
+
 docs: ## write docs/configuration.md and the JSON Schema anew from hedgeserve/spec.py
 	@scripts/setup serve
 	$(PYTHON_BIN) -m hedgeserve.modelfile.reference
 
 clean: ## remove what the other targets made
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
