@@ -6,13 +6,14 @@ where a scan finds something to read, once or twice a stream.
 """
 
 import re
+from collections.abc import Iterator
 
 from hedgeserve.proxy.verdict import Dialect, read_event, worth_reading
 
 # A line ends with CRLF, LF or CR, an event with an empty line. Atomic groups: CRLF is one line end, never two.
-_BOUNDARY = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+BOUNDARY = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE = re.compile(rb"\r\n|\n|\r")
-_DONE = b"[DONE]"
+DONE = b"[DONE]"
 
 
 class Scanner:
@@ -33,6 +34,8 @@ class Scanner:
         """Whether ``[DONE]`` has passed."""
         self.failure = ""
         """What spoilt the answer; empty while nothing has. What comes after it is dropped."""
+        self.tokens = 0
+        """Events so far: of text that is told as it comes, about the number of its tokens."""
 
     @property
     def finished(self) -> bool:
@@ -50,9 +53,10 @@ class Scanner:
             return b""
         tail = self._tail
         data = tail + chunk if tail else chunk
-        cut = _last_boundary(data, max(0, len(tail) - 3))
+        cut = last_boundary(data, max(0, len(tail) - 3))
         self._tail = data[cut:]
         ready = self._judge(data[:cut]) if cut else b""
+        self.tokens += bool(ready)
         if len(self._tail) > self._longest:
             self.failure = self.failure or f"the engine sent an event of more than {self._longest} bytes"
             self._tail = b""
@@ -63,26 +67,24 @@ class Scanner:
         tail, self._tail = self._tail, b""
         if self.failure or not tail:
             return b""
-        data = _data_of(tail)
-        if data and data != _DONE and not data.rstrip().endswith(b"}"):
+        data = data_of(tail)
+        if data and data != DONE and not data.rstrip().endswith(b"}"):
             return b""
         return self._judge(tail)
 
     def _judge(self, events: bytes) -> bytes:
-        if _DONE not in events and not worth_reading(self._dialect, events):
+        if DONE not in events and not worth_reading(self._dialect, events):
             return events
-        start = 0
-        while start < len(events):
-            boundary = _BOUNDARY.search(events, start)
-            end = boundary.end() if boundary else len(events)
-            if not self._read(_data_of(events[start:end])):
-                return events[:start]
-            start = end
+        passed = 0
+        for event in split(events):
+            if not self._read(data_of(event)):
+                return events[:passed]
+            passed += len(event)
         return events
 
     def _read(self, data: bytes) -> bool:
         """Learn from one event; False: it must not be sent on."""
-        if data == _DONE:
+        if data == DONE:
             if not self.finished:
                 self.failure = "the engine ended the stream without a finish_reason"
                 return False
@@ -97,7 +99,7 @@ class Scanner:
         return not sign.failure
 
 
-def _last_boundary(data: bytes, start: int) -> int:
+def last_boundary(data: bytes, start: int) -> int:
     """Where the last whole event in ``data`` ends; 0 where none does. None ends before ``start``."""
     if b"\r" not in data:
         cut = data.rfind(b"\n\n") + 2
@@ -109,14 +111,24 @@ def _last_boundary(data: bytes, start: int) -> int:
             run -= 1
         return cut if (cut - run) % 2 == 0 else cut - 1
     cut = 0
-    for boundary in _BOUNDARY.finditer(data, start):
+    for boundary in BOUNDARY.finditer(data, start):
         if boundary.end() == len(data) and data.endswith(b"\r"):
             break  # the LF of this CRLF may be on its way
         cut = boundary.end()
     return cut
 
 
-def _data_of(event: bytes) -> bytes:
+def split(events: bytes) -> Iterator[bytes]:
+    """The events in these bytes, one by one, each with its end; what has none yet comes last."""
+    start = 0
+    while start < len(events):
+        boundary = BOUNDARY.search(events, start)
+        end = boundary.end() if boundary else len(events)
+        yield events[start:end]
+        start = end
+
+
+def data_of(event: bytes) -> bytes:
     """The data of one event: its ``data:`` lines, joined."""
     lines = (line[5:] for line in _LINE.split(event) if line.startswith(b"data:"))
     return b"\n".join(line.removeprefix(b" ") for line in lines)

@@ -56,8 +56,11 @@ def read_event(dialect: Dialect, data: bytes) -> Sign:
         event = json.loads(data)
     except (ValueError, RecursionError):
         return NOTHING
-    if not isinstance(event, dict):
-        return NOTHING
+    return judge(dialect, event) if isinstance(event, dict) else NOTHING
+
+
+def judge(dialect: Dialect, event: dict[str, Any]) -> Sign:
+    """The sign that one event gives."""
     if event.get("error"):
         return _read_error(event["error"])
     match dialect:
