@@ -211,6 +211,8 @@ class Fleet:
                         preferred=replica.state is State.READY,
                         api_key=external.api_key if external else self._parts.engine_key,
                         own_tls=external is None and replica.url.startswith("https:"),
+                        ends_at_s=replica.notice.deadline_s if replica.notice else None,
+                        throughput=replica.offer.throughput,
                     )
                 )
         return RoutingSnapshot(self._version, tuple(targets))

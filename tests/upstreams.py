@@ -209,7 +209,7 @@ class House:
 
     async def ask(self, path: str = CHAT, *, stream: bool = False, **fields: Any) -> "Reply":
         """POST a request and read all of the answer."""
-        body = {"model": "demo", "messages": [], "stream": stream, **fields}
+        body = {"model": "demo", "messages": [], "stream": stream, "max_tokens": 16, **fields}
         async with self.http.post(self.balancer.url + path, json=body) as response:
             return await Reply.read(response)
 

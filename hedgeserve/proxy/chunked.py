@@ -96,6 +96,27 @@ class Dechunker:
             self.ended = True
 
 
+def whole_chunks(data: bytes) -> tuple[list[bytes], int]:
+    """The payloads of the plain whole chunks at the beginning of these bytes, and how far they go.
+
+    Plain: with a size below 4 KiB in lower case and nothing else on its line, as all servers write them. Whatever is
+    not, or is the last, empty one, is left for a :class:`Dechunker`.
+    """
+    payloads: list[bytes] = []
+    position, length = 0, len(data)
+    while position < length:
+        at = data.find(b"\r\n", position, position + 5)
+        size = SIZES.get(data[position:at]) if at >= 0 else None
+        if size is None:
+            break
+        end = at + size + 4
+        if end > length or data[end - 2 : end] != b"\r\n":
+            break
+        payloads.append(data[at + 2 : end - 2])
+        position = end
+    return payloads, position
+
+
 def chunk(payload: bytes) -> bytes:
     """One chunk that holds these bytes, which must not be empty."""
     return b"%x\r\n%b\r\n" % (len(payload), payload)

@@ -53,8 +53,8 @@ class ClientSide(Protocol):
     def whole(self, status: int, lines: bytes, body: bytes) -> None:
         """A whole answer."""
 
-    def refuse(self, refused: Refused, lines: bytes = b"") -> None:
-        """An error of ours."""
+    def refuse(self, refused: Refused, lines: bytes = b"", *, counted: bool = False) -> None:
+        """An error of ours; ``counted`` where somebody else tells of it."""
 
     def abort(self) -> None:
         """Break the connection: the only honest end of half an answer that is no stream of events."""
@@ -64,6 +64,8 @@ class ClientSide(Protocol):
 class Report:
     """What became of a request, for the log and the metrics; filled in as it goes along."""
 
+    started_s: float = 0.0
+    status: int = 0  # that was sent; 0 while none was
     outcome: Outcome = Outcome.INTERNAL_ERROR
     replica: str = ""
     attempts: int = 0
@@ -87,27 +89,34 @@ class Shared:
     active: set["Exchange"]
 
 
+class Home(Protocol):
+    """Who wants to know of exchanges' ends."""
+
+    def ended(self, exchange: "Exchange") -> None:
+        """Its client has been told the last of it, or has left."""
+
+
 class Exchange:
-    """One request; ``on_end`` is called once, when its client has been told the last of it (or has left)."""
+    """One request; its home is told once, when its client has been told the last of it (or has left)."""
 
     __slots__ = (
-        "_asked_at_s", "_beats", "_begun", "_calls", "_failures", "_head_lines", "_heard", "_held", "_lease", "_link", "_mode", "_on_end",
+        "_asked_at_s", "_beats", "_begun", "_calls", "_failures", "_head_lines", "_heard", "_held", "_home", "_lease", "_link", "_mode",
         "_paused", "_quiet_since_s", "_recovery", "_request", "_seen_beats", "_shared", "_stage", "_stage_due_s", "_started_s",
         "_status", "_stream", "_telling", "_ticket", "_total_due_s", "_try", "ask", "client", "report",
     )  # fmt: skip
 
     def __init__(
-        self, shared: Shared, ask: Ask, client: ClientSide, telling: Telling, report: Report, on_end: Callable[[], None]
+        self, shared: Shared, ask: Ask, client: ClientSide, telling: Telling, report: Report, home: Home
     ) -> None:
         self._shared = shared
         self.ask = ask
         self.client = client
         self.report = report
         self._telling = telling
-        self._on_end = on_end
+        self._home = home
         self._stage = _Stage.WAITING
         self._mode = _Mode.ERROR
-        self._started_s = self._asked_at_s = shared.now_s()
+        self._started_s = self._asked_at_s = report.started_s
         self._total_due_s = self._started_s + shared.timeouts.total
         self._stage_due_s: float | None = None
         self._failures: list[tuple[ReplicaId, "Failure"]] = []
@@ -153,7 +162,9 @@ class Exchange:
         if self._begun:
             self.client.abort()
         else:
-            self.client.refuse(Refused(Code.INTERNAL_ERROR, "HedgeServe failed to answer this request."))
+            self.report.status = 500
+            refused = Refused(Code.INTERNAL_ERROR, "HedgeServe failed to answer this request.")
+            self.client.refuse(refused, counted=True)
         self._over()
 
     def pause(self) -> None:
@@ -175,7 +186,7 @@ class Exchange:
             return
         if self._stage in (_Stage.WAITING, _Stage.OVER):
             return
-        if self._stage is _Stage.BODY:
+        if self._stage is _Stage.BODY and self._beats:
             if self._beats != self._seen_beats or self._paused:
                 self._seen_beats = self._beats
                 self._quiet_since_s = now_s
@@ -204,11 +215,16 @@ class Exchange:
         return (
             self._stage is _Stage.BODY
             and self._mode is _Mode.EVENTS
-            and self._telling.way is not Way.NONE
+            and self.ask.approach.way is not Way.NONE
             and self._stream is not None
             and not self._stream.complete
             and self.report.resumed < self._shared.failover.max_resumptions
         )
+
+    @property
+    def told_tokens(self) -> int:
+        """Tokens of its answer so far, as far as they can be counted."""
+        return 0 if self._stream is None else self._stream.tokens
 
     def as_movable(self, number: int, now_s: float) -> Movable:
         """What :mod:`moving` must know of its stream."""
@@ -216,7 +232,7 @@ class Exchange:
         assert stream is not None
         return Movable(
             number,
-            told_tokens=self._telling.told_tokens,
+            told_tokens=self.told_tokens,
             tokens_per_s=stream.tokens / max(now_s - self._asked_at_s, 0.001),
             expects_tokens=self.ask.approach.expects_tokens,
         )
@@ -262,7 +278,7 @@ class Exchange:
         else:
             self._turn_away(refused)
 
-    def _ask_replica(self, path: bytes, body: bytes, *, patient: bool = False) -> None:
+    def _ask_replica(self, path: bytes, body: bytes, *, patient: bool = False, anew: bool = False) -> None:
         lease = self._lease
         assert lease is not None
         self._stage = _Stage.HEAD
@@ -270,11 +286,12 @@ class Exchange:
         self._stage_due_s = None if patient else self._asked_at_s + timeouts.first_byte
         self._request = (path, body, patient)
         self._held.clear()
-        self._heard = 0
+        self._heard = self._beats = self._seen_beats = 0
         self._try += 1
         attempt = self._try
         endpoint = lease.incarnation.endpoint
-        self._shared.wires.ask(
+        wires = self._shared.wires
+        (wires.ask_anew if anew else wires.ask)(
             endpoint,
             self,
             endpoint.request(b"POST", path, self.ask.lines, body),
@@ -310,7 +327,7 @@ class Exchange:
                 if self._stream is None:
                     self._stream = self._telling.first()
         elif self._recovery is not None:
-            self._mode = _Mode.ERROR
+            self._mode = _Mode.CALL  # anything but a stream is for the recovery to judge
         else:
             self._mode = _Mode.HELD
         if not self._begun and self._mode is not _Mode.ERROR:
@@ -331,6 +348,31 @@ class Exchange:
                 self._fail(Failure(FailurePhase.ABORT, stream.failure))  # type: ignore[union-attr]
             return
         self._receive_other(payload)
+
+    def received_all(self, payloads: list[bytes], framed: bytes) -> None:
+        """Several chunks at once: what they come to goes out in one piece."""
+        if self._mode is not _Mode.EVENTS:
+            self.received(b"".join(payloads), framed)
+            return
+        self._beats += 1
+        self._lease.incarnation.beats += 1  # type: ignore[union-attr]
+        stream = self._stream
+        assert stream is not None
+        outs, same = [], True
+        for payload in payloads:
+            out = stream.feed(payload)
+            outs.append(out)
+            if out is not payload:
+                same = False
+                if stream.failure:
+                    break
+        data = b"".join(outs)
+        if data:
+            if not self._begun:
+                self._begin()
+            self.client.send(data, framed if same else None)
+        if stream.failure:
+            self._fail(Failure(FailurePhase.ABORT, stream.failure))
 
     def ended(self) -> None:
         """It is whole, as far as HTTP can tell."""
@@ -355,6 +397,8 @@ class Exchange:
         if self._mode is _Mode.ERROR and self._stage is _Stage.BODY:
             self._fail(self._told_failure())
             return
+        if phase is FailurePhase.BODY and not self._beats:
+            phase, reason = FailurePhase.FIRST_BYTE, f"{reason} before an answer"
         self._fail(Failure(phase, reason, timed_out=timed_out))
 
     def _vanished(self) -> None:
@@ -371,7 +415,7 @@ class Exchange:
     def _ask_anew(self) -> None:
         if self._stage is _Stage.HEAD and self._lease is not None and self._link is None:
             path, body, patient = self._request
-            self._ask_replica(path, body, patient=patient)
+            self._ask_replica(path, body, patient=patient, anew=True)
 
     # Answers as they come
 
@@ -409,6 +453,7 @@ class Exchange:
         self._begun = True
         if self.ask.stream:
             self.report.ttft_s = self._shared.now_s() - self._started_s
+        self.report.status = self._status
         self.client.begin(self._status, self._head_lines + self._own_lines())
 
     def _end_events(self) -> None:
@@ -434,10 +479,12 @@ class Exchange:
         if self._status == 200 and self.ask.route.dialect is Dialect.CHOICES and aborted(body):
             self._fail(Failure(FailurePhase.ABORT, 'it gave half an answer (finish_reason "abort")'))
             return
+        self.report.status = self._status
         self.client.whole(self._status, self._head_lines + self._own_lines(), body)
         self._finish(said=True)
 
     def _answer_whole(self) -> None:
+        self.report.status = 200
         lines = _JSON_LINE + self._own_lines()
         self.client.whole(200, lines, self._telling.whole())
         self._finish(said=True)
@@ -471,7 +518,8 @@ class Exchange:
             return
         if failure.phase not in _NO_FAULT:
             self._ticket.failed_on(replica)
-        if self._begun or (self.ask.approach.collect and self._telling.told_tokens):
+        collected = self.ask.approach.collect and self._stream is not None and self._stream.tokens > 0
+        if self._begun or collected:
             self._go_on(replica, failure)
             return
         self._recovery = None
@@ -515,7 +563,7 @@ class Exchange:
             self._end_cut(code, f"{said}; it cannot be continued: {why}")
         else:  # collected, and nothing of it told: from the start, then
             self._recovery = None
-            self._telling.restart()
+            self._stream = None
             if self._spent():
                 self._turn_away(self._given_up())
             else:
@@ -529,19 +577,17 @@ class Exchange:
         match step:
             case Call(path=path, body=body):
                 self._calls += 1
-                self._ask_replica(path, body)
+                self._ask_replica(path.encode(), body)
             case Resume(path=path, body=body, stream=stream):
                 self._calls = 0
                 self._stream = stream
-                self._ask_replica(path, body)
-            case Finished(data=data):
-                self._stream = step.stream
+                self._ask_replica(path.encode(), body)
+            case Finished(payload=payload):
                 self._status = 200
                 if self.ask.approach.collect:
                     self._answer_whole()
                     return
-                if data:
-                    self._pass_on(data)
+                self._pass_on(payload)
                 self._finish()
             case GiveUp(why=why):
                 self._release()
@@ -614,7 +660,8 @@ class Exchange:
     def _turn_away(self, refused: Refused) -> None:
         """Nothing has been sent, and nothing will be but this."""
         self.report.outcome = outcome_of(refused.code)
-        self.client.refuse(refused, self._attempts_line() if self.report.attempts else b"")
+        self.report.status = refused.code.status
+        self.client.refuse(refused, self._attempts_line() if self.report.attempts else b"", counted=True)
         self._over()
 
     def _end_cut(self, code: Code, reason: str) -> None:
@@ -634,9 +681,9 @@ class Exchange:
         self._release()
         self._shared.dispatcher.withdraw(self._ticket)
         self._shared.active.discard(self)
-        self.report.tokens = self._telling.told_tokens
+        self.report.tokens = self.told_tokens
         self._telling.close()
-        self._on_end()
+        self._home.ended(self)
 
     def _release(self) -> None:
         lease, self._lease = self._lease, None

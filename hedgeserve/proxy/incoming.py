@@ -20,6 +20,7 @@ class Understood:
 
     fields: Mapping[str, Any]
     stream: bool
+    choices: int
 
 
 @dataclass(slots=True)
@@ -59,7 +60,7 @@ def understand(body: bytes, names: Sequence[str]) -> Understood:
         if not isinstance(model, str):
             raise _wrong_type("model", "a string", model)
         require_model(model, names)
-    return Understood(fields, bool(stream))
+    return Understood(fields, bool(stream), _choices(fields))
 
 
 def require_model(model: str, names: Sequence[str]) -> None:
@@ -75,7 +76,7 @@ def require_model(model: str, names: Sequence[str]) -> None:
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        fields = json.loads(body)
+        fields = json.loads(body.decode())
     except json.JSONDecodeError as error:
         what = "is empty" if not body.strip() else f"is not valid JSON: {error}"
         raise Refused(Code.INVALID_JSON, f"The request body {what}; send a JSON object.") from None
@@ -92,6 +93,16 @@ def _object(body: bytes) -> dict[str, Any]:
             Code.INVALID_JSON, f"The request body is {_json_type(fields)}; send a JSON object, such as {{...}}."
         )
     return fields
+
+
+def _choices(fields: Mapping[str, Any]) -> int:
+    """How many choices the answer will have: ``n`` for each prompt. One where that cannot be told."""
+    n = fields.get("n")
+    count = n if isinstance(n, int) and not isinstance(n, bool) and n > 0 else 1
+    prompt = fields.get("prompt")
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
+        count *= len(prompt)
+    return count
 
 
 def _wrong_type(key: str, wanted: str, value: object) -> Refused:

@@ -116,6 +116,9 @@ class _Question:
     def received(self, payload: bytes, framed: bytes | None) -> None:
         """Of no interest."""
 
+    def received_all(self, payloads: list[bytes], framed: bytes) -> None:
+        """Of no interest."""
+
     def ended(self) -> None:
         """Of no interest."""
         self._link = None

@@ -158,7 +158,7 @@ class Pool:
                 incarnation = Incarnation(target, Endpoint.of(target, self._own_trust, self._get_public_trust))
             else:
                 del before[target.id]
-                incarnation.candidate.target = target
+                self._renew(incarnation, target)
             self._known[target.id] = incarnation
         self._candidates = [incarnation.candidate for incarnation in self._known.values()]
         self._by_candidate = {id(each.candidate): each for each in self._known.values()}
@@ -166,6 +166,13 @@ class Pool:
         for incarnation in before.values():
             self._vanish(incarnation)
         self._on_free()
+
+    def _renew(self, incarnation: Incarnation, target: RouteTarget) -> None:
+        old = incarnation.target
+        if (old.api_key, old.own_tls) != (target.api_key, target.own_tls):
+            incarnation.endpoint.close()
+            incarnation.endpoint = Endpoint.of(target, self._own_trust, self._get_public_trust)
+        incarnation.candidate.target = target
 
     def take(self, wants: Wants) -> Lease | None:
         """A slot on the best replica for a request; None while there is none."""

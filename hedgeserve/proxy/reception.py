@@ -67,6 +67,8 @@ class Reception:
         self._names = (spec.model.id, *spec.model.aliases)
         self._routing: RoutingSpec = spec.routing
         self._session_header = spec.routing.session_header.lower().encode()
+        self._longest_event = max(spec.limits.max_held_response, 2**20)
+        self._log = _log.bind()  # once: finding the logger anew costs as much as all of the rest of counting
         self._keys = keys
         self._quotas = Quotas(
             requests_per_minute=spec.limits.requests_per_minute_per_key,
@@ -105,40 +107,39 @@ class Reception:
 
     def take(self, incoming: Incoming, client: Edge, request_id: str) -> Exchange | None:
         """Begin to answer it; None where it was refused, which the client has been told."""
-        started_s = self._shared.now_s()
-        route = FORWARDED[incoming.path]
-        report = Report()
+        now_s = self._shared.now_s()
         try:
-            ask, telling, estimate = self._understand(route, incoming, request_id, started_s)
+            ask, telling = self._understand(FORWARDED[incoming.path], incoming, request_id, now_s)
         except Refused as refused:
-            report.outcome = outcome_of(refused.code)
             client.refuse(refused)
             return None
         except Exception:
             _log.exception("a request failed through a mistake of ours", path=incoming.path, request_id=request_id)
             client.refuse(Refused(Code.INTERNAL_ERROR, "HedgeServe failed to answer this request."))
             return None
-        counted = _Counted(client)
+        exchange = Exchange(self._shared, ask, client, telling, Report(now_s), self)
+        if not self.active:
+            self._on_busy()
         self.active += 1
-        self._on_busy()
-
-        def on_end() -> None:
-            self.active -= 1
-            self._quotas.leave(ask.key)
-            if report.tokens:
-                self._quotas.settle(ask.key, estimate, ask.approach.prompt_tokens_estimate + report.tokens, self._shared.now_s())
-                self._metrics.answered_tokens(report.tokens)
-                self.typical_tokens += (report.tokens - self.typical_tokens) * _TYPICAL_SHARE
-            self._tell(route, counted.status or _CLIENT_CLOSED, report, request_id, started_s)
-            if not self.active:
-                self._on_idle()
-
-        exchange = Exchange(self._shared, ask, counted, telling, report, on_end)
         try:
             exchange.start()
         except Exception:
             self.failed(exchange)
         return exchange
+
+    def ended(self, exchange: Exchange) -> None:
+        """An exchange is over: it is counted, and told of."""
+        ask, report = exchange.ask, exchange.report
+        self.active -= 1
+        self._quotas.leave(ask.key)
+        if report.tokens:
+            used = ask.approach.prompt_tokens_estimate + report.tokens
+            self._quotas.settle(ask.key, ask.wants.tokens, used, self._shared.now_s())
+            self._metrics.answered_tokens(report.tokens)
+            self.typical_tokens += (report.tokens - self.typical_tokens) * _TYPICAL_SHARE
+        self._tell(ask.route, report, ask.request_id)
+        if not self.active:
+            self._on_idle()
 
     def failed(self, exchange: Exchange) -> None:
         """An exchange failed through a mistake of ours: its client is told, and nobody else suffers."""
@@ -151,14 +152,12 @@ class Reception:
         """A request was turned away before it had an exchange."""
         if incoming is None or incoming.path not in FORWARDED:
             return
-        report = Report(
-            outcome=Outcome.SHED if status in (429, 503) else Outcome.INTERNAL_ERROR if status == 500 else Outcome.CLIENT_ERROR
-        )
-        self._tell(FORWARDED[incoming.path], status, report, request_id, self._shared.now_s())
+        outcome = Outcome.SHED if status in (429, 503) else Outcome.INTERNAL_ERROR if status == 500 else Outcome.CLIENT_ERROR
+        self._tell(FORWARDED[incoming.path], Report(self._shared.now_s(), status, outcome), request_id)
 
     def _understand(
         self, route: Forwarded, incoming: Incoming, request_id: str, now_s: float
-    ) -> tuple[Ask, Telling, int]:
+    ) -> tuple[Ask, Telling]:
         body = incoming.body[0] if len(incoming.body) == 1 else b"".join(incoming.body)
         understood = understand(body, self._names)
         fields = understood.fields
@@ -194,20 +193,29 @@ class Reception:
             priority=priority,
             deadline_s=deadline_s,
         )
-        return ask, Telling(route, fields, approach, self._policy, keep=self.budget.keep), tokens
+        telling = Telling(
+            route,
+            fields,
+            approach,
+            self._policy,
+            keep=self.budget.keep,
+            choices=understood.choices,
+            longest_event_bytes=self._longest_event,
+        )
+        return ask, telling
 
     def _session(self, incoming: Incoming, fields: Any) -> str:
         named = incoming.value(self._session_header).decode("latin-1")
         user = fields.get("user")
         return named or (user if isinstance(user, str) else "")
 
-    def _tell(self, route: Forwarded, status: int, report: Report, request_id: str, started_s: float) -> None:
-        duration_s = self._shared.now_s() - started_s
+    def _tell(self, route: Forwarded, report: Report, request_id: str) -> None:
+        duration_s = self._shared.now_s() - report.started_s
+        status = report.status or _CLIENT_CLOSED
         self._metrics.request_ended(route.path, report.outcome, status)
         self._metrics.request_took(route.path, duration_s, report.attempts, report.ttft_s)
-        log = _log.bind()
-        if log.is_enabled_for(INFO):
-            log.info(
+        if self._log.is_enabled_for(INFO):
+            self._log.info(
                 "request",
                 request_id=request_id,
                 route=route.path,
@@ -219,37 +227,6 @@ class Reception:
                 duration_s=round(duration_s, 4),
                 ttft_s=None if report.ttft_s is None else round(report.ttft_s, 4),
             )
-
-
-class _Counted:
-    """A client's side that remembers the status it was sent; an :class:`Edge` has many requests, one after the other."""
-
-    __slots__ = ("_client", "end", "send", "status")
-
-    def __init__(self, client: Edge) -> None:
-        self._client = client
-        self.status = 0
-        self.send = client.send  # the same call as without us: it is made for every token
-        self.end = client.end
-
-    def begin(self, status: int, lines: bytes) -> None:
-        """The head of an answer."""
-        self.status = status
-        self._client.begin(status, lines)
-
-    def whole(self, status: int, lines: bytes, body: bytes) -> None:
-        """A whole answer."""
-        self.status = status
-        self._client.whole(status, lines, body)
-
-    def refuse(self, refused: Refused, lines: bytes = b"") -> None:
-        """An error of ours, which is counted here."""
-        self.status = refused.code.status
-        self._client.refuse(refused, lines, counted=True)
-
-    def abort(self) -> None:
-        """Break the connection."""
-        self._client.abort()
 
 
 def _deadline(given: bytes, now_s: float) -> float | None:

@@ -40,3 +40,47 @@ def pick(
         if best_rank is None or rank < best_rank:
             best, best_rank = target, rank
     return best
+
+
+from dataclasses import dataclass, field
+
+
+class Candidate:
+    __slots__ = ("target", "requests", "tokens", "last_used", "shunned_until_s", "waiting", "cache_usage", "told_at_s", "rtt_s")
+
+    def __init__(self, target):
+        self.target = target
+        self.requests = 0
+        self.tokens = 0
+        self.last_used = 0
+        self.shunned_until_s = 0.0
+        self.waiting = self.cache_usage = None
+        self.told_at_s = 0.0
+        self.rtt_s = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    tokens: int = 1
+    prefix: bytes = b""
+    session: str = ""
+    urgent: bool = False
+    avoid: frozenset = frozenset()
+    may_return: bool = False
+
+
+class Router:
+    note = ""
+    memory_bytes = 0
+
+    def pick(self, candidates, wants, *, limit, now_s):
+        t = pick([c.target for c in candidates], {c.target.id: c.requests for c in candidates}, wants.avoid, limit=limit, last_used={c.target.id: c.last_used for c in candidates},
+                 shunned=[c.target.id for c in candidates if c.shunned_until_s > now_s], fall_back=wants.may_return)
+        return None if t is None else next(c for c in candidates if c.target is t)
+
+    def forget(self, replica):
+        pass
+
+
+def make_router(spec, dice):
+    return Router()

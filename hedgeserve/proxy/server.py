@@ -11,10 +11,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
-from aiohttp import web
 
 from hedgeserve.proxy.edge import Edge, Incoming, Running, date_line
 from hedgeserve.proxy.front import Front
+from hedgeserve.proxy.others import Others
 from hedgeserve.proxy.reception import Reception
 from hedgeserve.proxy.replies import Refused
 from hedgeserve.proxy.routes import FORWARDED
@@ -54,7 +54,7 @@ class Server:
         self._sweep = sweep
         self._edges: set[Edge] = set()
         self._sockets: list[socket.socket] = []
-        self._others = web.Server(front.handle, access_log=None, handler_cancellation=True)
+        self._others = Others(front.handle, access_log=None, handler_cancellation=True)
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = asyncio.Event()

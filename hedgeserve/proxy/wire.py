@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from hedgeserve.metrics import FailurePhase
-from hedgeserve.proxy.chunked import SIZES, ChunkError, Dechunker
+from hedgeserve.proxy.chunked import SIZES, ChunkError, Dechunker, whole_chunks
 from hedgeserve.proxy.headers import Header
 from hedgeserve.replica import RouteTarget
 from hedgeserve.units import format_duration
@@ -63,6 +63,9 @@ class Sink(Protocol):
 
     def received(self, payload: bytes, framed: bytes | None) -> None:
         """More of its body; ``framed`` is the same as whole chunks, where it came as such."""
+
+    def received_all(self, payloads: list[bytes], framed: bytes) -> None:
+        """Several chunks of it at once; ``framed`` is all of them."""
 
     def ended(self) -> None:
         """The body is whole."""
@@ -286,19 +289,26 @@ class Link(asyncio.Protocol):
             self._end(surplus=surplus)
 
     def _receive_chunks(self, data: bytes) -> None:
+        """Whatever is not one whole chunk: several of them, as a busy loop finds them, parts of one, the end."""
         sink = self._sink
         if sink is None:
             self.abort()
             return
         chunks = self._chunks
-        aligned = chunks.aligned
+        if chunks.aligned:
+            pieces, taken = whole_chunks(data)
+            if pieces:
+                sink.received_all(pieces, data[:taken])
+                data = data[taken:]
+                if not data or self._sink is not sink:
+                    return
         try:
             payload = chunks.feed(data)
         except ChunkError as error:
             self._broken(f"its answer is not valid HTTP: {error}")
             return
         if payload:
-            sink.received(payload, data if aligned and chunks.aligned and not chunks.ended else None)
+            sink.received(payload, None)
         if chunks.ended and self._sink is sink:
             self._end(surplus=chunks.rest)
 
