@@ -228,7 +228,7 @@ def test_what_is_told_is_a_prefix_of_what_the_ids_say(prompt: list[int], tokens:
     """After any prompt, even one that ends inside a character, text is only ever held back, never wrong."""
     body = {"prompt": prompt or [300], "max_tokens": tokens, "ignore_eos": True}
     job = read_job(body, chat=False, max_model_len=1024, seed=0)
-    piece = Generation(job).step(tokens)
+    piece = Generation(job, job.shares[0]).step(tokens)
     assert len(piece.ids) == tokens
     before = decode(job.prompt, skip_special=True)
     mid_character = before.decode("utf-8", "replace").endswith("\ufffd")
@@ -267,7 +267,7 @@ def test_another_server_seed_is_another_model(engine: DemoProcess) -> None:
     [
         (CHAT, chat("Tell me of the lighthouse 🌊", max_tokens=90, ignore_eos=True)),
         (TEXT, completion("An odd prompt with unknown words:", max_tokens=90, ignore_eos=True)),
-        (CHAT, chat("Sample", max_tokens=60, ignore_eos=True, seed=3, temperature=0.7)),
+        (CHAT, chat("Sample", max_tokens=60, ignore_eos=True, temperature=0.7)),
     ],
 )
 def test_a_cut_anywhere_is_continued_by_ids_exactly(
@@ -277,7 +277,7 @@ def test_a_cut_anywhere_is_continued_by_ids_exactly(
     events = engine.ask(path, {**body, "stream": True, "return_token_ids": True}).events
     place = events[0] if path == CHAT else events[0]["choices"][0]
     prompt, ids = place["prompt_token_ids"], ids_of(events)
-    sampling = {name: body[name] for name in ("ignore_eos", "seed", "temperature") if name in body}
+    sampling = {name: body[name] for name in ("ignore_eos", "temperature") if name in body}
     for cut in range(1, len(ids)):
         rest = completion(prompt + ids[:cut], max_tokens=len(ids) - cut, return_token_ids=True, **sampling)
         assert twin.ask(TEXT, rest).json["choices"][0]["token_ids"] == ids[cut:], f"cut after {cut}"
@@ -352,9 +352,11 @@ def test_min_tokens_puts_off_the_end(engine: DemoProcess) -> None:
 
 
 def test_completions_write_16_tokens_unless_told_otherwise(engine: DemoProcess) -> None:
-    """/v1/completions has vLLM's default of 16; null means to the end of the context."""
-    assert engine.ask(TEXT, completion(ignore_eos=True)).json["usage"]["completion_tokens"] == 16
-    usage = engine.ask(TEXT, completion(ignore_eos=True, max_tokens=None)).json["usage"]
+    """/v1/completions has vLLM's default of 16, and null is the default: whoever continues must say how far."""
+    for fields in ({}, {"max_tokens": None}):
+        answer = engine.ask(TEXT, completion(ignore_eos=True, **fields)).json
+        assert answer["usage"]["completion_tokens"] == 16
+    usage = engine.ask(CHAT, chat(ignore_eos=True, max_tokens=None)).json["usage"]
     assert usage["total_tokens"] == 1024
 
 
@@ -415,7 +417,8 @@ BAD_REQUESTS = [
     (TEXT, {"model": "demo"}, "Either prompt or prompt_embeds must be provided"),
     (TEXT, completion(""), "Either prompt or prompt_embeds must be provided"),
     (TEXT, completion([]), "at least one prompt"),
-    (TEXT, completion(["a", "b"]), "one prompt a request"),
+    (TEXT, completion(["a", ""]), "prompt cannot be empty"),
+    (TEXT, completion(["a", [1]]), "valid integer"),
     (TEXT, completion(7), "valid string"),
     (TEXT, completion([-1]), "greater than or equal to 0"),
     (TEXT, completion([99999]), "Token id 99999 is out of vocabulary"),
@@ -426,20 +429,31 @@ BAD_REQUESTS = [
     (TEXT, completion([300] * 1024), "max_tokens must be at least 1"),
     (TEXT, completion(temperature=-1), "temperature must be non-negative"),
     (TEXT, completion(temperature="hot"), "valid number"),
-    (TEXT, completion(n=2), "n must be 1"),
+    (TEXT, completion(n=2, temperature=0), "n must be 1 when using greedy sampling"),
+    (TEXT, completion(n=0), "n must be at least 1"),
     (TEXT, completion(min_tokens=99), "min_tokens must be less than or equal to max_tokens=16"),
     (TEXT, completion(stream_options={"include_usage": True}), "Stream options can only be defined"),
     (TEXT, completion(stop=["a"] * 5), "at most 4 items"),
     (TEXT, completion(stop=""), "empty string"),
     (TEXT, completion(stop_token_ids=[[1]]), "valid list"),
-    (TEXT, completion(logprobs=1), "the demo engine has no logprobs"),
+    (TEXT, completion(prompt_logprobs=1), "the demo engine has no prompt_logprobs"),
+    (TEXT, completion(logprobs=21), "greater than max allowed: 20"),
+    (TEXT, completion(logprobs=-2), "must be a positive value or -1"),
+    (TEXT, completion(presence_penalty=3), "presence_penalty must be in [-2, 2]"),
+    (TEXT, completion(repetition_detection={"max_pattern_size": 4}), "min_count must be >= 2"),
     (CHAT, {"model": "demo"}, "Field required"),
     (CHAT, {"messages": "x"}, "valid list"),
     (CHAT, {"messages": []}, "empty conversation"),
     (CHAT, {"messages": [{"content": "x"}]}, "messages.0.role"),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not a multimodal model"),
-    (CHAT, chat(response_format={"type": "json_object"}), "plain text only"),
-    (CHAT, chat(tools=[{"type": "function"}]), "tool choice requires"),
+    (CHAT, chat(response_format={"type": "structural_tag"}), "has no response_format 'structural_tag'"),
+    (CHAT, chat(response_format={"type": "json_schema"}), "'json_schema' field must be provided"),
+    (CHAT, chat(structured_outputs={"regex": "a+"}), "the demo engine has no regex output"),
+    (CHAT, chat(top_logprobs=2), "`logprobs` must be set to true"),
+    (CHAT, chat(tools=[{"type": "function", "function": {"name": "f"}}]), "tool choice requires"),
+    (CHAT, chat(tools=[{"type": "function"}]), "Field required"),
+    (CHAT, chat(tools=[]), "must not be an empty array"),
+    (CHAT, chat(tool_choice="required"), "`tools` must be set"),
     (CHAT, chat(stream="yes"), "valid boolean"),
     (CHAT, chat(continue_final_message=True), "not compatible"),
 ]
@@ -508,7 +522,7 @@ def test_a_connection_is_kept_for_the_next_request(engine: DemoProcess) -> None:
     try:
         connection.connect()
         kept = connection.sock
-        for body, status in ((chat(stream=True), 200), (chat(n=2), 400), (chat(), 200)):
+        for body, status in ((chat(stream=True), 200), (chat(n=0), 400), (chat(), 200)):
             connection.request("POST", CHAT, json.dumps(body), {"Content-Type": "application/json"})
             response = connection.getresponse()
             assert response.status == status

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from hedgeserve.specfile import parse_spec
 from tests import tiny_model
 from tests.conftest import processes_of
 from tests.demo_process import DemoProcess, demo_process
+from tests.vllm_rows import CHAT, FORMAT, KINDS, REQUESTS, STREAMS, TEXT, chat, completion, flat, kinds, shape
 
 pytestmark = [
     pytest.mark.vllm,
@@ -38,11 +39,10 @@ pytestmark = [
     ),
 ]
 
-CHAT = "/v1/chat/completions"
-TEXT = "/v1/completions"
 KEY = "key-of-this-test"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 ARGS = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "8"]
+ARGS += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
 # A gigabyte of cache and one thread are plenty for a tiny model, and spare the machine.
 ENV = {
     "HF_HUB_OFFLINE": "1",
@@ -120,79 +120,9 @@ def _wait_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[DemoProcess]:
-    with demo_process("--model", "tiny", "--alias", "small", "--max-model-len", "1024", api_key=KEY) as process:
+    options = ("--model", "tiny", "--alias", "small", "--max-model-len", "1024", "--enable-auto-tool-choice")
+    with demo_process(*options, api_key=KEY) as process:
         yield process
-
-
-def chat(**fields: Any) -> dict[str, Any]:
-    return {
-        "messages": [{"role": "user", "content": "Ring the bell"}],
-        "temperature": 0,
-        "max_tokens": 6,
-        **fields,
-    }
-
-
-def completion(prompt: object = "Ring the bell", **fields: Any) -> dict[str, Any]:
-    return {"prompt": prompt, "temperature": 0, "max_tokens": 6, **fields}
-
-
-SAME_VALUES = {"object", "index", "role", "finish_reason", "type", "code", "param", "model", "parent", "error"}
-SAME_VALUES |= {"detail", "logprobs", "max_model_len", "server_load", "token_strs", "id of a model"}
-
-
-def shape(value: Any, key: str = "") -> Any:
-    """A value with all that may differ between two models replaced by its type.
-
-    Lists of ids and of texts become one word, since their length is the tokenizer's business.
-    """
-    if isinstance(value, Mapping):
-        return {name: shape(item, name) for name, item in value.items()}
-    if isinstance(value, list):
-        simple = bool(value) and isinstance(value[0], int | str)
-        return f"list of {type(value[0]).__name__}" if simple else [shape(item) for item in value]
-    return value if key in SAME_VALUES else type(value).__name__
-
-
-REQUESTS = {
-    "chat": (CHAT, chat()),
-    "chat with ids and prompt": (CHAT, chat(return_token_ids=True, return_prompt_text=True)),
-    "chat in a row of parts": (
-        CHAT,
-        chat(messages=[{"role": "user", "content": [{"type": "text", "text": "Ring"}]}]),
-    ),
-    "completion": (TEXT, completion()),
-    "completion with ids": (TEXT, completion(return_token_ids=True)),
-    "completion of ids": (TEXT, completion([10, 11, 12], return_token_ids=True)),
-    "completion with echo": (TEXT, completion(echo=True)),
-    "completion by its alias": (TEXT, completion(model="small")),
-    "tokens": ("/tokenize", {"prompt": "Ring"}),
-    "tokens of a chat": ("/tokenize", {"messages": chat()["messages"]}),
-    "text of tokens": ("/detokenize", {"tokens": [10, 11]}),
-    "unknown model": (CHAT, chat(model="nope")),
-    "no messages": (CHAT, {}),
-    "empty messages": (CHAT, chat(messages=[])),
-    "no prompt": (TEXT, {}),
-    "empty list": (TEXT, completion([])),
-    "no tokens": (TEXT, completion(max_tokens=0)),
-    "more than the context": (TEXT, completion(max_tokens=5000)),
-    "a prompt too long": (TEXT, completion([10] * 1025)),
-    "a prompt as long as the context": (TEXT, completion([10] * 1024)),
-    "an unknown token": (TEXT, completion([99999])),
-    "too cold": (TEXT, completion(temperature=-1)),
-    "too hot": (TEXT, completion(temperature=3)),
-    "two choices": (TEXT, completion(n=2)),
-    "no choices": (TEXT, completion(n=0)),
-    "more tokens at least than at most": (TEXT, completion(min_tokens=9)),
-    "stream options without a stream": (TEXT, completion(stream_options={"include_usage": True})),
-    "empty stop": (TEXT, completion(stop="")),
-    "tools": (CHAT, chat(tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])),
-    "not JSON": (CHAT, b"{nope"),
-    "a list": (CHAT, b"[1]"),
-    "nothing": (CHAT, b""),
-    "unknown path": ("/nope", chat()),
-    "wrong method": ("/health", chat()),
-}
 
 
 @pytest.mark.parametrize("name", REQUESTS)
@@ -210,34 +140,6 @@ def test_the_demo_engine_answers_in_vllms_shape(vllm: DemoProcess, demo: DemoPro
     assert list(flat(ours.json)) == list(flat(real.json))
 
 
-def flat(value: Any, path: str = "") -> Iterator[str]:
-    """The keys of a value in the order in which they are written."""
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield f"{path}.{name}"
-            yield from flat(item, f"{path}.{name}")
-    elif isinstance(value, list) and value and isinstance(value[0], Mapping | list):
-        for item in value:
-            yield from flat(item, f"{path}[]")
-
-
-STREAMS = {
-    "chat": (CHAT, chat()),
-    "chat with ids": (CHAT, chat(return_token_ids=True)),
-    "chat with prompt": (CHAT, chat(return_prompt_text=True)),
-    "chat with sums": (CHAT, chat(stream_options={"include_usage": True})),
-    "chat with all sums": (CHAT, chat(stream_options={"include_usage": True, "continuous_usage_stats": True})),
-    "completion": (TEXT, completion()),
-    "completion with ids": (TEXT, completion(return_token_ids=True)),
-    "completion with echo": (TEXT, completion(echo=True)),
-    "completion with echo and ids": (TEXT, completion(echo=True, return_token_ids=True)),
-    "completion with all sums": (
-        TEXT,
-        completion(stream_options={"include_usage": True, "continuous_usage_stats": True}),
-    ),
-}
-
-
 @pytest.mark.parametrize("name", STREAMS)
 def test_the_demo_engine_streams_in_vllms_shape(vllm: DemoProcess, demo: DemoProcess, name: str) -> None:
     """Chunk for chunk the same keys in the same order, from the role to [DONE]."""
@@ -250,6 +152,45 @@ def test_the_demo_engine_streams_in_vllms_shape(vllm: DemoProcess, demo: DemoPro
     for at in (0, 1, -3, -2):
         assert shape(ours.events[at]) == shape(real.events[at])
         assert list(flat(ours.events[at])) == list(flat(real.events[at]))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_demo_engine_streams_the_same_kinds_of_chunks(vllm: DemoProcess, demo: DemoProcess, name: str) -> None:
+    """Every kind of chunk that vLLM sends comes from the demo engine, and no other."""
+    path, body = KINDS[name]
+    real, ours = (server.ask(path, {**body, "stream": True}, headers=AUTHORIZED).events for server in (vllm, demo))
+    assert kinds(ours) == kinds(real)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": FORMAT},
+        {"temperature": 1, "seed": 7, "ignore_eos": True},
+        {"presence_penalty": 2, "ignore_eos": True},
+    ],
+)
+def test_what_a_continuation_cannot_keep_is_lost_with_both(
+    vllm: DemoProcess, demo: DemoProcess, fields: dict[str, Any]
+) -> None:
+    """Grammar, seed and counts begin anew with each request's output: the same again from the start only."""
+    for server in (vllm, demo):
+        body = completion(max_tokens=40, return_token_ids=True, **fields)
+        whole, again = (server.ask(TEXT, body, headers=AUTHORIZED).json["choices"][0] for _ in range(2))
+        assert whole["token_ids"] == again["token_ids"]
+        prompt, ids = whole["prompt_token_ids"], whole["token_ids"]
+        rests = []
+        for cut in range(2, len(ids) - 4, 3):
+            rest = {**body, "prompt": prompt + ids[:cut], "max_tokens": len(ids) - cut}
+            rests.append(server.ask(TEXT, rest, headers=AUTHORIZED).json["choices"][0]["token_ids"] == ids[cut:])
+        assert not all(rests)
+
+
+def test_null_is_no_way_to_ask_for_all_tokens_of_a_completion(vllm: DemoProcess, demo: DemoProcess) -> None:
+    """max_tokens null is the default of 16 with both: a continuation must say how far it is to go."""
+    for server in (vllm, demo):
+        answer = server.ask(TEXT, completion(max_tokens=None, ignore_eos=True), headers=AUTHORIZED)
+        assert answer.json["usage"]["completion_tokens"] == 16
 
 
 @pytest.mark.parametrize("path", [CHAT, TEXT])

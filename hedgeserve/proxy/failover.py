@@ -5,17 +5,22 @@ Nothing told yet: it is asked for anew, anywhere. Something told: it goes on exa
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hedgeserve.proxy.approach import CHAT, Approach, FailoverPolicy, Way, approach
 from hedgeserve.proxy.collect import Collected, whole
+from hedgeserve.proxy.continuation import Continuation
 from hedgeserve.proxy.ending import Cut, Ending, after
-from hedgeserve.proxy.follow import Follow, Stream
+from hedgeserve.proxy.follow import EventStream, Follow, Stream
 from hedgeserve.proxy.record import Record
+from hedgeserve.proxy.replaying import Replay
 from hedgeserve.proxy.routes import Forwarded
 from hedgeserve.proxy.sse import Scanner
 from hedgeserve.proxy.steps import Call, Finished, GiveUp, Recovery, Resume, Step
 from hedgeserve.proxy.verdict import Dialect
+from hedgeserve.proxy.wrapping import Wrapping
 
 __all__ = [
     "Approach",
@@ -62,8 +67,10 @@ class Telling:
         self._choices = choices
         self._longest = longest_event_bytes
         self._record = self._new_record()
-        self._scanner: Scanner | None = None
-        self._setbacks = 0
+        self._stream: Stream | None = None
+        self._most_told = 0
+        chat = route.path == CHAT
+        self._wrapping = partial(Wrapping, fields=fields, chat=chat, collect=approach.collect)
 
     def _new_record(self) -> Record:
         way = self.approach.way
@@ -78,7 +85,7 @@ class Telling:
     @property
     def begun(self) -> bool:
         """Whether the client has been told something: nothing can be taken back."""
-        told = self._record.begun or (self._scanner is not None and self._scanner.tokens > 0)
+        told = self._record.begun or (isinstance(self._stream, Scanner) and self._stream.tokens > 0)
         return told and not self.approach.collect
 
     @property
@@ -86,28 +93,84 @@ class Telling:
         """The memory held for this answer."""
         return self._record.kept_bytes
 
+    @property
+    def told_tokens(self) -> int:
+        """How many tokens of the answer have been generated: ids where they are known, else events with text."""
+        stream = self._stream
+        if stream is not None:
+            before = stream.before if isinstance(stream, EventStream) else 0
+            self._most_told = max(self._most_told, before + stream.tokens)
+        return self._most_told
+
     def first(self) -> Stream:
-        """An attempt from the start; only while nothing of the answer :attr:`begun`."""
+        """An attempt from the start; only while nothing of the answer has :attr:`begun`."""
         self._record.close()
         self._record = self._new_record()
-        if self._route.dialect is not Dialect.CHOICES:
-            self._scanner = Scanner(self._route.dialect, choices=self._choices, longest_event_bytes=self._longest)
-            return self._scanner
-        return self._shown(
-            Follow(
+        self._most_told = 0
+        if self._route.dialect is Dialect.CHOICES:
+            self._stream = Follow(
                 self._record,
                 hide_ids=self.approach.asks_ids,
                 choices=self._choices,
                 longest_event_bytes=self._longest,
             )
-        )
-
-    def _shown(self, stream: Stream) -> Stream:
-        return Collected(stream) if self.approach.collect else stream
+        else:
+            self._stream = Scanner(self._route.dialect, choices=self._choices, longest_event_bytes=self._longest)
+        return Collected(self._stream) if self.approach.collect else self._stream
 
     def recover(self) -> Recovery | GiveUp:
         """How the answer goes on, after a failure once it has begun or while it is collected."""
-        return GiveUp(self.approach.why or "the answer cannot be taken up again")
+        approach, record = self.approach, self._record
+        record.compact()
+        if approach.way is Way.NONE:
+            return GiveUp(approach.why)
+        if record.lost and not record.finished:
+            return GiveUp(record.lost)
+        ways = self._ways()
+        if isinstance(ways, str):
+            return GiveUp(ways)
+        return _Recovering(ways, self._take)
+
+    def _ways(self) -> list[Recovery] | str:
+        """What to try, one after the other; a string says why there is nothing."""
+        approach, record = self.approach, self._record
+        replay = Replay(record, self._route.path, approach.body, hide_ids=approach.asks_ids, choices=self._choices)
+        wrapping = self._wrapping(record)
+        if record.done or len(record.finished) >= self._choices:
+            if wrapping.sums_wanted and not record.usage_told and not record.lost:
+                if approach.way is Way.CONTINUE and not record.no_ids:
+                    return [Settled(wrapping)]
+                if approach.repeatable and not record.diverged:
+                    return [replay, Settled(wrapping)]
+            return [Settled(wrapping)]
+        if record.empty:
+            return [replay]
+        if len(record.diverged) > 1 or -1 in record.diverged:
+            return "other replicas answer differently than what has been told"
+        ways: list[Recovery] = []
+        why = approach.why
+        if approach.way is Way.CONTINUE:
+            why = record.no_ids or ("" if record.prompt_ids else "the engine gave no token ids")
+            if not why:
+                most = min([len(record.ids), *(count - 1 for count in record.diverged)])
+                expects = approach.expects_tokens
+                ways.append(
+                    Continuation(record, self._fields, wrapping, expects_tokens=expects, most=max(0, most))
+                )
+        if approach.repeatable and not record.diverged:
+            ways.append(replay)
+        return ways or why
+
+    def _take(self, step: Step) -> Step:
+        if isinstance(step, Resume):
+            self.told_tokens  # noqa: B018
+            self._stream = step.stream
+        if self.approach.collect:
+            if isinstance(step, Resume):
+                return replace(step, stream=Collected(step.stream))
+            if isinstance(step, Finished):
+                return Finished(b"")
+        return step
 
     def whole(self) -> bytes:
         """The answer in one piece, once a stream that was collected is complete."""
@@ -117,3 +180,40 @@ class Telling:
     def close(self) -> None:
         """Give the kept memory back."""
         self._record.close()
+
+
+class Settled:
+    """Nothing of the answer is missing but its end, which is said by us."""
+
+    def __init__(self, wrapping: Wrapping) -> None:
+        self._wrapping = wrapping
+
+    def start(self) -> Step:
+        """The end."""
+        return Finished(self._wrapping.end())
+
+    def got(self, status: int, body: bytes) -> Step:
+        """Nothing was asked."""
+        return GiveUp(f"an answer ({status}) to nothing")
+
+
+class _Recovering:
+    """Tries one way after the other."""
+
+    def __init__(self, ways: list[Recovery], take: Callable[[Step], Step]) -> None:
+        self._ways = ways
+        self._take = take
+
+    def start(self) -> Step:
+        """The first step of the first way that has one."""
+        return self._next(self._ways[0].start())
+
+    def got(self, status: int, body: bytes) -> Step:
+        """The step after a reply."""
+        return self._next(self._ways[0].got(status, body))
+
+    def _next(self, step: Step) -> Step:
+        while isinstance(step, GiveUp) and len(self._ways) > 1:
+            del self._ways[0]
+            step = self._ways[0].start()
+        return self._take(step)

@@ -67,6 +67,8 @@ class EventStream:
         self.failure = ""
         self.done = False
         self.tokens = 0
+        self.before = 0
+        """Tokens of the answer that came before this stream's, and are not given again."""
 
     @property
     def complete(self) -> bool:
@@ -212,10 +214,15 @@ class Follow(EventStream):
             self._record.begun = True
         return out
 
+    def _end(self, raw: bytes) -> bytes:
+        out = super()._end(raw)
+        self._record.done = self.done
+        return out
+
     def _chunk(self, raw: bytes, event: dict[str, Any], sign: Sign) -> bytes:
         record = self._record
         told = _IDS.sub(rb"\1null", raw) if self._hide else raw
-        self.tokens += _count(event)
+        self.tokens += count_tokens(event)
         if self._hide and _is_hollow(event):
             record.add(event)
             return b""
@@ -237,7 +244,7 @@ class Follow(EventStream):
         self._record.set_fast((0, "text" if b'"text":' in head[-10:] else "content"))
 
 
-def _count(event: dict[str, Any]) -> int:
+def count_tokens(event: dict[str, Any]) -> int:
     """The tokens that an event tells of: its ids, or one for each choice with text."""
     count = 0
     choices = event.get("choices")

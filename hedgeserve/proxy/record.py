@@ -63,6 +63,9 @@ class Record:
         """How many token ids have been told, of each choice."""
         self.tool_calls: dict[Channel, dict[str, Any]] = {}
         """What was told first of each tool call: its id and type."""
+        self.diverged: list[int] = []
+        """Where tries to go on have failed because something else came than had been told: the number of ids that
+        they went on from, -1 where it was from the start."""
         self.no_ids = ""
         """Why the ids do not tell all; empty while they do."""
         self._texts: dict[Channel, list[str]] = {}
@@ -209,8 +212,8 @@ class Record:
                 self.prompt_ids = numbers
 
     def _add_ids(self, index: int, ids: "list[int] | array[int]") -> None:
-        self.told_ids[index] = self.told_ids.get(index, 0) + len(ids)
         if not self.keeps_ids or index:
+            self.told_ids[index] = self.told_ids.get(index, 0) + len(ids)
             return
         try:
             numbers = ids if isinstance(ids, array) else array("I", ids)
@@ -219,6 +222,7 @@ class Record:
             return
         if self._take(4 * len(numbers)):
             self.ids.extend(numbers)
+            self.told_ids[0] = max(self.told_ids.get(0, 0), len(self.ids))
 
     def _add_text(self, channel: Channel, piece: str) -> None:
         if piece and self.keeps_text and (self._take(_size(piece)) or self._needed):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 
+from .faults import Fault
 from .generation import Generation, Piece
 from .job import Job
 from .settings import Settings
@@ -37,19 +39,18 @@ class Engine:
         room = self.settings.max_model_len * min(self.settings.max_num_seqs, 64)
         return min(1.0, self._cached_tokens / room)
 
-    def run(self, job: Job, watch: Watch) -> Generator[Piece, None, None]:
-        """The pieces of an answer, each when it is due; raises :class:`ClientGone`.
+    def run(self, job: Job, watch: Watch, fault: Fault | None) -> Generator[Piece, None, None]:
+        """The pieces of an answer, of its choices in turn, each when it is due; raises :class:`ClientGone`.
 
         Whoever stops early must close the iterator: that is when the request stops counting as running.
         """
         self._admit(watch)
-        generation = Generation(job)
-        held = len(job.prompt)
+        held = job.prompt_tokens
         with self._changed:
             self._prompt_tokens += held
             self._cached_tokens += held
         try:
-            for piece in self._paced(generation, watch):
+            for piece in self._paced(job, watch, fault):
                 with self._changed:
                     self._generated_tokens += len(piece.ids)
                     self._cached_tokens += len(piece.ids)
@@ -74,28 +75,33 @@ class Engine:
             finally:
                 self.waiting -= 1
 
-    def _paced(self, generation: Generation, watch: Watch) -> Iterator[Piece]:
+    def _paced(self, job: Job, watch: Watch, fault: Fault | None) -> Iterator[Piece]:
         settings = self.settings
         rate = settings.tokens_per_second
+        going = [Generation(job, share) for share in job.shares]
+        count = 0
         begun_s = time.monotonic()
-        while True:
+        while going:
             # The first token goes out alone, as with vLLM's --stream-interval.
-            tokens = settings.stream_interval if generation.count else 1
+            tokens = settings.stream_interval if count else 1
             if rate:
-                watch.wait(begun_s + (generation.count + tokens) / rate - time.monotonic())
+                watch.wait(begun_s + (count + tokens) / rate - time.monotonic())
                 # Late? Then this chunk holds all that is due, as chunks of a busy vLLM do.
-                tokens = max(tokens, int((time.monotonic() - begun_s) * rate) - generation.count)
+                tokens = max(tokens, int((time.monotonic() - begun_s) * rate) - count)
             else:
                 watch.wait(0)
-            if settings.fault is not None:
-                tokens = min(tokens, settings.fault.after_tokens - generation.count)
+            if fault is not None:
+                tokens = min(tokens, fault.after_tokens - count)
                 if tokens <= 0:
-                    yield settings.fault.strike(watch)
+                    end = fault.strike(watch)
+                    yield from (replace(end, index=generation.index) for generation in going)
                     return
-            piece = generation.step(tokens)
-            yield piece
-            if piece.finish:
-                return
+            count += tokens
+            for generation in tuple(going):
+                piece = generation.step(tokens)
+                yield piece
+                if piece.finish:
+                    going.remove(generation)
 
     def metrics(self) -> str:
         """The counters in Prometheus' text format, under vLLM's names."""

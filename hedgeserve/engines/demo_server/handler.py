@@ -12,11 +12,11 @@ from typing import Any
 from . import VERSION, WHAT_I_AM
 from .connection import SEND_TIMEOUT_S, Connection, json_bytes
 from .dice import mixed
-from .faults import hard_error
+from .faults import HEADER, Fault, asked_fault, hard_error
 from .fields import Fields
 from .generation import Piece
 from .job import Job, read_job
-from .prompt import read_messages, read_prompt
+from .prompt import read_messages, read_prompts
 from .refusal import Refusal
 from .teller import Teller
 from .tokens import VOCABULARY, decode
@@ -126,7 +126,7 @@ class Handler(Connection):
     def tokenize(self, body: bytes) -> None:
         """Text or messages to ids."""
         fields = Fields(self._request(body))
-        ids = read_prompt(fields) if fields.get("messages") is None else read_messages(fields)[0]
+        ids = (read_prompts(fields) if fields.get("messages") is None else read_messages(fields)[0])[0]
         texts = [VOCABULARY[number].decode("utf-8", "replace") for number in ids]
         answer = {"count": len(ids), "max_model_len": self.server.engine.settings.max_model_len, "tokens": ids}
         self.send_json(200, {**answer, "token_strs": texts if fields.get("return_token_strs") else None})
@@ -148,20 +148,24 @@ class Handler(Connection):
         engine = self.server.engine
         settings = engine.settings
         body = self._request(raw)
-        job = read_job(body, chat=chat, max_model_len=settings.max_model_len, seed=settings.seed)
+        fault = settings.fault
+        if settings.obeys_faults and HEADER in self.headers:
+            fault = asked_fault(self.headers[HEADER])
+        abilities, length = settings.abilities, settings.max_model_len
+        job = read_job(body, chat=chat, max_model_len=length, seed=settings.seed, abilities=abilities)
         request_id = self.headers.get("X-Request-Id") or str(body.get("request_id") or _new_id())
         fingerprint = f"{VERSION}-{mixed(settings.seed):016x}"
         teller = Teller(job, request_id=request_id, model=settings.names[0], fingerprint=fingerprint)
-        pieces = engine.run(job, self.watch)
+        pieces = engine.run(job, self.watch, fault)
         try:
             if job.stream:
-                self._stream(teller, job, pieces)
+                self._stream(teller, job, pieces, fault)
                 return
             whole = list(pieces)
         finally:
             pieces.close()
         if whole[-1].finish == "error":
-            raise hard_error(settings.fault)
+            raise hard_error(fault)
         self.send_json(200, teller.whole(whole), self._load_header())
 
     def _load_header(self) -> dict[str, str]:
@@ -175,7 +179,7 @@ class Handler(Connection):
             return {"endpoint-load-metrics": "TEXT " + listed}
         return {}
 
-    def _stream(self, teller: Teller, job: Job, pieces: Iterator[Piece]) -> None:
+    def _stream(self, teller: Teller, job: Job, pieces: Iterator[Piece], fault: Fault | None) -> None:
         chunked = self.request_version != "HTTP/1.0"
 
         def event(data: bytes) -> bytes:
@@ -190,12 +194,15 @@ class Handler(Connection):
             self.close_connection = True
         self.end()
         # The role is not told before the first token exists.
-        opening = event(json_bytes(teller.role())) if job.chat else b""
+        opening = b"".join(event(json_bytes(role)) for role in teller.roles()) if job.chat else b""
         for piece in pieces:
             if piece.finish == "error":
-                closing = event(json_bytes(hard_error(self.server.engine.settings.fault).error))
+                closing = event(json_bytes(hard_error(fault).error))
                 break
-            self.wfile.write(opening + event(json_bytes(teller.chunk(piece))))
+            chunk = teller.chunk(piece)
+            opening += b"" if chunk is None else event(json_bytes(chunk))
+            if opening:
+                self.wfile.write(opening)
             opening = b""
         else:
             closing = event(json_bytes(teller.usage())) if job.usage else b""

@@ -8,7 +8,8 @@ import os
 import re
 
 from . import WHAT_I_AM
-from .faults import FAULTS, Fault
+from .faults import FAULTS, HEADER, Fault
+from .job import Abilities
 from .settings import Settings
 
 
@@ -47,6 +48,10 @@ def parser() -> argparse.ArgumentParser:
     add("--max-model-len", type=_count, default=4096, help="tokens of prompt and answer together (%(default)s)")
     add("--max-num-seqs", type=_count, default=256, help="answers at a time; more wait (%(default)s)")
     add("--seed", type=int, default=0, help="servers with the same seed write the same texts (%(default)s)")
+    add("--sample", action="store_true", help="answer sampled requests without a seed differently each time")
+    add("--enable-auto-tool-choice", action="store_true", help="take tools, and tell calls of them as such")
+    add("--tool-call-parser", choices=["hermes"], help="taken for vLLM's sake; --enable-auto-tool-choice decides")
+    add("--reasoning", action="store_true", help="begin chats with thoughts, told as reasoning")
     add(
         "--api-key-env",
         default="VLLM_API_KEY",
@@ -63,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     exclusive = faults.add_mutually_exclusive_group()
     for name, what in FAULTS.items():
         exclusive.add_argument(f"--{name}-after-tokens", type=int, metavar="N", help=what)
+    add("--obey-faults", action="store_true", help=f'let a request ask for a fault: "{HEADER}: cut=7"')
     return top
 
 
@@ -82,4 +88,6 @@ def settings_of(given: argparse.Namespace) -> Settings:
         health_status=given.health_status,
         hang=given.hang,
         fault=fault,
+        obeys_faults=given.obey_faults,
+        abilities=Abilities(given.enable_auto_tool_choice, given.reasoning, given.sample),
     )

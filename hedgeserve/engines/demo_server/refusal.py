@@ -25,3 +25,8 @@ def refuse_value(name: str, rule: str, value: object) -> NoReturn:
     """Refuse a value that breaks a rule; raises :class:`Refusal`."""
     message = f"{name} {rule}, got {value}. (parameter={name}, value={value})"
     raise Refusal(400, message, param=name)
+
+
+def refuse_together(name: str, message: str) -> NoReturn:
+    """Refuse fields that do not go together, and name the one to change; raises :class:`Refusal`."""
+    raise Refusal(400, f"{message} (parameter={name})", param=name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .faults import Fault
+from .job import Abilities
 
 
 @dataclass(frozen=True)
@@ -22,3 +23,5 @@ class Settings:
     health_status: int
     hang: bool
     fault: Fault | None
+    obeys_faults: bool
+    abilities: Abilities

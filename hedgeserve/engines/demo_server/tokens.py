@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from .phrases import PHRASES, TALK, TOPICS
+
 PAD, BOS, EOS, TURN, TURN_END = range(5)
 SPECIAL = (b"<|pad|>", b"<|begin|>", b"<|end|>", b"<|im_start|>", b"<|im_end|>")
 BYTE_0 = len(SPECIAL)
@@ -23,6 +25,8 @@ WORDS = {
 }
 # By kind too. " \xf0\x9f" and its like end inside a character, as such tokens of real vocabularies do.
 LEADS = {"E": (b" \xf0\x9f",), "K": (b" \xe6", b" \xe7"), ",": (b",",)}
+# Whole in the vocabulary and yet no special tokens, as with the models that were trained to write them.
+MARKS = (b"<tool_call>", b"</tool_call>", b"<tools>", b"</tools>", b"<think>", b"</think>")
 
 
 def _vocabulary() -> list[bytes]:
@@ -31,11 +35,17 @@ def _vocabulary() -> list[bytes]:
         for word in words.split():
             tokens += [word.encode(), b" " + word.encode()]
     tokens += [lead for leads in LEADS.values() for lead in leads if lead not in tokens]
+    tokens += MARKS
+    tokens += [form.encode() for word in (*TOPICS, TALK) for form in (word, " " + word)]
+    for piece in (piece for phrases in PHRASES.values() for phrase in phrases for piece in phrase):
+        if piece not in tokens:
+            tokens.append(piece)
     return tokens
 
 
 VOCABULARY = _vocabulary()
 IDS = {token: number for number, token in enumerate(VOCABULARY) if number >= BYTE_0}
+TOOL_CALL, TOOL_CALL_END, TOOLS, TOOLS_END, THINK, THINK_END = (IDS[mark] for mark in MARKS)
 _TOKEN = re.compile(b"|".join(re.escape(token) for token in sorted(IDS, key=len, reverse=True)), re.DOTALL)
 
 

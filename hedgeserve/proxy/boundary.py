@@ -1,0 +1,117 @@
+"""Where an answer may be taken up again: the most ids whose text has been told and ends with a character. Pure.
+
+The ids run ahead of the text: half a character is held back, and so is what may be the beginning of a stop string.
+Resubmitted ids must not end inside a character, or vLLM gives out the *whole prompt* as text. Which text ids stand
+for is asked of the replica (``/detokenize``), usually twice.
+"""
+
+from array import array
+from collections.abc import Generator
+from dataclasses import dataclass
+
+_HALF = "\ufffd"
+_WHOLE_PROMPT = 4096  # ids; of a longer prompt its end is context enough
+_CONTEXT = 64
+_MOST_HIDDEN = 4
+_MOST_QUESTIONS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """``count`` ids have ``text``, all of which has been told; ``prompt`` is the text before them, or its end."""
+
+    count: int
+    text: str
+    prompt: str
+
+
+Search = Generator[list[int], str, Boundary | None]
+"""Yields ids whose text it wants to be told; returns the boundary, None where text and ids do not match."""
+
+
+def find(prompt_ids: "array[int]", ids: "array[int]", told: str, *, most: int, room: int = 0) -> Search:
+    """Search the largest boundary with at most ``most`` ids that leaves ``room`` characters of ``told`` unsaid."""
+    context = list(prompt_ids if len(prompt_ids) <= _WHOLE_PROMPT else prompt_ids[-_CONTEXT:])
+    prompt = yield context
+    if prompt.endswith(_HALF) and len(context) < len(prompt_ids):
+        context = list(prompt_ids)
+        prompt = yield context
+    # A prompt that ends inside a character has been given out as text: it counts as a part of the answer.
+    before = "" if prompt.endswith(_HALF) else prompt
+    return (yield from _Search(context, ids[:most].tolist(), before, prompt, told, room).run())
+
+
+class _Search:
+    def __init__(self, context: list[int], ids: list[int], before: str, prompt: str, told: str, room: int) -> None:
+        self._context = context
+        self._ids = ids
+        self._before = before
+        self._prompt = prompt
+        self._told = told
+        self._goal = told[: max(0, len(told) - room)]
+        self._hidden: set[int] = set()  # special ids: /detokenize shows them, an answer does not
+        self._known: dict[int, str | None] = {}
+        self._questions = 0
+
+    def run(self) -> Search:
+        while not (yield from self._fits(len(self._ids))):
+            if not (yield from self._hide_one()):
+                return None
+        # The text of more ids is longer: gallop from the end, where the boundary nearly always is, then halve.
+        count = above = len(self._ids)
+        step = 1
+        while count and not (yield from self._within(count)):
+            above, count = count, max(0, count - step)
+            step *= 2
+        while above - count > 1:
+            middle = (above + count) // 2
+            if (yield from self._within(middle)):
+                count = middle
+            else:
+                above = middle
+        while count:
+            text = yield from self._text(count)
+            if text and not text.endswith(_HALF) and self._goal.startswith(text):
+                return Boundary(count, text, self._prompt)
+            count -= 1
+        return Boundary(0, "", self._prompt)
+
+    def _text(self, count: int) -> Generator[list[int], str, str | None]:
+        """The text of so many ids; None where it does not come after the prompt's or too much has been asked."""
+        if count not in self._known:
+            self._questions += 1
+            if self._questions > _MOST_QUESTIONS:
+                return None
+            shown = [number for number in self._ids[:count] if number not in self._hidden]
+            text = yield [*self._context, *shown]
+            fits = text.startswith(self._before)
+            self._known[count] = text[len(self._before) :] if fits else None
+        return self._known[count]
+
+    def _within(self, count: int) -> Generator[list[int], str, bool]:
+        """Whether the text of so many ids, half characters aside, is a part of the goal."""
+        text = yield from self._text(count)
+        return text is not None and self._goal.startswith(text.rstrip(_HALF))
+
+    def _fits(self, count: int) -> Generator[list[int], str, bool]:
+        """Whether the text of so many ids and the told text go together as far as both go."""
+        text = yield from self._text(count)
+        if text is None:
+            return False
+        text = text.rstrip(_HALF)
+        return self._told.startswith(text) or text.startswith(self._told)
+
+    def _hide_one(self) -> Generator[list[int], str, bool]:
+        """Find the first id whose text was not told, and leave it out from now on."""
+        good, bad = 0, len(self._ids)
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            if (yield from self._fits(middle)):
+                good = middle
+            else:
+                bad = middle
+        if not bad or len(self._hidden) >= _MOST_HIDDEN or self._questions > _MOST_QUESTIONS:
+            return False
+        self._hidden.add(self._ids[bad - 1])
+        self._known.clear()
+        return True

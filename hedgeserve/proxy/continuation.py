@@ -1,0 +1,142 @@
+"""Going on with an answer by its token ids, on a replica that has never heard of it. Pure."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from hedgeserve.proxy.approach import COMPLETIONS
+from hedgeserve.proxy.boundary import Boundary, find
+from hedgeserve.proxy.record import Record
+from hedgeserve.proxy.resumed import Resumed
+from hedgeserve.proxy.steps import Call, Finished, GiveUp, Resume, Step
+from hedgeserve.proxy.wrapping import Wrapping
+
+# What made the prompt or names what a continuation has none of; all else is passed on, known to us or not.
+_NOT_PASSED = frozenset(
+    {
+        "add_generation_prompt",
+        "add_special_tokens",
+        "best_of",
+        "chat_template",
+        "chat_template_kwargs",
+        "continue_final_message",
+        "documents",
+        "echo",
+        "functions",
+        "function_call",
+        "include_reasoning",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "messages",
+        "metadata",
+        "min_tokens",
+        "mm_processor_kwargs",
+        "modalities",
+        "n",
+        "parallel_tool_calls",
+        "prompt",
+        "reasoning_effort",
+        "response_format",
+        "return_prompt_text",
+        "seed",
+        "store",
+        "stream",
+        "stream_options",
+        "suffix",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "truncate_prompt_tokens",
+    }
+)
+
+
+class Continuation:
+    """Finds where to go on, from ``most`` ids at most, then goes on there."""
+
+    def __init__(
+        self,
+        record: Record,
+        fields: Mapping[str, Any],
+        wrapping: Wrapping,
+        *,
+        expects_tokens: int | None,
+        most: int,
+    ) -> None:
+        self._record = record
+        self._fields = fields
+        self._wrap = wrapping
+        self._expects = expects_tokens
+        self._longest_stop = _longest_stop(fields)
+        self._keeps_stop = fields.get("include_stop_str_in_output") is True
+        # With the stop string in the output nothing is held back: what may be its beginning has been told.
+        room = self._longest_stop if self._keeps_stop else 0
+        self._search = find(record.prompt_ids, record.ids, record.text(), most=most, room=room)
+        self._asked = False
+
+    def start(self) -> Step:
+        """The first question about the text of ids."""
+        return self._ask(None)
+
+    def got(self, status: int, body: bytes) -> Step:
+        """The next question, or the continuation itself."""
+        if self._asked:
+            return GiveUp(f"the replica refused to continue it ({status})")
+        if status != 200:
+            return GiveUp(f"the replica's /detokenize answered {status}")
+        try:
+            text = json.loads(body)["prompt"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            text = None
+        if not isinstance(text, str):
+            return GiveUp("the replica's /detokenize gave no text")
+        return self._ask(text)
+
+    def _ask(self, text: str | None) -> Step:
+        try:
+            ids = next(self._search) if text is None else self._search.send(text)
+        except StopIteration as stop:
+            boundary: Boundary | None = stop.value
+            if boundary is None:
+                return GiveUp("its token ids and its text do not match")
+            return self._resume(boundary)
+        asked = {"model": self._model(), "tokens": ids}
+        return Call("/detokenize", json.dumps(asked, separators=(",", ":")).encode())
+
+    def _model(self) -> Any:
+        return self._fields.get("model") or self._record.head.model
+
+    def _resume(self, at: Boundary) -> Step:
+        left = None if self._expects is None else self._expects - at.count
+        if left is not None and left <= 0:
+            self._record.rewind_ids(at.count)
+            return Finished(self._wrap.end(finish="length"))
+        self._asked = True
+        held_back = 0 if self._keeps_stop else self._longest_stop
+        stream = Resumed(self._record, self._wrap, at, held_back=held_back)
+        return Resume(COMPLETIONS, self._body(at, left), stream)
+
+    def _body(self, at: Boundary, left: int | None) -> bytes:
+        passed = {key: value for key, value in self._fields.items() if key not in _NOT_PASSED}
+        body: dict[str, Any] = {
+            **passed,
+            "model": self._model(),
+            "prompt": [*self._record.prompt_ids, *self._record.ids[: at.count]],
+            "max_tokens": left,
+            "stream": True,
+            "return_token_ids": True,
+        }
+        least = self._fields.get("min_tokens")
+        if isinstance(least, int) and least > at.count:
+            body["min_tokens"] = least - at.count
+        if self._wrap.sums_wanted:
+            body["stream_options"] = {"include_usage": True}
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def _longest_stop(fields: Mapping[str, Any]) -> int:
+    """How many characters of the longest stop string can stand at the end of a text without its being complete."""
+    stop = fields.get("stop")
+    stops = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
+    return max((len(each) - 1 for each in stops if isinstance(each, str)), default=0)
