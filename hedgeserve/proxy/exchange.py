@@ -19,7 +19,7 @@ from hedgeserve.proxy.dispatch import Dispatcher, Ticket
 from hedgeserve.proxy.failover import Call, Finished, GiveUp, Recovery, Resume, Step, Stream, Telling, Way
 from hedgeserve.proxy.headers import lines_of, to_client
 from hedgeserve.proxy.incoming import Ask
-from hedgeserve.proxy.moving import Movable
+from hedgeserve.proxy.moving import Moving
 from hedgeserve.proxy.pool import Lease
 from hedgeserve.proxy.replies import Code, Refused, error_event
 from hedgeserve.proxy.turns import Turns
@@ -191,7 +191,7 @@ class Exchange:
                 self._seen_beats = self._beats
                 self._quiet_since_s = now_s
                 if self._lease is not None and self._stream is not None and self.ask.expects is not None:
-                    self._lease.expect(max(1, self.ask.expects - self._stream.tokens))
+                    self._lease.expect(max(1, self.ask.expects - self.told_tokens))
             elif now_s - self._quiet_since_s >= self._shared.timeouts.stall:
                 reason = f"silence for {format_duration(self._shared.timeouts.stall)}"
                 self._fail(Failure(FailurePhase.STALL, reason, timed_out=True))
@@ -224,18 +224,14 @@ class Exchange:
     @property
     def told_tokens(self) -> int:
         """Tokens of its answer so far, as far as they can be counted."""
-        return 0 if self._stream is None else self._stream.tokens
+        return self._telling.told_tokens
 
-    def as_movable(self, number: int, now_s: float) -> Movable:
+    def as_moving(self, now_s: float) -> "Moving[Exchange]":
         """What :mod:`moving` must know of its stream."""
         stream = self._stream
         assert stream is not None
-        return Movable(
-            number,
-            told_tokens=self.told_tokens,
-            tokens_per_s=stream.tokens / max(now_s - self._asked_at_s, 0.001),
-            expects_tokens=self.ask.approach.expects_tokens,
-        )
+        pace = stream.tokens / max(now_s - self._asked_at_s, 0.001)
+        return Moving(self, self.told_tokens, pace, self.ask.approach.expects_tokens)
 
     @property
     def replica(self) -> ReplicaId | None:
@@ -518,7 +514,7 @@ class Exchange:
             return
         if failure.phase not in _NO_FAULT:
             self._ticket.failed_on(replica)
-        collected = self.ask.approach.collect and self._stream is not None and self._stream.tokens > 0
+        collected = self.ask.approach.collect and self.told_tokens > 0
         if self._begun or collected:
             self._go_on(replica, failure)
             return
@@ -532,31 +528,39 @@ class Exchange:
 
     def _go_on(self, replica: ReplicaId, failure: "Failure") -> None:
         """Half of an answer is with the client: another replica must take it up, or it ends with an error."""
-        stream = self._stream
-        if stream is not None and stream.complete:
-            self._status = 200
-            if self.ask.approach.collect:
-                self._answer_whole()
-                return
-            if not stream.done and self.ask.route.dialect is Dialect.CHOICES:
-                self.client.send(_DONE)
-            self._finish()
-            return
         said = f"replica {replica} failed in the middle of the answer: {failure.reason}"
         code = Code.UPSTREAM_TIMEOUT if failure.timed_out else Code.UPSTREAM_ERROR
         if self._mode in (_Mode.BLIND, _Mode.HELD):
             self._end_cut(code, said)
             return
-        if self.report.resumed >= self._shared.failover.max_resumptions:
-            self._end_cut(code, said)
-            return
+        complete = self._stream is not None and self._stream.complete
         recovery = self._telling.recover()
         if isinstance(recovery, GiveUp):
-            self._cannot_go_on(code, said, recovery.why)
+            if complete:
+                self._end_complete()
+            else:
+                self._cannot_go_on(code, said, recovery.why)
             return
-        self._recovery = recovery
+        if complete and isinstance(step := recovery.start(), Finished):  # no replica is needed for it
+            self._follow(step)
+            return
+        if self.report.resumed >= self._shared.failover.max_resumptions:
+            self._end_complete() if complete else self._end_cut(code, said)
+            return
+        self._recovery = self._telling.recover() if complete else recovery  # type: ignore[assignment]
         self.report.resumed += 1
         self._shared.turns.soon(self._claim_again)
+
+    def _end_complete(self) -> None:
+        """Nothing is missing, but perhaps the word that nothing is."""
+        self._status = 200
+        stream = self._stream
+        if self.ask.approach.collect:
+            self._answer_whole()
+            return
+        if stream is not None and not stream.done and self.ask.route.dialect is Dialect.CHOICES:
+            self.client.send(_DONE)
+        self._finish()
 
     def _cannot_go_on(self, code: Code, said: str, why: str) -> None:
         if self._begun:

@@ -7,8 +7,8 @@ that costs nothing decides: a VM whose cable is gone sends no farewell, and its 
 import structlog
 
 from hedgeserve.metrics import FailurePhase
-from hedgeserve.proxy.exchange import Exchange, Shared
-from hedgeserve.proxy.moving import Movable, plan_moves
+from hedgeserve.proxy.exchange import Shared
+from hedgeserve.proxy.moving import plan_moves
 from hedgeserve.proxy.pool import Incarnation
 from hedgeserve.proxy.reception import Reception
 from hedgeserve.proxy.wire import Head, Link
@@ -18,7 +18,7 @@ _log = structlog.get_logger(__name__)
 
 _SWEEP_S = 0.1
 _LINKS_EVERY = 10
-_MOVES_EVERY = 2
+_MOVES_EVERY = 5
 
 
 class Lookout:
@@ -65,25 +65,27 @@ class Lookout:
         """Have those streams leave that would not end in time."""
         replica, ends_at_s = incarnation.target.id, incarnation.target.ends_at_s
         assert ends_at_s is not None
-        by_number: dict[int, Exchange] = {}
-        streams: list[Movable] = []
-        for exchange in self._shared.active:
-            if exchange.replica == replica and exchange.movable:
-                by_number[id(exchange)] = exchange
-                streams.append(exchange.as_movable(id(exchange), now_s))
+        streams = [
+            exchange.as_moving(now_s)
+            for exchange in self._shared.active
+            if exchange.replica == replica and exchange.movable
+        ]
         if not streams:
             return
-        pool = self._shared.dispatcher.pool
-        moves = plan_moves(
+        room = any(
+            other is not incarnation and other.target.accepting and other.target.ends_at_s is None
+            for other in self._shared.dispatcher.pool.incarnations
+        )
+        for exchange in plan_moves(
             streams,
             now_s=now_s,
             ends_at_s=ends_at_s,
             margin_s=self._shared.failover.move_margin,
-            room=any(other is not incarnation and other.target.accepting and other.target.ends_at_s is None for other in pool.incarnations),
-            typical_tokens=self._reception.typical_tokens,
-        )
-        for number in moves:
-            by_number[number].move("it would not have ended before the replica is taken away")
+            room=room,
+            typical=int(self._reception.typical_tokens),
+            every_s=_SWEEP_S * _MOVES_EVERY,
+        ):
+            exchange.move("it would not have ended before the replica is taken away")
 
 
 class _Question:
