@@ -88,10 +88,11 @@ class Dispatcher:
         """Take over a snapshot; those that wait are served at once where they can be."""
         self.pool.update(snapshot)
 
-    def arrive(self, *, key: str = "", priority: int = 1, deadline_s: float | None = None, tokens: int = 1) -> Place:
-        """A new request is here; it is counted, and keeps its place from now on."""
+    def take_now(self, wants: Wants) -> Lease | None:
+        """A slot for a new request, if it need not wait. It is counted, and its place in the line is its number
+        (:attr:`arrived_total`) from now on."""
         self.arrived_total += 1
-        return Place(self.arrived_total, key=key, priority=priority, deadline_s=deadline_s, tokens=tokens)
+        return None if self._waiting else self.pool.take(wants)
 
     def claim(self, ticket: Ticket) -> Lease | None:
         """A slot for this request, now; None where it must wait: then the ticket is told.
@@ -105,7 +106,7 @@ class Dispatcher:
         """
         place = ticket.place
         place.may_return = False
-        if not self._line:
+        if not self._waiting:
             lease = self.pool.take(self._wants(ticket))
             if lease is not None:
                 place.admitted = True

@@ -16,7 +16,7 @@ from typing import Protocol, cast
 import httptools
 
 from hedgeserve.proxy.chunked import END, chunk
-from hedgeserve.proxy.headers import Header, lines_of, request_id, value_of
+from hedgeserve.proxy.headers import Header, lines_of, request_id
 from hedgeserve.proxy.incoming import too_large, too_slow
 from hedgeserve.proxy.replies import Code, Refused
 from hedgeserve.units import format_bytes, format_duration
@@ -38,7 +38,7 @@ class Incoming:
     """One request as it comes: its head, then its body."""
 
     __slots__ = (
-        "body", "chunked", "client_id", "declared", "headers", "http_10", "keep_alive", "method", "path", "query", "refused",
+        "body", "chunked", "client_id", "declared", "first", "head_bytes", "headers", "hosts", "http_10", "keep_alive", "method", "path", "query", "refused",
         "target", "whole",
     )  # fmt: skip
 
@@ -48,6 +48,10 @@ class Incoming:
         self.path = ""
         self.query = b""
         self.headers: list[Header] = []
+        self.first: dict[bytes, bytes] = {}
+        """The first value of each header, by its name in lower case."""
+        self.hosts = 0
+        self.head_bytes = 0
         self.http_10 = False
         self.keep_alive = True
         self.declared: int | None = None
@@ -60,7 +64,7 @@ class Incoming:
 
     def value(self, name: bytes) -> bytes:
         """A header's first value, by its name in lower case."""
-        return value_of(self.headers, name)
+        return self.first.get(name, b"")
 
 
 class Running(Protocol):
@@ -198,8 +202,14 @@ class Edge(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""
-        if self._coming is not None:
-            self._coming.headers.append((name.lower(), name, value))
+        coming = self._coming
+        if coming is not None:
+            lower = name.lower()
+            coming.headers.append((lower, name, value))
+            coming.head_bytes += len(name) + len(value) + 4
+            coming.first.setdefault(lower, value)
+            if lower == b"host":
+                coming.hosts += 1
 
     def on_headers_complete(self) -> None:
         """The head is whole: see whether the body is worth waiting for."""
@@ -213,11 +223,11 @@ class Edge(asyncio.Protocol):
         if path[:1] != b"/" and b"://" in path:  # as a client of a forward proxy writes it
             path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
         coming.path = path.decode("latin-1") or "/"
-        names = [lower for lower, _, _ in coming.headers]
-        coming.chunked = b"transfer-encoding" in names
-        if b"content-length" in names:
-            coming.declared = int(coming.value(b"content-length"))
-        coming.refused = self._judge_head(coming, names)
+        first = coming.first
+        coming.chunked = b"transfer-encoding" in first
+        if b"content-length" in first:
+            coming.declared = int(first[b"content-length"])
+        coming.refused = self._judge_head(coming)
         self._due_s = self._now_s() + _BODY_STALL_S
         if self._answering is None:
             if coming.refused is not None:
@@ -416,13 +426,14 @@ class Edge(asyncio.Protocol):
         except (OSError, RuntimeError):
             self._transport.abort()
 
-    def _judge_head(self, coming: Incoming, names: list[bytes]) -> Refused | None:
+    def _judge_head(self, coming: Incoming) -> Refused | None:
         max_head, max_body, _ = self._limits
-        if len(coming.target) + sum(len(name) + len(value) + 4 for _, name, value in coming.headers) > max_head:
+        names = coming.first
+        if len(coming.target) + coming.head_bytes > max_head:
             return self._headers_too_long()
         if coming.chunked and coming.declared is not None:
             return _not_http("it has both a Content-Length and a Transfer-Encoding")
-        if names.count(b"host") != 1 and not coming.http_10:
+        if coming.hosts != 1 and not coming.http_10:
             return _not_http("it must have one Host header")
         if b"upgrade" in names and self._parser.should_upgrade():
             upgrade = coming.value(b"upgrade").decode("latin-1")[:40]

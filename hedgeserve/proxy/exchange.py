@@ -9,12 +9,12 @@ is cut later is decided in :mod:`hedgeserve.proxy.failover`, and nowhere else.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
 from hedgeserve.metrics import FailurePhase, Metrics, Outcome
+from hedgeserve.proxy.admission import Place
 from hedgeserve.proxy.dispatch import Dispatcher, Ticket
 from hedgeserve.proxy.failover import Call, Finished, GiveUp, Recovery, Resume, Step, Stream, Telling, Way
 from hedgeserve.proxy.headers import lines_of, to_client
@@ -30,6 +30,20 @@ from hedgeserve.spec import FailoverSpec, LimitsSpec, TimeoutsSpec
 from hedgeserve.units import format_duration
 
 _log = structlog.get_logger(__name__)
+
+# Plain numbers: members of an enum are found anew each time, and these are looked at for every token.
+# Where an exchange stands: it waits for a slot, for the head of an answer, for its body; it is over.
+_WAITING: Final = 0
+_HEAD: Final = 1
+_BODY: Final = 2
+_OVER: Final = 3
+# What the body is: a stream that is scanned as it passes, one that cannot be read, an answer in one piece, a reply
+# that a recovery needs, what a replica says of its failure.
+_EVENTS: Final = 0
+_BLIND: Final = 1
+_HELD: Final = 2
+_CALL: Final = 3
+_ERROR: Final = 4
 
 _THEIR_FAULT = frozenset({500, 502, 503, 504})
 _TOLD_BYTES = 4096
@@ -95,27 +109,28 @@ class Home(Protocol):
     def ended(self, exchange: "Exchange") -> None:
         """Its client has been told the last of it, or has left."""
 
+    def telling(self, ask: Ask) -> Telling:
+        """What follows a stream that answers this request."""
+
 
 class Exchange:
     """One request; its home is told once, when its client has been told the last of it (or has left)."""
 
     __slots__ = (
-        "_asked_at_s", "_beats", "_begun", "_calls", "_failures", "_head_lines", "_heard", "_held", "_home", "_lease", "_link", "_mode",
+        "_arrival", "_asked_at_s", "_beats", "_begun", "_calls", "_failures", "_head_lines", "_heard", "_held", "_home", "_lease", "_link", "_mode",
         "_paused", "_quiet_since_s", "_recovery", "_request", "_seen_beats", "_shared", "_stage", "_stage_due_s", "_started_s",
-        "_status", "_stream", "_telling", "_ticket", "_total_due_s", "_try", "ask", "client", "report",
+        "_status", "_stream", "_ticket", "_told", "_total_due_s", "_try", "ask", "client", "report",
     )  # fmt: skip
 
-    def __init__(
-        self, shared: Shared, ask: Ask, client: ClientSide, telling: Telling, report: Report, home: Home
-    ) -> None:
+    def __init__(self, shared: Shared, ask: Ask, client: ClientSide, report: Report, home: Home) -> None:
         self._shared = shared
         self.ask = ask
         self.client = client
         self.report = report
-        self._telling = telling
+        self._told: Telling | None = None
         self._home = home
-        self._stage = _Stage.WAITING
-        self._mode = _Mode.ERROR
+        self._stage = _WAITING
+        self._mode = _ERROR
         self._started_s = self._asked_at_s = report.started_s
         self._total_due_s = self._started_s + shared.timeouts.total
         self._stage_due_s: float | None = None
@@ -135,28 +150,32 @@ class Exchange:
         self._status = 0
         self._head_lines = b""
         self._request = (b"", b"", False)
-        place = shared.dispatcher.arrive(
-            key=ask.key, priority=ask.priority, deadline_s=ask.deadline_s, tokens=ask.wants.tokens
-        )
-        self._ticket = Ticket(place, ask.wants, self._granted, self._refused)
+        self._arrival = 0
+        self._ticket: Ticket | None = None
 
     # What may be asked of it
 
     def start(self) -> None:
         """Begin."""
-        self._shared.active.add(self)
-        self._claim()
+        shared = self._shared
+        shared.active.add(self)
+        lease = shared.dispatcher.take_now(self.ask.wants)
+        self._arrival = shared.dispatcher.arrived_total
+        if lease is not None:
+            self._granted(lease)
+        else:
+            self._claim()
 
     def abandon(self) -> None:
         """The client has left: stop everything, and let the engine know by closing."""
-        if self._stage is _Stage.OVER:
+        if self._stage == _OVER:
             return
         self.report.outcome = Outcome.CANCELLED
         self._over()
 
     def fail_internally(self) -> None:
         """A mistake of ours has made it impossible to answer."""
-        if self._stage is _Stage.OVER:
+        if self._stage == _OVER:
             return
         self.report.outcome = Outcome.INTERNAL_ERROR
         if self._begun:
@@ -184,9 +203,9 @@ class Exchange:
         if now_s >= self._total_due_s:
             self._out_of_time()
             return
-        if self._stage in (_Stage.WAITING, _Stage.OVER):
+        if self._stage in (_WAITING, _OVER):
             return
-        if self._stage is _Stage.BODY and self._beats:
+        if self._stage == _BODY and self._beats:
             if self._beats != self._seen_beats or self._paused:
                 self._seen_beats = self._beats
                 self._quiet_since_s = now_s
@@ -204,7 +223,7 @@ class Exchange:
         if not self.movable:
             return False
         assert self._lease is not None
-        self._ticket.avoid(self._lease.target.id)
+        self._get_ticket().avoid(self._lease.target.id)
         self._shared.metrics.stream_moved()
         self._fail(Failure(FailurePhase.MOVED, why))
         return True
@@ -213,8 +232,8 @@ class Exchange:
     def movable(self) -> bool:
         """Whether it is in the middle of a stream that another replica could go on with."""
         return (
-            self._stage is _Stage.BODY
-            and self._mode is _Mode.EVENTS
+            self._stage == _BODY
+            and self._mode == _EVENTS
             and self.ask.approach.way is not Way.NONE
             and self._stream is not None
             and not self._stream.complete
@@ -222,9 +241,15 @@ class Exchange:
         )
 
     @property
+    def _telling(self) -> Telling:
+        if self._told is None:
+            self._told = self._home.telling(self.ask)
+        return self._told
+
+    @property
     def told_tokens(self) -> int:
         """Tokens of its answer so far, as far as they can be counted."""
-        return self._telling.told_tokens
+        return 0 if self._told is None else self._told.told_tokens
 
     def as_moving(self, now_s: float) -> "Moving[Exchange]":
         """What :mod:`moving` must know of its stream."""
@@ -241,16 +266,27 @@ class Exchange:
     # A slot
 
     def _claim(self) -> None:
-        self._stage = _Stage.WAITING
+        self._stage = _WAITING
         self._stage_due_s = None
         self._asked_at_s = self._shared.now_s()
         try:
-            lease = self._shared.dispatcher.claim(self._ticket)
+            lease = self._shared.dispatcher.claim(self._get_ticket())
         except Refused as refused:
             self._refused(refused)
             return
         if lease is not None:
             self._granted(lease)
+
+    def _get_ticket(self) -> Ticket:
+        """Its claim, for all of the time; most requests never need one."""
+        if self._ticket is None:
+            ask = self.ask
+            place = Place(
+                self._arrival, key=ask.key, priority=ask.priority, deadline_s=ask.deadline_s, tokens=ask.wants.tokens
+            )
+            place.admitted = self.report.attempts > 0
+            self._ticket = Ticket(place, ask.wants, self._granted, self._refused)
+        return self._ticket
 
     def _granted(self, lease: Lease) -> None:
         now_s = self._shared.now_s()
@@ -277,7 +313,7 @@ class Exchange:
     def _ask_replica(self, path: bytes, body: bytes, *, patient: bool = False, anew: bool = False) -> None:
         lease = self._lease
         assert lease is not None
-        self._stage = _Stage.HEAD
+        self._stage = _HEAD
         timeouts = self._shared.timeouts
         self._stage_due_s = None if patient else self._asked_at_s + timeouts.first_byte
         self._request = (path, body, patient)
@@ -291,7 +327,7 @@ class Exchange:
             endpoint,
             self,
             endpoint.request(b"POST", path, self.ask.lines, body),
-            lambda: self._try == attempt and self._stage is _Stage.HEAD,
+            lambda: self._try == attempt and self._stage == _HEAD,
         )
 
     # What the replica does (wire.Sink)
@@ -306,33 +342,33 @@ class Exchange:
         """An answer begins."""
         assert self._lease is not None
         self._lease.incarnation.beats += 1
-        self._stage = _Stage.BODY
+        self._stage = _BODY
         self._quiet_since_s = self._shared.now_s()
         self._status = status = head.status
         kind = head.value(b"content-type").partition(";")[0].strip()
         if self._calls:
-            self._mode = _Mode.CALL
+            self._mode = _CALL
         elif status in _THEIR_FAULT or status == 401:
-            self._mode = _Mode.ERROR
+            self._mode = _ERROR
         elif status == 200 and kind == "text/event-stream":
             if head.value(b"content-encoding") not in ("", "identity"):
                 # Compressed against our wish: nothing can be judged, the bytes pass as they are.
-                self._mode = _Mode.BLIND
+                self._mode = _BLIND
             else:
-                self._mode = _Mode.EVENTS
+                self._mode = _EVENTS
                 if self._stream is None:
                     self._stream = self._telling.first()
         elif self._recovery is not None:
-            self._mode = _Mode.CALL  # anything but a stream is for the recovery to judge
+            self._mode = _CALL  # anything but a stream is for the recovery to judge
         else:
-            self._mode = _Mode.HELD
-        if not self._begun and self._mode is not _Mode.ERROR:
+            self._mode = _HELD
+        if not self._begun and self._mode != _ERROR:
             self._head_lines = to_client(head.headers)
 
     def received(self, payload: bytes, framed: bytes | None) -> None:
         """More of it: on the path of every token."""
         self._beats += 1
-        if self._mode is _Mode.EVENTS:
+        if self._mode == _EVENTS:
             self._lease.incarnation.beats += 1  # type: ignore[union-attr]
             stream = self._stream
             out = stream.feed(payload)  # type: ignore[union-attr]
@@ -347,7 +383,7 @@ class Exchange:
 
     def received_all(self, payloads: list[bytes], framed: bytes) -> None:
         """Several chunks at once: what they come to goes out in one piece."""
-        if self._mode is not _Mode.EVENTS:
+        if self._mode != _EVENTS:
             self.received(b"".join(payloads), framed)
             return
         self._beats += 1
@@ -373,15 +409,15 @@ class Exchange:
     def ended(self) -> None:
         """It is whole, as far as HTTP can tell."""
         self._link = None
-        match self._mode:
-            case _Mode.EVENTS:
-                self._end_events()
-            case _Mode.CALL:
-                self._called()
-            case _Mode.ERROR:
-                self._fail(self._told_failure())
-            case _:
-                self._end_held()
+        mode = self._mode
+        if mode == _EVENTS:
+            self._end_events()
+        elif mode == _CALL:
+            self._called()
+        elif mode == _ERROR:
+            self._fail(self._told_failure())
+        else:
+            self._end_held()
 
     def lost(self, phase: FailurePhase, reason: str, *, timed_out: bool = False, stale: bool = False) -> None:
         """The connection is gone before its end."""
@@ -390,7 +426,7 @@ class Exchange:
             # It had been closed while it was idle: no fault of the replica, and nothing has been asked of it.
             self._shared.turns.soon(self._ask_anew)
             return
-        if self._mode is _Mode.ERROR and self._stage is _Stage.BODY:
+        if self._mode == _ERROR and self._stage == _BODY:
             self._fail(self._told_failure())
             return
         if phase is FailurePhase.BODY and not self._beats:
@@ -401,40 +437,38 @@ class Exchange:
         self._shared.turns.soon(self._fail_vanished)
         # From here on nothing of the replica is heard: its turn to go on elsewhere comes in a moment.
         self._drop_link()
-        self._stage = _Stage.WAITING
+        self._stage = _WAITING
         self._stage_due_s = None
 
     def _fail_vanished(self) -> None:
-        if self._stage is not _Stage.OVER:
+        if self._stage != _OVER:
             self._fail(Failure(FailurePhase.VANISHED, "the replica is gone"))
 
     def _ask_anew(self) -> None:
-        if self._stage is _Stage.HEAD and self._lease is not None and self._link is None:
+        if self._stage == _HEAD and self._lease is not None and self._link is None:
             path, body, patient = self._request
             self._ask_replica(path, body, patient=patient, anew=True)
 
     # Answers as they come
 
     def _receive_other(self, payload: bytes) -> None:
-        match self._mode:
-            case _Mode.BLIND:
-                self._pass_on(payload)
-            case _Mode.HELD if self._begun:
-                self.client.send(payload)
-            case _Mode.HELD:
-                self._hold(payload)
-                if self._heard > self._shared.limits.max_held_response:
-                    held = b"".join(self._held)
-                    self._held.clear()
-                    self._pass_on(held)
-            case _Mode.CALL:
-                self._hold(payload)
-                if self._heard > _LONGEST_REPLY_BYTES:
-                    self._fail(Failure(FailurePhase.BODY, "its reply was endless"))
-            case _Mode.ERROR:
-                self._hold(payload)
-                if self._heard > _TOLD_BYTES:
-                    self._fail(self._told_failure())
+        mode = self._mode
+        if mode == _BLIND:
+            self._pass_on(payload)
+        elif mode == _HELD and self._begun:
+            self.client.send(payload)
+        elif mode == _HELD:
+            self._hold(payload)
+            if self._heard > self._shared.limits.max_held_response:
+                held = b"".join(self._held)
+                self._held.clear()
+                self._pass_on(held)
+        else:
+            self._hold(payload)
+            if mode == _ERROR and self._heard > _TOLD_BYTES:
+                self._fail(self._told_failure())
+            elif self._heard > _LONGEST_REPLY_BYTES:
+                self._fail(Failure(FailurePhase.BODY, "its reply was endless"))
 
     def _hold(self, payload: bytes) -> None:
         self._held.append(payload)
@@ -501,7 +535,7 @@ class Exchange:
 
     def _fail(self, failure: "Failure") -> None:
         """This attempt has failed: go on elsewhere, try again, or tell."""
-        if self._stage is _Stage.OVER:
+        if self._stage == _OVER:
             return
         lease, self._lease = self._lease, None
         assert lease is not None
@@ -510,10 +544,10 @@ class Exchange:
         replica = lease.target.id
         self._note(replica, failure, lease)
         lease.release()
-        if self._stage is _Stage.OVER:  # pragma: no cover - a release may serve others, never end this one
+        if self._stage == _OVER:  # pragma: no cover - a release may serve others, never end this one
             return
         if failure.phase not in _NO_FAULT:
-            self._ticket.failed_on(replica)
+            self._get_ticket().failed_on(replica)
         collected = self.ask.approach.collect and self.told_tokens > 0
         if self._begun or collected:
             self._go_on(replica, failure)
@@ -530,7 +564,7 @@ class Exchange:
         """Half of an answer is with the client: another replica must take it up, or it ends with an error."""
         said = f"replica {replica} failed in the middle of the answer: {failure.reason}"
         code = Code.UPSTREAM_TIMEOUT if failure.timed_out else Code.UPSTREAM_ERROR
-        if self._mode in (_Mode.BLIND, _Mode.HELD):
+        if self._mode in (_BLIND, _HELD):
             self._end_cut(code, said)
             return
         complete = self._stream is not None and self._stream.complete
@@ -549,6 +583,8 @@ class Exchange:
             return
         self._recovery = self._telling.recover() if complete else recovery  # type: ignore[assignment]
         self.report.resumed += 1
+        if self.ask.approach.way is Way.REPLAY:
+            self._shared.metrics.replayed(self.told_tokens)
         self._shared.turns.soon(self._claim_again)
 
     def _end_complete(self) -> None:
@@ -574,7 +610,7 @@ class Exchange:
                 self._shared.turns.soon(self._claim_again)
 
     def _claim_again(self) -> None:
-        if self._stage is not _Stage.OVER:
+        if self._stage != _OVER:
             self._claim()
 
     def _follow(self, step: Step) -> None:
@@ -671,7 +707,7 @@ class Exchange:
     def _end_cut(self, code: Code, reason: str) -> None:
         """An answer that has begun and cannot be finished: said in the stream where it is one."""
         self.report.outcome = Outcome.UPSTREAM_ERROR
-        if self._mode in (_Mode.BLIND, _Mode.HELD):
+        if self._mode in (_BLIND, _HELD):
             self.client.abort()
         else:
             self.client.send(error_event(self.ask.route.dialect, code, reason[:1].upper() + reason[1:]))
@@ -679,14 +715,19 @@ class Exchange:
         self._over()
 
     def _over(self) -> None:
-        self._stage = _Stage.OVER
+        self._stage = _OVER
         self._try += 1
         self._drop_link()
         self._release()
-        self._shared.dispatcher.withdraw(self._ticket)
+        if self._ticket is not None:
+            self._shared.dispatcher.withdraw(self._ticket)
         self._shared.active.discard(self)
         self.report.tokens = self.told_tokens
-        self._telling.close()
+        if self.report.resumed:
+            result = "ok" if self.report.outcome is Outcome.OK else "gone" if self.report.outcome is Outcome.CANCELLED else "failed"
+            self._shared.metrics.resumed(self.ask.approach.way, result)
+        if self._told is not None:
+            self._told.close()
         self._home.ended(self)
 
     def _release(self) -> None:
@@ -735,22 +776,3 @@ def outcome_of(code: Code) -> Outcome:
     if code.status == 500:
         return Outcome.INTERNAL_ERROR
     return Outcome.CLIENT_ERROR if code.status < 500 else Outcome.UPSTREAM_ERROR
-
-
-class _Stage(IntEnum):
-    """Where an exchange stands."""
-
-    WAITING = 0  # for a slot
-    HEAD = 1  # for a connection, and the head of an answer
-    BODY = 2
-    OVER = 3
-
-
-class _Mode(IntEnum):
-    """What the body of an answer is."""
-
-    EVENTS = 0  # a stream, scanned as it passes
-    BLIND = 1  # a stream that cannot be read
-    HELD = 2  # an answer in one piece
-    CALL = 3  # a reply that a recovery needs
-    ERROR = 4  # what a replica says of its failure

@@ -14,7 +14,7 @@ from hedgeserve.units import format_bytes, format_duration
 _SHOWN = 100
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Understood:
     """What a body asks for, as far as a balancer must know."""
 
@@ -35,7 +35,7 @@ class Ask:
     raw_path: bytes
     lines: bytes
     request_id: str
-    stream: bool
+    understood: Understood
     approach: Approach
     wants: Wants
     patient: bool
@@ -43,6 +43,11 @@ class Ask:
     key: str = ""
     priority: int = 1
     deadline_s: float | None = None
+
+    @property
+    def stream(self) -> bool:
+        """Whether the client wants a stream."""
+        return self.understood.stream
 
 
 def understand(body: bytes, names: Sequence[str]) -> Understood:

@@ -27,7 +27,7 @@ from hedgeserve.spec import RoutingSpec, Spec
 _log = structlog.get_logger(__name__)
 
 _CLIENT_CLOSED = 499  # nginx's number for it; in logs and metrics only
-_PRIORITIES = {b"": 1, b"low": 0, b"normal": 1, b"high": 2}
+_PRIORITIES = {b"low": 0, b"normal": 1, b"high": 2}
 _LONGEST_DEADLINE_MS = 10**9
 _TYPICAL_TOKENS = 256.0
 _TYPICAL_SHARE = 0.05
@@ -109,7 +109,7 @@ class Reception:
         """Begin to answer it; None where it was refused, which the client has been told."""
         now_s = self._shared.now_s()
         try:
-            ask, telling = self._understand(FORWARDED[incoming.path], incoming, request_id, now_s)
+            ask = self._understand(FORWARDED[incoming.path], incoming, request_id, now_s)
         except Refused as refused:
             client.refuse(refused)
             return None
@@ -117,7 +117,7 @@ class Reception:
             _log.exception("a request failed through a mistake of ours", path=incoming.path, request_id=request_id)
             client.refuse(Refused(Code.INTERNAL_ERROR, "HedgeServe failed to answer this request."))
             return None
-        exchange = Exchange(self._shared, ask, client, telling, Report(now_s), self)
+        exchange = Exchange(self._shared, ask, client, Report(now_s), self)
         if not self.active:
             self._on_busy()
         self.active += 1
@@ -157,14 +157,16 @@ class Reception:
 
     def _understand(
         self, route: Forwarded, incoming: Incoming, request_id: str, now_s: float
-    ) -> tuple[Ask, Telling]:
+    ) -> Ask:
         body = incoming.body[0] if len(incoming.body) == 1 else b"".join(incoming.body)
         understood = understand(body, self._names)
         fields = understood.fields
-        deadline_s = _deadline(incoming.value(b"x-deadline-ms"), now_s)
-        priority = _PRIORITIES.get(incoming.value(b"x-priority").lower())
-        if priority is None:
-            raise Refused(Code.INVALID_VALUE, '"x-priority" must be low, normal or high.', param="x-priority")
+        deadline_s, priority = None, 1
+        first = incoming.first
+        if b"x-deadline-ms" in first:
+            deadline_s = _deadline(first[b"x-deadline-ms"], now_s)
+        if b"x-priority" in first:
+            priority = _priority(first[b"x-priority"])
         approach = failover.approach(route, fields, body, self._policy, dice=random.random)
         expects = approach.expects_tokens
         answer_tokens = int(self.typical_tokens) if expects is None else min(expects, 4 * int(self.typical_tokens) + 64)
@@ -173,36 +175,38 @@ class Reception:
         verdict = self._quotas.admit(key, tokens, now_s)
         if not verdict.ok:
             raise _over_quota(verdict.limit, verdict.retry_after_s)
-        path = route.raw_path + (b"?" + incoming.query if incoming.query else b"")
-        ask = Ask(
-            route=route,
-            raw_path=path,
-            lines=to_replica(incoming.headers, request_id=request_id),
-            request_id=request_id,
-            stream=understood.stream,
-            approach=approach,
-            wants=Wants(
-                tokens=tokens,
-                prefix=_prefix(body) if self._routing.policy == "prefix" else b"",
-                session=self._session(incoming, fields) if self._routing.policy == "session" else "",
-                urgent=priority == 2 or deadline_s is not None,
-            ),
-            patient=route.generates and not understood.stream and not approach.collect,
-            expects=answer_tokens,
-            key=key,
-            priority=priority,
-            deadline_s=deadline_s,
-        )
-        telling = Telling(
+        policy = self._routing.policy
+        return Ask(
             route,
-            fields,
+            route.raw_path + b"?" + incoming.query if incoming.query else route.raw_path,
+            to_replica(incoming.headers, request_id=request_id),
+            request_id,
+            understood,
             approach,
+            Wants(
+                tokens,
+                _prefix(body) if policy == "prefix" else b"",
+                self._session(incoming, fields) if policy == "session" else "",
+                priority == 2 or deadline_s is not None,
+            ),
+            route.generates and not understood.stream and not approach.collect,
+            answer_tokens,
+            key,
+            priority,
+            deadline_s,
+        )
+
+    def telling(self, ask: Ask) -> Telling:
+        """What follows a stream that answers this request."""
+        return Telling(
+            ask.route,
+            ask.understood.fields,
+            ask.approach,
             self._policy,
             keep=self.budget.keep,
-            choices=understood.choices,
+            choices=ask.understood.choices,
             longest_event_bytes=self._longest_event,
         )
-        return ask, telling
 
     def _session(self, incoming: Incoming, fields: Any) -> str:
         named = incoming.value(self._session_header).decode("latin-1")
@@ -229,10 +233,8 @@ class Reception:
             )
 
 
-def _deadline(given: bytes, now_s: float) -> float | None:
+def _deadline(given: bytes, now_s: float) -> float:
     """When an answer is of no use any more, from ``x-deadline-ms``: milliseconds from now."""
-    if not given:
-        return None
     if not given.isdigit() or not 0 < int(given) <= _LONGEST_DEADLINE_MS:
         raise Refused(
             Code.INVALID_VALUE,
@@ -240,6 +242,14 @@ def _deadline(given: bytes, now_s: float) -> float | None:
             param="x-deadline-ms",
         )
     return now_s + int(given) / 1000
+
+
+def _priority(given: bytes) -> int:
+    """``x-priority`` as a number: higher goes first."""
+    priority = _PRIORITIES.get(given.strip().lower())
+    if priority is None:
+        raise Refused(Code.INVALID_VALUE, '"x-priority" must be low, normal or high.', param="x-priority")
+    return priority
 
 
 def _prefix(body: bytes) -> bytes:

@@ -74,6 +74,22 @@ class Router:
     memory_bytes = 0
 
     def pick(self, candidates, wants, *, limit, now_s):
+        avoid = wants.avoid
+        best = None
+        best_load = 0.0
+        plain = not avoid
+        if plain:
+            for c in candidates:
+                t = c.target
+                if c.requests >= limit or not t.accepting or not t.preferred or c.shunned_until_s > now_s:
+                    if c.shunned_until_s > now_s or not t.preferred:
+                        plain = False
+                    continue
+                load = c.tokens / t.throughput
+                if best is None or load < best_load or (load == best_load and c.last_used < best.last_used):
+                    best, best_load = c, load
+            if best is not None:
+                return best
         t = pick([c.target for c in candidates], {c.target.id: c.requests for c in candidates}, wants.avoid, limit=limit, last_used={c.target.id: c.last_used for c in candidates},
                  shunned=[c.target.id for c in candidates if c.shunned_until_s > now_s], fall_back=wants.may_return)
         return None if t is None else next(c for c in candidates if c.target is t)
