@@ -1,4 +1,4 @@
-"""A small deterministic model that speaks as vLLM does on the wire, without a wire: for cutting its answers anywhere.
+"""A small deterministic model that speaks as vLLM does, without a wire: for cutting its answers anywhere.
 
 Its tokens split characters, end one and begin another, are special (and not shown) or no UTF-8 at all; its text
 runs behind its ids where a character is not whole or a stop string may have begun; and it gives its whole prompt
@@ -88,10 +88,14 @@ class SmallModel:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self._created = 1000
 
-    def detokenize(self, body: bytes) -> bytes:
-        """What ``/detokenize`` answers."""
+    def reply(self, path: str, body: bytes) -> bytes:
+        """What ``/tokenize`` and ``/detokenize`` answer."""
         fields = json.loads(body)
-        self.asked.append(("/detokenize", fields))
+        self.asked.append((path, fields))
+        if path == "/tokenize":
+            ids = encode(fields["prompt"])
+            return json.dumps({"count": len(ids), "max_model_len": CONTEXT, "tokens": ids}).encode()
+        assert path == "/detokenize"
         return json.dumps({"prompt": decode(fields["tokens"])}).encode()
 
     def answer(self, path: str, body: bytes) -> list[bytes]:
@@ -110,9 +114,11 @@ class SmallModel:
             prompt = fields["prompt"] if isinstance(fields["prompt"], list) else encode(fields["prompt"])
         if (keep := fields.get("truncate_prompt_tokens")) is not None:
             prompt = prompt[-keep:]
-        most = fields.get("max_tokens", None if chat else 16)
+        most = fields.get("max_tokens")
         if chat:
             most = fields.get("max_completion_tokens", most)
+        elif most is None:
+            most = 16
         tokens = _Generation(self, fields, prompt, CONTEXT - len(prompt) if most is None else most)
         return list(self._events(fields, chat, prompt, tokens))
 

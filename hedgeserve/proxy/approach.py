@@ -17,7 +17,7 @@ from hedgeserve.proxy.routes import Forwarded
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 _COMPLETION_TOKENS = 16
-"""What vLLM's ``/v1/completions`` generates where ``max_tokens`` is not said."""
+"""What vLLM's ``/v1/completions`` generates where ``max_tokens`` is not said, or null."""
 _GREEDY_BELOW = 1e-5
 """Temperatures below this are none to vLLM."""
 
@@ -68,7 +68,8 @@ def approach(
     estimate = len(body) // 4 + 1
     path = route.path
     if path != CHAT and path != COMPLETIONS:
-        return Approach(Way.NONE, "only completions and chats can go on elsewhere", body, False, 0, estimate)
+        expects = _tokens(fields, "max_output_tokens", "max_tokens") if route.generates else 0
+        return Approach(Way.NONE, "only completions and chats can go on elsewhere", body, False, expects, estimate)
     chat = path == CHAT
     expects = _most_tokens(fields, chat=chat)
     if not policy.enabled:
@@ -114,12 +115,18 @@ def approach(
 
 
 def _most_tokens(fields: Mapping[str, Any], *, chat: bool) -> int | None:
-    most = fields.get("max_tokens")
     if chat:
-        most = fields.get("max_completion_tokens", most)
-    elif "max_tokens" not in fields:
-        return _COMPLETION_TOKENS
-    return most if isinstance(most, int) and not isinstance(most, bool) else None
+        return _tokens(fields, "max_completion_tokens", "max_tokens")
+    most = _tokens(fields, "max_tokens")
+    return _COMPLETION_TOKENS if most is None else most
+
+
+def _tokens(fields: Mapping[str, Any], *keys: str) -> int | None:
+    for key in keys:
+        most = fields.get(key)
+        if isinstance(most, int) and not isinstance(most, bool):
+            return most
+    return None
 
 
 def _splice(body: bytes, extra: Mapping[str, Any]) -> bytes | None:

@@ -7,6 +7,7 @@ from typing import Any
 from hedgeserve.proxy.follow import Stream
 from hedgeserve.proxy.record import Record
 
+_DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 _NOTHING = dict.fromkeys(("refusal", "annotations", "audio", "function_call", "reasoning"))
 
 
@@ -75,6 +76,7 @@ def whole(record: Record, *, chat: bool, show_ids: bool) -> bytes:
             choice.update(prompt_logprobs=None, prompt_token_ids=prompt_ids)
         choice["routed_experts"] = None
         choices.append(choice)
+    usage = record.usage or {}
     answer: dict[str, Any] = {
         "id": head.id,
         "object": "chat.completion" if chat else "text_completion",
@@ -83,7 +85,7 @@ def whole(record: Record, *, chat: bool, show_ids: bool) -> bytes:
         "choices": choices,
         "service_tier": None,
         "system_fingerprint": head.fingerprint,
-        "usage": {"prompt_tokens_details": None, "completion_tokens_details": None, **(record.usage or {})},
+        "usage": {**usage, **{key: usage.get(key) for key in _DETAILS}},
     }
     if chat:
         answer.update(prompt_logprobs=None, prompt_token_ids=prompt_ids, prompt_text=None)

@@ -73,6 +73,7 @@ class Continuation:
         # With the stop string in the output nothing is held back: what may be its beginning has been told.
         room = self._longest_stop if self._keeps_stop else 0
         self._search = find(record.prompt_ids, record.ids, record.text(), most=most, room=room)
+        self._at: Boundary | None = None
         self._asked = False
 
     def start(self) -> Step:
@@ -83,15 +84,18 @@ class Continuation:
         """The next question, or the continuation itself."""
         if self._asked:
             return GiveUp(f"the replica refused to continue it ({status})")
+        path, key = ("/detokenize", "prompt") if self._at is None else ("/tokenize", "max_model_len")
         if status != 200:
-            return GiveUp(f"the replica's /detokenize answered {status}")
+            return GiveUp(f"the replica's {path} answered {status}")
         try:
-            text = json.loads(body)["prompt"]
+            told = json.loads(body)[key]
         except (ValueError, KeyError, TypeError, RecursionError):
-            text = None
-        if not isinstance(text, str):
-            return GiveUp("the replica's /detokenize gave no text")
-        return self._ask(text)
+            told = None
+        if self._at is None and isinstance(told, str):
+            return self._ask(told)
+        if self._at is not None and isinstance(told, int):
+            return self._resume(self._at, told - len(self._record.prompt_ids) - self._at.count)
+        return GiveUp(f"the replica's {path} told no {key}")
 
     def _ask(self, text: str | None) -> Step:
         try:
@@ -100,16 +104,18 @@ class Continuation:
             boundary: Boundary | None = stop.value
             if boundary is None:
                 return GiveUp("its token ids and its text do not match")
-            return self._resume(boundary)
-        asked = {"model": self._model(), "tokens": ids}
-        return Call("/detokenize", json.dumps(asked, separators=(",", ":")).encode())
+            if self._expects is not None:
+                return self._resume(boundary, self._expects - boundary.count)
+            # To the end of the context: /v1/completions has no word for that (null is 16), it must be a number.
+            self._at = boundary
+            return Call("/tokenize", _dumped({"model": self._model(), "prompt": "a"}))
+        return Call("/detokenize", _dumped({"model": self._model(), "tokens": ids}))
 
     def _model(self) -> Any:
         return self._fields.get("model") or self._record.head.model
 
-    def _resume(self, at: Boundary) -> Step:
-        left = None if self._expects is None else self._expects - at.count
-        if left is not None and left <= 0:
+    def _resume(self, at: Boundary, left: int) -> Step:
+        if left <= 0:
             self._record.rewind_ids(at.count)
             return Finished(self._wrap.end(finish="length"))
         self._asked = True
@@ -117,7 +123,7 @@ class Continuation:
         stream = Resumed(self._record, self._wrap, at, held_back=held_back)
         return Resume(COMPLETIONS, self._body(at, left), stream)
 
-    def _body(self, at: Boundary, left: int | None) -> bytes:
+    def _body(self, at: Boundary, left: int) -> bytes:
         passed = {key: value for key, value in self._fields.items() if key not in _NOT_PASSED}
         body: dict[str, Any] = {
             **passed,
@@ -132,7 +138,11 @@ class Continuation:
             body["min_tokens"] = least - at.count
         if self._wrap.sums_wanted:
             body["stream_options"] = {"include_usage": True}
-        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        return _dumped(body)
+
+
+def _dumped(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
 def _longest_stop(fields: Mapping[str, Any]) -> int:

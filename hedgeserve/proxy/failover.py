@@ -94,6 +94,12 @@ class Telling:
         return self._record.kept_bytes
 
     @property
+    def kept_ids(self) -> list[int]:
+        """The token ids of the answer so far, as far as they are known."""
+        self._record.compact()
+        return self._record.ids.tolist()
+
+    @property
     def told_tokens(self) -> int:
         """How many tokens of the answer have been generated: ids where they are known, else events with text."""
         stream = self._stream

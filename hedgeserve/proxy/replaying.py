@@ -90,9 +90,9 @@ class Replayed(EventStream):
     def _trim(self, choice: dict[str, Any]) -> tuple[dict[str, Any] | None, bool]:
         """What of a choice is new, None where it is not even worth recording; and whether the client is told."""
         index = choice.get("index", 0)
+        more = self._trim_text(choice, index)
         if index in self._ended:
             return None, False
-        more = self._trim_text(choice, index)
         more = self._trim_ids(choice, index) or more
         more = self._trim_logprobs(choice, index) or more
         finish = choice.get("finish_reason")

@@ -33,10 +33,10 @@ class Wrapping:
         return {"id": head.id, "object": kind, "created": head.created, "model": head.model}
 
     def usage(self, completion: int, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The sums for the whole answer; ``given`` are those of its last part."""
+        """The sums for the whole answer; what else ``given`` ones tell is kept."""
         prompt = len(self._record.prompt_ids)
         sums = {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
-        return {**(given or {}), **sums}
+        return sums | {key: value for key, value in (given or {}).items() if key not in sums}
 
     def chunk(
         self,
@@ -62,7 +62,7 @@ class Wrapping:
         choice["token_ids"] = list(ids if new_ids is None else new_ids)
         event = {**self._head(), "choices": [choice]}
         if self._running_sums:
-            event["usage"] = self.usage(completion)
+            event["usage"] = self.usage(completion, self._record.usage)
         if isinstance(fingerprint, str):
             event["system_fingerprint"] = self._record.head.fingerprint or fingerprint
         self._record.add(event)
