@@ -50,7 +50,8 @@ class Balancer:
 
     To be made inside a running event loop. ``boot_eta_s`` says in how many seconds a replica may be expected
     (None: nobody knows), ``ready_checks`` what stands in the way of taking traffic (name → "" or the trouble),
-    ``on_wait`` is called when a request starts to wait while nothing is ready. ``own_trust`` is what replicas with
+    ``on_wait`` is called when a request starts to wait while nothing is ready, ``on_silence`` with a replica that has
+    fallen silent and is given up: the fleet should see what is the matter. ``own_trust`` is what replicas with
     ``own_tls`` are verified with.
     """
 
@@ -63,6 +64,7 @@ class Balancer:
         boot_eta_s: Callable[[], float | None] = lambda: None,
         ready_checks: Callable[[], Mapping[str, str]] = dict,
         on_wait: Callable[[], None] = lambda: None,
+        on_silence: Callable[[ReplicaId], None] = lambda replica: None,
         own_trust: ssl.SSLContext | None = None,
     ) -> None:
         self.on_wait = on_wait
@@ -116,7 +118,9 @@ class Balancer:
                 draining_retry_s=self._draining_retry_s,
             ),
         )
-        self._lookout = Lookout(shared, self._reception)
+        self._lookout = Lookout(
+            shared, self._reception, engine_metrics_s=spec.routing.engine_metrics, on_silence=on_silence
+        )
         self._server = Server(
             self._reception,
             self._front,

@@ -264,6 +264,13 @@ class Fleet:
                 self._parts.metrics.decided(action)
         return begun
 
+    def suspect(self, replica: ReplicaId) -> None:
+        """The requests on this replica were met with silence: have it probed at once, and its cloud asked."""
+        life = self._lives.get(replica)
+        if life is not None:
+            life.suspected()
+            self._inventory.ask_soon(life.replica.offer.cloud)
+
     async def terminate_all(self, why: str, *, clouds: Collection[str]) -> None:
         """Terminate every VM on these clouds, at once, and return when none is left."""
         while ending := [life for life in self._lives.values() if life.replica.offer.cloud in clouds]:

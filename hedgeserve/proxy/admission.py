@@ -30,7 +30,8 @@ class Place:
     __slots__ = ("admitted", "arrival", "failed_on", "may_return", "deadline_s")
 
     def __init__(self, arrival: int, *, key="", priority=1, deadline_s=None, tokens=1) -> None:
-        self.arrival = arrival; self.deadline_s = None
+        self.arrival = arrival
+        self.deadline_s = None
         self.failed_on: set[ReplicaId] = set()
         self.may_return = False
         self.admitted = False
@@ -108,5 +109,8 @@ class Line:
             return 1.0
         return len(recent) / max(now_s - recent[0], 0.001)
 
-    def expired(self, now_s): return []
-    def expected_wait_s(self, now_s, **k): return 0.0
+    def expired(self, now_s):
+        return []
+
+    def expected_wait_s(self, now_s, **k):
+        return 0.0

@@ -22,7 +22,17 @@ class Ticket:
     will be none; one of them, once for each claim that could not be granted at once.
     """
 
-    __slots__ = ("asked_at_s", "failures", "give_up_at_s", "granted", "place", "refused", "return_at_s", "waited_s", "wants")
+    __slots__ = (
+        "asked_at_s",
+        "failures",
+        "give_up_at_s",
+        "granted",
+        "place",
+        "refused",
+        "return_at_s",
+        "waited_s",
+        "wants",
+    )
 
     def __init__(
         self, place: Place, wants: Wants, granted: Callable[[Lease], None], refused: Callable[[Refused], None]

@@ -114,7 +114,9 @@ class Edge(asyncio.Protocol):
         "_now_s", "_parser", "_request_id", "_running", "_transport",
     )  # fmt: skip
 
-    def __init__(self, host: Host, now_s: Callable[[], float], *, max_head: int, max_body: int, head_s: float) -> None:
+    def __init__(
+        self, host: Host, now_s: Callable[[], float], *, max_head: int, max_body: int, head_s: float
+    ) -> None:
         self._host = host
         self._now_s = now_s
         self._limits = (max_head, max_body, head_s)
@@ -321,7 +323,9 @@ class Edge(asyncio.Protocol):
         if self._answering is None:
             return
         self._begun = True
-        self._transport.write(b"%bContent-Length: %d\r\n\r\n%b" % (self._head(status, lines)[:-2], len(body), body))
+        self._transport.write(
+            b"%bContent-Length: %d\r\n\r\n%b" % (self._head(status, lines)[:-2], len(body), body)
+        )
         self._answered()
 
     def refuse(self, refused: Refused, lines: bytes = b"", *, counted: bool = False) -> None:
@@ -470,7 +474,9 @@ class Edge(asyncio.Protocol):
     def _headers_too_long(self) -> Refused:
         limit = format_bytes(self._limits[0])
         return Refused(
-            Code.HEADERS_TOO_LARGE, f"The request line and headers are larger than {limit}, the most that is taken here.", close=True
+            Code.HEADERS_TOO_LARGE,
+            f"The request line and headers are larger than {limit}, the most that is taken here.",
+            close=True,
         )
 
     def _too_long(self) -> None:
@@ -489,4 +495,8 @@ def date_line() -> bytes:
 
 
 def _not_http(why: str) -> Refused:
-    return Refused(Code.BAD_REQUEST, f"The request is not valid HTTP: {why}." if why else "The request is not valid HTTP.", close=True)
+    return Refused(
+        Code.BAD_REQUEST,
+        f"The request is not valid HTTP: {why}." if why else "The request is not valid HTTP.",
+        close=True,
+    )

@@ -282,7 +282,11 @@ class Exchange:
         if self._ticket is None:
             ask = self.ask
             place = Place(
-                self._arrival, key=ask.key, priority=ask.priority, deadline_s=ask.deadline_s, tokens=ask.wants.tokens
+                self._arrival,
+                key=ask.key,
+                priority=ask.priority,
+                deadline_s=ask.deadline_s,
+                tokens=ask.wants.tokens,
             )
             place.admitted = self.report.attempts > 0
             self._ticket = Ticket(place, ask.wants, self._granted, self._refused)
@@ -364,6 +368,30 @@ class Exchange:
             self._mode = _HELD
         if not self._begun and self._mode != _ERROR:
             self._head_lines = to_client(head.headers)
+
+    def answered_whole(self, head: Head, body: bytes) -> None:
+        """All of an answer at once."""
+        status = head.status
+        if (
+            status < 500
+            and status != 401
+            and self._recovery is None
+            and not head.value(b"content-type").startswith("text/event")
+        ):
+            assert self._lease is not None
+            self._lease.incarnation.beats += 1
+            self._link = None
+            self._status = status
+            self._mode = _HELD
+            self._head_lines = to_client(head.headers)
+            self._answer_held(body)
+            return
+        self.answered(head)
+        attempt = self._try
+        if body:
+            self.received(body, None)
+        if self._try == attempt and self._stage == _BODY:
+            self.ended()
 
     def received(self, payload: bytes, framed: bytes | None) -> None:
         """More of it: on the path of every token."""
@@ -505,7 +533,9 @@ class Exchange:
         if self._begun:
             self._finish()
             return
-        body = self._held[0] if len(self._held) == 1 else b"".join(self._held)
+        self._answer_held(self._held[0] if len(self._held) == 1 else b"".join(self._held))
+
+    def _answer_held(self, body: bytes) -> None:
         if self._status == 200 and self.ask.route.dialect is Dialect.CHOICES and aborted(body):
             self._fail(Failure(FailurePhase.ABORT, 'it gave half an answer (finish_reason "abort")'))
             return
@@ -646,7 +676,9 @@ class Exchange:
         if self._status == 401:
             return Failure(FailurePhase.STATUS, "it refused the API key that HedgeServe has for it (401)")
         told = b"".join(self._held)[:_TOLD_BYTES].decode(errors="replace")
-        return Failure(FailurePhase.STATUS, f"it answered {self._status}: {' '.join(told.split())[:300] or '(no body)'}")
+        return Failure(
+            FailurePhase.STATUS, f"it answered {self._status}: {' '.join(told.split())[:300] or '(no body)'}"
+        )
 
     def _note(self, replica: ReplicaId, failure: "Failure", lease: Lease) -> None:
         if failure.phase not in _NO_FAULT:
@@ -724,7 +756,13 @@ class Exchange:
         self._shared.active.discard(self)
         self.report.tokens = self.told_tokens
         if self.report.resumed:
-            result = "ok" if self.report.outcome is Outcome.OK else "gone" if self.report.outcome is Outcome.CANCELLED else "failed"
+            result = (
+                "ok"
+                if self.report.outcome is Outcome.OK
+                else "gone"
+                if self.report.outcome is Outcome.CANCELLED
+                else "failed"
+            )
             self._shared.metrics.resumed(self.ask.approach.way, result)
         if self._told is not None:
             self._told.close()

@@ -4,28 +4,42 @@ Silence of one stream may be a long prompt; silence of a replica with open strea
 that costs nothing decides: a VM whose cable is gone sends no farewell, and its streams would wait for a minute.
 """
 
+from collections.abc import Callable
+
 import structlog
 
 from hedgeserve.metrics import FailurePhase
 from hedgeserve.proxy.exchange import Shared
+from hedgeserve.proxy.gauges import Gauges
 from hedgeserve.proxy.moving import plan_moves
 from hedgeserve.proxy.pool import Incarnation
 from hedgeserve.proxy.reception import Reception
 from hedgeserve.proxy.wire import Head, Link
+from hedgeserve.replica import ReplicaId
 from hedgeserve.units import format_duration
 
 _log = structlog.get_logger(__name__)
 
 _SWEEP_S = 0.1
 _LINKS_EVERY = 10
+_GAUGES_EVERY = 5
 _MOVES_EVERY = 5
 
 
 class Lookout:
     """Looks after all exchanges and replicas of a balancer, whenever :meth:`sweep` is called."""
 
-    def __init__(self, shared: Shared, reception: Reception) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        reception: Reception,
+        *,
+        engine_metrics_s: float,
+        on_silence: Callable[[ReplicaId], None],
+    ) -> None:
         self._shared = shared
+        self._on_silence = on_silence
+        self._gauges = Gauges(shared.wires, every_s=engine_metrics_s, now_s=shared.now_s)
         self._reception = reception
         self._sweeps = 0
         self._beats: dict[Incarnation, tuple[int, float]] = {}
@@ -42,6 +56,8 @@ class Lookout:
             for incarnation in incarnations:
                 if incarnation.target.ends_at_s is not None and incarnation.leases:
                     self._move(incarnation, now_s)
+        if self._sweeps % _GAUGES_EVERY == 0:
+            self._gauges.sweep(incarnations, now_s)
         if self._sweeps % _LINKS_EVERY == 0:
             for incarnation in incarnations:
                 self._shared.wires.sweep(incarnation.endpoint, _SWEEP_S * _LINKS_EVERY)
@@ -56,7 +72,7 @@ class Lookout:
                 beats, since_s = incarnation.beats, now_s
             elif now_s - since_s >= silence_s and not incarnation.suspected:
                 incarnation.suspected = True
-                _Question(self._shared, incarnation, now_s - since_s).ask()
+                _Question(self._shared, incarnation, now_s - since_s, self._on_silence).ask()
                 since_s = now_s
             seen[incarnation] = (beats, since_s)
         self._beats = seen
@@ -91,7 +107,10 @@ class Lookout:
 class _Question:
     """``GET /health`` to a replica that has been silent: who does not answer in time has its streams go on elsewhere."""
 
-    def __init__(self, shared: Shared, incarnation: Incarnation, silent_s: float) -> None:
+    def __init__(
+        self, shared: Shared, incarnation: Incarnation, silent_s: float, on_silence: Callable[[ReplicaId], None]
+    ) -> None:
+        self._on_silence = on_silence
         self._shared = shared
         self._incarnation = incarnation
         self._silent_s = silent_s
@@ -113,6 +132,11 @@ class _Question:
 
     def answered(self, head: Head) -> None:
         """It lives, whatever it says: whether it is well is for the probes of the fleet."""
+        self._done()
+
+    def answered_whole(self, head: Head, body: bytes) -> None:
+        """It lives."""
+        self._link = None
         self._done()
 
     def received(self, payload: bytes, framed: bytes | None) -> None:
@@ -148,6 +172,7 @@ class _Question:
             requests=len(self._incarnation.leases),
         )
         self._shared.dispatcher.pool.give_up(self._incarnation)
+        self._on_silence(self._incarnation.target.id)
 
     def _done(self) -> None:
         self._answered = True

@@ -144,7 +144,9 @@ class Reception:
     def failed(self, exchange: Exchange) -> None:
         """An exchange failed through a mistake of ours: its client is told, and nobody else suffers."""
         _log.exception(
-            "a request failed through a mistake of ours", path=exchange.ask.route.path, request_id=exchange.ask.request_id
+            "a request failed through a mistake of ours",
+            path=exchange.ask.route.path,
+            request_id=exchange.ask.request_id,
         )
         exchange.fail_internally()
 
@@ -152,12 +154,16 @@ class Reception:
         """A request was turned away before it had an exchange."""
         if incoming is None or incoming.path not in FORWARDED:
             return
-        outcome = Outcome.SHED if status in (429, 503) else Outcome.INTERNAL_ERROR if status == 500 else Outcome.CLIENT_ERROR
+        outcome = (
+            Outcome.SHED
+            if status in (429, 503)
+            else Outcome.INTERNAL_ERROR
+            if status == 500
+            else Outcome.CLIENT_ERROR
+        )
         self._tell(FORWARDED[incoming.path], Report(self._shared.now_s(), status, outcome), request_id)
 
-    def _understand(
-        self, route: Forwarded, incoming: Incoming, request_id: str, now_s: float
-    ) -> Ask:
+    def _understand(self, route: Forwarded, incoming: Incoming, request_id: str, now_s: float) -> Ask:
         body = incoming.body[0] if len(incoming.body) == 1 else b"".join(incoming.body)
         understood = understand(body, self._names)
         fields = understood.fields
@@ -169,7 +175,9 @@ class Reception:
             priority = _priority(first[b"x-priority"])
         approach = failover.approach(route, fields, body, self._policy, dice=random.random)
         expects = approach.expects_tokens
-        answer_tokens = int(self.typical_tokens) if expects is None else min(expects, 4 * int(self.typical_tokens) + 64)
+        answer_tokens = (
+            int(self.typical_tokens) if expects is None else min(expects, 4 * int(self.typical_tokens) + 64)
+        )
         tokens = approach.prompt_tokens_estimate + answer_tokens
         key = incoming.client_id or ""
         verdict = self._quotas.admit(key, tokens, now_s)

@@ -46,7 +46,17 @@ from dataclasses import dataclass, field
 
 
 class Candidate:
-    __slots__ = ("target", "requests", "tokens", "last_used", "shunned_until_s", "waiting", "cache_usage", "told_at_s", "rtt_s")
+    __slots__ = (
+        "target",
+        "requests",
+        "tokens",
+        "last_used",
+        "shunned_until_s",
+        "waiting",
+        "cache_usage",
+        "told_at_s",
+        "rtt_s",
+    )
 
     def __init__(self, target):
         self.target = target
@@ -90,8 +100,15 @@ class Router:
                     best, best_load = c, load
             if best is not None:
                 return best
-        t = pick([c.target for c in candidates], {c.target.id: c.requests for c in candidates}, wants.avoid, limit=limit, last_used={c.target.id: c.last_used for c in candidates},
-                 shunned=[c.target.id for c in candidates if c.shunned_until_s > now_s], fall_back=wants.may_return)
+        t = pick(
+            [c.target for c in candidates],
+            {c.target.id: c.requests for c in candidates},
+            wants.avoid,
+            limit=limit,
+            last_used={c.target.id: c.last_used for c in candidates},
+            shunned=[c.target.id for c in candidates if c.shunned_until_s > now_s],
+            fall_back=wants.may_return,
+        )
         return None if t is None else next(c for c in candidates if c.target is t)
 
     def forget(self, replica):

@@ -17,7 +17,9 @@ class Turns:
     ``now_s`` is a monotonic clock, ``call_later`` the loop's.
     """
 
-    def __init__(self, now_s: Callable[[], float], call_later: Callable[[float, Callable[[], None]], object]) -> None:
+    def __init__(
+        self, now_s: Callable[[], float], call_later: Callable[[float, Callable[[], None]], object]
+    ) -> None:
         self._now_s = now_s
         self._call_later = call_later
         self._waiting: deque[Callable[[], None]] = deque()

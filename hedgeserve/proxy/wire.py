@@ -61,6 +61,9 @@ class Sink(Protocol):
     def answered(self, head: Head) -> None:
         """The answer begins."""
 
+    def answered_whole(self, head: Head, body: bytes) -> None:
+        """All of an answer at once, in the place of the calls that follow."""
+
     def received(self, payload: bytes, framed: bytes | None) -> None:
         """More of its body; ``framed`` is the same as whole chunks, where it came as such."""
 
@@ -89,11 +92,15 @@ class Endpoint:
     closed: bool = False
 
     @classmethod
-    def of(cls, target: RouteTarget, own_trust: ssl.SSLContext, public_trust: Callable[[], ssl.SSLContext]) -> "Endpoint":
+    def of(
+        cls, target: RouteTarget, own_trust: ssl.SSLContext, public_trust: Callable[[], ssl.SSLContext]
+    ) -> "Endpoint":
         """Where this target is."""
         url = urlsplit(target.url)
         secure = url.scheme == "https"
-        lines = b"Host: %b\r\n" % url.netloc.rpartition("@")[2].encode("idna" if not url.netloc.isascii() else "ascii")
+        lines = b"Host: %b\r\n" % url.netloc.rpartition("@")[2].encode(
+            "idna" if not url.netloc.isascii() else "ascii"
+        )
         if target.api_key is not None:
             lines += b"Authorization: Bearer %b\r\n" % target.api_key.encode()
         return cls(
@@ -196,7 +203,12 @@ class Link(asyncio.Protocol):
             if self._chunks.aligned:
                 at = data.find(b"\r\n", 0, 6)
                 size = SIZES.get(data[:at])
-                if size is not None and at + size + 4 == len(data) and data[-2:] == b"\r\n" and self._sink is not None:
+                if (
+                    size is not None
+                    and at + size + 4 == len(data)
+                    and data[-2:] == b"\r\n"
+                    and self._sink is not None
+                ):
                     self._sink.received(data[at + 2 : -2], data)
                     return
             self._receive_chunks(data)
@@ -270,6 +282,15 @@ class Link(asyncio.Protocol):
             self._state, self._close = _State.TO_THE_END, True
         sink = self._sink
         assert sink is not None
+        if self._state is _State.LENGTH and len(rest) == self._left and keep and not self.endpoint.closed:
+            # All of it at once, as nearly every answer in one piece comes.
+            self._sink = None
+            self._state = _State.IDLE
+            self._fresh = False
+            self.idle_sweeps = 0
+            self.endpoint.idle.append(self)
+            sink.answered_whole(Head(status, reader.headers), rest)
+            return
         sink.answered(Head(status, reader.headers))
         if self._sink is not sink:
             return  # it wants no more of this
@@ -358,7 +379,11 @@ class Wires:
         try:
             async with asyncio.timeout(self._connect_s):
                 _, link = await asyncio.get_running_loop().create_connection(
-                    lambda: Link(endpoint), endpoint.host, endpoint.port, ssl=endpoint.tls, server_hostname=endpoint.tls_name
+                    lambda: Link(endpoint),
+                    endpoint.host,
+                    endpoint.port,
+                    ssl=endpoint.tls,
+                    server_hostname=endpoint.tls_name,
                 )
         except TimeoutError:
             if wanted():
