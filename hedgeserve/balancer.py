@@ -50,9 +50,9 @@ class Balancer:
 
     To be made inside a running event loop. ``boot_eta_s`` says in how many seconds a replica may be expected
     (None: nobody knows), ``ready_checks`` what stands in the way of taking traffic (name → "" or the trouble),
-    ``on_wait`` is called when a request starts to wait while nothing is ready, ``on_silence`` with a replica that has
-    fallen silent and is given up: the fleet should see what is the matter. ``own_trust`` is what replicas with
-    ``own_tls`` are verified with.
+    ``on_wait`` is called when a request starts to wait while nothing is ready, ``on_silence`` with a replica that
+    has fallen silent and is given up: the fleet should see what is the matter. ``own_trust`` is what replicas
+    with ``own_tls`` are verified with.
     """
 
     def __init__(

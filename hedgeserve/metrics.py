@@ -92,9 +92,7 @@ class Metrics:
         ).set(1)
 
     def _request_metrics(self) -> None:
-        self._requests = self._tally(
-            "requests_total", "Requests that have ended", "route", "outcome", "code"
-        )
+        self._requests = self._tally("requests_total", "Requests that have ended", "route", "outcome", "code")
         self._duration_s = self._spread(
             "request_duration_seconds", "From a request's head to the end of its answer", _FAST_S, "route"
         )
@@ -120,15 +118,20 @@ class Metrics:
         self._resumptions = self._counter(
             "resumptions_total", "Answers that another replica took up in their middle", "way", "result"
         )
-        self._moved = self._counter(
-            "streams_moved_total", "Streams that left a replica before it was taken away"
-        )
+        self._moved = self._counter("streams_moved_total", "Streams that left a replica before it was taken away")
         self._replayed = self._counter(
-            "replayed_tokens_total", "Tokens that were generated twice, for answers that were taken up by another replica"
+            "replayed_tokens_total",
+            "Tokens that were generated twice, for answers that were taken up by another replica",
         )
-        self._tokens = self._counter("answer_tokens_total", "Tokens of answers that clients were sent, as far as counted")
-        self._kept_bytes = self._gauge("failover_kept_bytes", "Memory for what running streams need to be continued")
-        self._prefix_bytes = self._gauge("prefix_memory_bytes", "Memory for the prompts' beginnings that are remembered")
+        self._tokens = self._counter(
+            "answer_tokens_total", "Tokens of answers that clients were sent, as far as counted"
+        )
+        self._kept_bytes = self._gauge(
+            "failover_kept_bytes", "Memory for what running streams need to be continued"
+        )
+        self._prefix_bytes = self._gauge(
+            "prefix_memory_bytes", "Memory for the prompts' beginnings that are remembered"
+        )
         self._connections = self._gauge("client_connections", "Connections of clients")
 
     def _fleet_metrics(self) -> None:

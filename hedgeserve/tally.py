@@ -1,8 +1,8 @@
 """Counters and histograms that cost a request next to nothing, for what is counted on every request.
 
 Prometheus's own client takes a lock and looks labels up for each observation, some ten microseconds a request in
-all; here counting is an addition, and the work is done when somebody scrapes. Everything runs on one event loop, so
-nothing needs a lock.
+all; here counting is an addition, and the work is done when somebody scrapes. Everything runs on one event loop,
+so nothing needs a lock.
 """
 
 from bisect import bisect_left
@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 
 class TallyCounter(Collector):
@@ -71,6 +70,6 @@ class TallyHistogram(Collector):
             running, buckets = 0, []
             for bound, count in zip((*self._bounds, float("inf")), series.counts, strict=True):
                 running += count
-                buckets.append((floatToGoString(bound), float(running)))
+                buckets.append(("+Inf" if bound == float("inf") else repr(float(bound)), float(running)))
             family.add_metric(values, buckets, series.total)
         yield family

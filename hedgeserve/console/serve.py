@@ -58,7 +58,7 @@ def serve_spec(
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
-    """Run it on uvloop, on which a streamed token costs half as much, or on asyncio's own loop where that is missing."""
+    """Run it on uvloop, where a streamed token costs half as much, or on asyncio's own loop if that is missing."""
     try:
         from uvloop import new_event_loop
     except ImportError:
@@ -69,8 +69,8 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 
 
 def _settle() -> None:
-    """What is there by now stays: the garbage collector need not look through all of it again and again, with every
-    stream waiting for it meanwhile (a tenth of a second each time)."""
+    """What is there by now stays: the garbage collector need not look through it all again and again, a tenth of a
+    second each time, with every stream waiting for it."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)

@@ -27,7 +27,7 @@ class Place:
     without one) and exempts from the bound: who was let in once is not turned away for coming back.
     """
 
-    __slots__ = ("admitted", "arrival", "failed_on", "may_return", "deadline_s")
+    __slots__ = ("admitted", "arrival", "deadline_s", "failed_on", "may_return")
 
     def __init__(self, arrival: int, *, key="", priority=1, deadline_s=None, tokens=1) -> None:
         self.arrival = arrival

@@ -99,8 +99,8 @@ class Dechunker:
 def whole_chunks(data: bytes) -> tuple[list[bytes], int]:
     """The payloads of the plain whole chunks at the beginning of these bytes, and how far they go.
 
-    Plain: with a size below 4 KiB in lower case and nothing else on its line, as all servers write them. Whatever is
-    not, or is the last, empty one, is left for a :class:`Dechunker`.
+    Plain: with a size below 4 KiB in lower case and nothing else on its line, as all servers write them. Whatever
+    is not, or is the last, empty one, is left for a :class:`Dechunker`.
     """
     payloads: list[bytes] = []
     position, length = 0, len(data)

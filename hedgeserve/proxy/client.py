@@ -14,7 +14,7 @@ class ClientGone(Exception):
 
 
 class Client:
-    """One request's answer; it carries ``x-request-id`` and our name as server. ``closing`` ends the connection."""
+    """One request's answer, with ``x-request-id`` and our name as server; ``closing`` ends the connection."""
 
     def __init__(self, request: web.BaseRequest, request_id: str, *, closing: bool) -> None:
         self._request = request

@@ -221,7 +221,8 @@ class Dispatcher:
         wait = format_duration(round(self._expected_wait_s(now_s), 1))
         return Refused(
             Code.DEADLINE_UNREACHABLE,
-            f"The request would wait for about {wait}, longer than its x-deadline-ms allows; try again in {retry_s} s.",
+            f"The request would wait for about {wait}, longer than its x-deadline-ms allows; "
+            f"try again in {retry_s} s.",
             retry_after_s=retry_s,
         )
 

@@ -2,8 +2,8 @@
 
 Every byte of a request is parsed by llhttp, strictly; nothing here reads HTTP by hand, so that no two readings of
 one request can differ (RFC 9112, section 11.2: request smuggling). Requests that are sent ahead (pipelined) wait
-their turn; a client that sends faster, or reads slower, than can be served is not read from, or not served, until it
-has caught up. Closing, also of its sending half only, is leaving: what runs for a client ends with that.
+their turn; a client that sends faster, or reads slower, than can be served is not read from, or not served, until
+it has caught up. Closing, also of its sending half only, is leaving: what runs for a client ends with that.
 """
 
 import asyncio
@@ -38,8 +38,8 @@ class Incoming:
     """One request as it comes: its head, then its body."""
 
     __slots__ = (
-        "body", "chunked", "client_id", "declared", "first", "head_bytes", "headers", "hosts", "http_10", "keep_alive", "method", "path", "query", "refused",
-        "target", "whole",
+        "body", "chunked", "client_id", "declared", "first", "head_bytes", "headers", "hosts", "http_10",
+        "keep_alive", "method", "path", "query", "refused", "target", "whole",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -110,8 +110,8 @@ class Edge(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_ahead", "_answering", "_before", "_begun", "_chunked", "_coming", "_due_s", "_full", "_head_bytes", "_host", "_leaving", "_limits",
-        "_now_s", "_parser", "_request_id", "_running", "_transport",
+        "_ahead", "_answering", "_before", "_begun", "_chunked", "_coming", "_due_s", "_full", "_head_bytes",
+        "_host", "_leaving", "_limits", "_now_s", "_parser", "_request_id", "_running", "_transport",
     )  # fmt: skip
 
     def __init__(

@@ -117,9 +117,10 @@ class Exchange:
     """One request; its home is told once, when its client has been told the last of it (or has left)."""
 
     __slots__ = (
-        "_arrival", "_asked_at_s", "_beats", "_begun", "_calls", "_failures", "_head_lines", "_heard", "_held", "_home", "_lease", "_link", "_mode",
-        "_paused", "_quiet_since_s", "_recovery", "_request", "_seen_beats", "_shared", "_stage", "_stage_due_s", "_started_s",
-        "_status", "_stream", "_ticket", "_told", "_total_due_s", "_try", "ask", "client", "report",
+        "_arrival", "_asked_at_s", "_beats", "_begun", "_calls", "_failures", "_head_lines", "_heard",
+        "_held", "_home", "_lease", "_link", "_mode", "_paused", "_quiet_since_s", "_recovery", "_request",
+        "_seen_beats", "_shared", "_stage", "_stage_due_s", "_started_s", "_status", "_stream", "_ticket",
+        "_told", "_total_due_s", "_try", "ask", "client", "report",
     )  # fmt: skip
 
     def __init__(self, shared: Shared, ask: Ask, client: ClientSide, report: Report, home: Home) -> None:
@@ -134,7 +135,7 @@ class Exchange:
         self._started_s = self._asked_at_s = report.started_s
         self._total_due_s = self._started_s + shared.timeouts.total
         self._stage_due_s: float | None = None
-        self._failures: list[tuple[ReplicaId, "Failure"]] = []
+        self._failures: list[tuple[ReplicaId, Failure]] = []
         self._lease: Lease | None = None
         self._link: Link | None = None
         self._stream: Stream | None = None

@@ -1,7 +1,7 @@
-"""What engines tell of their load, asked of them every few seconds: waiting requests, cache use, and how far they are.
+"""What engines tell of their load, every few seconds: waiting requests, cache use, and how far away they are.
 
-Only vLLM's names are read, and an engine that has no such page is asked less and less often. Nothing depends on the
-answers: routing does without those that are missing or old.
+Only vLLM's names are read, and an engine that has no such page is asked less and less often. Nothing depends on
+the answers: routing does without those that are missing or old.
 """
 
 import re

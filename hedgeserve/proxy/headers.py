@@ -43,7 +43,7 @@ _COUNT = count(1)
 
 
 def to_replica(client: Sequence[Header], *, request_id: str) -> bytes:
-    """The header lines that every replica asked gets of a request; its host, key and framing are not among them."""
+    """The header lines of a request that every replica gets; its host, key and framing are not among them."""
     named = _named(client)
     lines = [
         b"%b: %b\r\n" % (name, value)
@@ -55,7 +55,7 @@ def to_replica(client: Sequence[Header], *, request_id: str) -> bytes:
 
 
 def to_client(upstream: Sequence[Header]) -> bytes:
-    """The header lines of an answer that its client gets, ours not among them; what says how it is framed neither."""
+    """The header lines of an answer that its client gets; neither ours nor its framing are among them."""
     named = _named(upstream)
     return b"".join(
         b"%b: %b\r\n" % (name, value)
@@ -89,7 +89,7 @@ def request_id(given: bytes) -> str:
 
 def _named(headers: Sequence[Header]) -> Sequence[bytes]:
     """The headers that ``Connection`` names: they are between its two ends alone."""
-    for lower, _, value in headers:
+    for lower, _, _ in headers:
         if lower == b"connection":
             return [name.strip().lower() for other, _, all_of in headers if other == b"connection"
                     for name in all_of.split(b",")]  # fmt: skip

@@ -105,7 +105,7 @@ class Lookout:
 
 
 class _Question:
-    """``GET /health`` to a replica that has been silent: who does not answer in time has its streams go on elsewhere."""
+    """``GET /health`` to a replica that has been silent; who does not answer has its streams go on elsewhere."""
 
     def __init__(
         self, shared: Shared, incarnation: Incarnation, silent_s: float, on_silence: Callable[[ReplicaId], None]

@@ -1,4 +1,4 @@
-"""aiohttp's HTTP server for what is not for replicas, taught to speak of broken requests as we speak of everything else."""
+"""aiohttp's server for what is not for replicas, taught to speak of broken requests as we do elsewhere."""
 
 from aiohttp import web
 from multidict import CIMultiDict

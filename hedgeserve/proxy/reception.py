@@ -13,7 +13,7 @@ import structlog
 from hedgeserve.metrics import Metrics, Outcome
 from hedgeserve.proxy import failover
 from hedgeserve.proxy.edge import Edge, Incoming
-from hedgeserve.proxy.exchange import Exchange, Report, Shared, outcome_of
+from hedgeserve.proxy.exchange import Exchange, Report, Shared
 from hedgeserve.proxy.failover import FailoverPolicy, Telling
 from hedgeserve.proxy.headers import to_replica
 from hedgeserve.proxy.incoming import Ask, understand
@@ -261,7 +261,7 @@ def _priority(given: bytes) -> int:
 
 
 def _prefix(body: bytes) -> bytes:
-    """The beginning of the prompt, as it is written in the body: the same text, tools and all, gives the same bytes."""
+    """The beginning of the prompt, as it is written in the body: the same text gives the same bytes."""
     for name in (b'"messages"', b'"prompt"', b'"input"'):
         at = body.find(name)
         if at >= 0:

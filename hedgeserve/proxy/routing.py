@@ -42,20 +42,20 @@ def pick(
     return best
 
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 class Candidate:
     __slots__ = (
-        "target",
-        "requests",
-        "tokens",
-        "last_used",
-        "shunned_until_s",
-        "waiting",
         "cache_usage",
-        "told_at_s",
+        "last_used",
+        "requests",
         "rtt_s",
+        "shunned_until_s",
+        "target",
+        "tokens",
+        "told_at_s",
+        "waiting",
     )
 
     def __init__(self, target):

@@ -100,8 +100,8 @@ class Server:
     async def flush(self, timeout_s: float) -> None:
         """Give what has been written a moment to go out, of connections on which nothing is being answered."""
         until_s = self._loop.time() + timeout_s
-        while self._loop.time() < until_s and any(edge.flushing for edge in self._edges):
-            await asyncio.sleep(0.01)
+        while self._loop.time() < until_s and any(edge.flushing for edge in self._edges):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # a transport tells nobody when it has become empty
 
     async def aclose(self) -> None:
         """Close everything at once; requests under way are cut. May be called twice."""

@@ -1,7 +1,7 @@
 """Much work that became due at once, done in slices, so that nobody else's bytes have to wait for all of it.
 
-When a replica vanishes its streams, hundreds perhaps, all go on elsewhere in the same moment: each costs a fraction
-of a millisecond, and together they would be a pause that every other stream can see.
+When a replica vanishes its streams, hundreds perhaps, all go on elsewhere in the same moment: each costs a
+fraction of a millisecond, and together they would be a pause that every other stream can see.
 """
 
 from collections import deque

@@ -24,8 +24,8 @@ from hedgeserve.units import format_duration
 # request is now and then sent into one that is being closed.
 _IDLE_CONNECTION_S = 4.0
 _LONGEST_HEAD_BYTES = 256 * 2**10
-# A VM that is switched off says nothing. The kernel asks after 15 s of silence and gives up 15 s later; what it was
-# sent and has not acknowledged it is given 15 s for.
+# A VM that is switched off says nothing. The kernel asks after 15 s of silence and gives up 15 s later; to
+# acknowledge what it was sent it has 15 s.
 _SOCKET_OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
@@ -136,7 +136,8 @@ class Link(asyncio.Protocol):
     """One connection to a replica."""
 
     __slots__ = (
-        "_begun", "_chunks", "_close", "_fresh", "_head", "_left", "_sink", "_state", "_transport", "endpoint", "idle_sweeps",
+        "_begun", "_chunks", "_close", "_fresh", "_head", "_left", "_sink", "_state", "_transport",
+        "endpoint", "idle_sweeps",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -363,7 +364,7 @@ class Wires:
         self._spawn = spawn
 
     def ask(self, endpoint: Endpoint, sink: Sink, request: bytes, wanted: Callable[[], bool]) -> None:
-        """Send a request on an idle connection, or on a new one; not at all where it is no longer ``wanted`` then."""
+        """Send a request on an idle connection, or on a new one unless it is no longer ``wanted`` by then."""
         while endpoint.idle:
             link = endpoint.idle.pop()
             if not link.closing:
