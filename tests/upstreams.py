@@ -288,6 +288,7 @@ async def open_house(
     api_keys: frozenset[str] = frozenset(),
     boot_eta_s: float | None = None,
     own_trust: ssl.SSLContext | None = None,
+    on_silence: Callable[[ReplicaId], None] = lambda replica: None,
     **tables: dict[str, Any],
 ) -> AsyncIterator[House]:
     """A house in which these engines run and are shown as ready."""
@@ -301,6 +302,7 @@ async def open_house(
             api_keys=api_keys,
             boot_eta_s=lambda: boot_eta_s,
             on_wait=lambda: waits.append(None),
+            on_silence=on_silence,
             own_trust=own_trust,
         )
         await balancer.start()
