@@ -17,7 +17,7 @@ from hedgeserve.metrics import FailurePhase, Metrics, Outcome
 from hedgeserve.proxy.admission import Place
 from hedgeserve.proxy.dispatch import Dispatcher, Ticket
 from hedgeserve.proxy.failover import Call, Finished, GiveUp, Recovery, Resume, Step, Stream, Telling, Way
-from hedgeserve.proxy.headers import lines_of, to_client
+from hedgeserve.proxy.headers import lines_of
 from hedgeserve.proxy.incoming import Ask
 from hedgeserve.proxy.moving import Moving
 from hedgeserve.proxy.pool import Lease
@@ -350,13 +350,12 @@ class Exchange:
         self._stage = _BODY
         self._quiet_since_s = self._shared.now_s()
         self._status = status = head.status
-        kind = head.value(b"content-type").partition(";")[0].strip()
         if self._calls:
             self._mode = _CALL
         elif status in _THEIR_FAULT or status == 401:
             self._mode = _ERROR
-        elif status == 200 and kind == "text/event-stream":
-            if head.value(b"content-encoding") not in ("", "identity"):
+        elif status == 200 and head.kind == "text/event-stream":
+            if head.encoding not in ("", "identity"):
                 # Compressed against our wish: nothing can be judged, the bytes pass as they are.
                 self._mode = _BLIND
             else:
@@ -368,23 +367,18 @@ class Exchange:
         else:
             self._mode = _HELD
         if not self._begun and self._mode != _ERROR:
-            self._head_lines = to_client(head.headers)
+            self._head_lines = head.lines
 
     def answered_whole(self, head: Head, body: bytes) -> None:
         """All of an answer at once."""
         status = head.status
-        if (
-            status < 500
-            and status != 401
-            and self._recovery is None
-            and not head.value(b"content-type").startswith("text/event")
-        ):
+        if status < 500 and status != 401 and self._recovery is None and head.kind != "text/event-stream":
             assert self._lease is not None
             self._lease.incarnation.beats += 1
             self._link = None
             self._status = status
             self._mode = _HELD
-            self._head_lines = to_client(head.headers)
+            self._head_lines = head.lines
             self._answer_held(body)
             return
         self.answered(head)

@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -16,7 +17,7 @@ import httptools
 
 from hedgeserve.metrics import FailurePhase
 from hedgeserve.proxy.chunked import SIZES, ChunkError, Dechunker, whole_chunks
-from hedgeserve.proxy.headers import Header
+from hedgeserve.proxy.headers import Header, to_client, value_of
 from hedgeserve.replica import RouteTarget
 from hedgeserve.units import format_duration
 
@@ -24,6 +25,7 @@ from hedgeserve.units import format_duration
 # request is now and then sent into one that is being closed.
 _IDLE_CONNECTION_S = 4.0
 _LONGEST_HEAD_BYTES = 256 * 2**10
+_REMEMBERED_BYTES = 2048
 # A VM that is switched off says nothing. The kernel asks after 15 s of silence and gives up 15 s later; to
 # acknowledge what it was sent it has 15 s.
 _SOCKET_OPTIONS = (
@@ -37,19 +39,21 @@ _SOCKET_OPTIONS = (
 _PORTS = {"http": 80, "https": 443}
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Head:
-    """The beginning of an answer."""
+    """The beginning of an answer: the same for the same bytes, and made once for them.
+
+    ``lines`` are the header lines that its client gets, ``kind`` and ``encoding`` its content type and encoding in
+    lower case. Of its body ``length`` is the size, where it is said; ``keeps`` that the connection goes on after it.
+    """
 
     status: int
-    headers: list[Header]
-
-    def value(self, name: bytes) -> str:
-        """The first value of a header, in lower case, by its name in lower case; empty where there is none."""
-        for lower, _, value in self.headers:
-            if lower == name:
-                return value.decode("latin-1").lower()
-        return ""
+    lines: bytes
+    kind: str
+    encoding: str
+    chunked: bool
+    length: int | None
+    keeps: bool
 
 
 class Sink(Protocol):
@@ -257,42 +261,39 @@ class Link(asyncio.Protocol):
                     self._broken(f"its headers are longer than {_LONGEST_HEAD_BYTES} bytes")
                 return
             head, self._head = self._head[: end + 4], self._head[end + 4 :]
-            reader = _HeadReader()
             try:
-                parser = httptools.HttpResponseParser(reader)
-                parser.feed_data(head)
+                parsed = parse_head(head)
             except httptools.HttpParserError as error:
                 self._broken(f"its answer is not valid HTTP: {error}")
                 return
-            status = parser.get_status_code()
-            if status >= 200:
-                self._begin_body(reader, status, keep=bool(parser.should_keep_alive()))
-            elif status == 101:
+            if parsed.status >= 200:
+                self._begin_body(parsed)
+            elif parsed.status == 101:
                 self._broken("it switched protocols unasked")
 
-    def _begin_body(self, reader: "_HeadReader", status: int, *, keep: bool) -> None:
+    def _begin_body(self, head: Head) -> None:
         rest, self._head = self._head, b""
-        self._close = not keep
-        if status in (204, 304):
+        self._close = not head.keeps
+        if head.status in (204, 304):
             self._state, self._left = _State.LENGTH, 0
-        elif reader.chunked:
+        elif head.chunked:
             self._state, self._chunks = _State.CHUNKED, Dechunker()
-        elif reader.length is not None:
-            self._state, self._left = _State.LENGTH, reader.length
+        elif head.length is not None:
+            self._state, self._left = _State.LENGTH, head.length
         else:
             self._state, self._close = _State.TO_THE_END, True
         sink = self._sink
         assert sink is not None
-        if self._state is _State.LENGTH and len(rest) == self._left and keep and not self.endpoint.closed:
+        if self._state is _State.LENGTH and len(rest) == self._left and head.keeps and not self.endpoint.closed:
             # All of it at once, as nearly every answer in one piece comes.
             self._sink = None
             self._state = _State.IDLE
             self._fresh = False
             self.idle_sweeps = 0
             self.endpoint.idle.append(self)
-            sink.answered_whole(Head(status, reader.headers), rest)
+            sink.answered_whole(head, rest)
             return
-        sink.answered(Head(status, reader.headers))
+        sink.answered(head)
         if self._sink is not sink:
             return  # it wants no more of this
         if self._state is _State.LENGTH and not self._left:
@@ -416,6 +417,34 @@ class _State:
     """What the next byte of a connection belongs to."""
 
     IDLE, HEAD, LENGTH, CHUNKED, TO_THE_END = range(5)
+
+
+def parse_head(head: bytes) -> Head:
+    """What the head of an answer says.
+
+    Raises:
+        httptools.HttpParserError: It is not valid HTTP.
+    """
+    return _parse_known(head) if len(head) <= _REMEMBERED_BYTES else _parse(head)
+
+
+def _parse(head: bytes) -> Head:
+    reader = _HeadReader()
+    parser = httptools.HttpResponseParser(reader)
+    parser.feed_data(head)
+    return Head(
+        status=parser.get_status_code(),
+        lines=to_client(reader.headers),
+        kind=value_of(reader.headers, b"content-type").decode("latin-1").partition(";")[0].strip().lower(),
+        encoding=value_of(reader.headers, b"content-encoding").decode("latin-1").lower(),
+        chunked=reader.chunked,
+        length=reader.length,
+        keeps=bool(parser.should_keep_alive()),
+    )
+
+
+_parse_known = lru_cache(maxsize=256)(_parse)
+"""Engines say the same again and again, within a second to the letter: it is read once."""
 
 
 class _HeadReader:
