@@ -200,7 +200,10 @@ def sizes(seed: int) -> Callable[[], int]:
 def test_a_cut_anywhere_leaves_no_trace(number: int, chunks: int, weird: bool) -> None:
     """Text, ids, sums and finish are those of the answer that was not cut, under one id, with one role and end."""
     path, fields = REQUESTS[number]
-    grain = lambda: sizes(chunks) if chunks else lambda: 1  # noqa: E731
+
+    def grain() -> Callable[[], int]:
+        return sizes(chunks) if chunks else lambda: 1
+
     model = SmallModel(weird=weird, sizes=grain())
     events = model.answer(path, json.dumps(fields).encode())
     whole = Client.of(b"".join(events))
@@ -227,7 +230,6 @@ REPEATED = [
     request("seed", temperature=1, seed=7, stream_options={"include_usage": True}),
     request("seed", temperature=1, seed=7, return_token_ids=True, chat=False, max_tokens=40),
     request("penalty", presence_penalty=1.0, max_tokens=30, chat=False),
-    request("stop", temperature=1, stop=["moon"], max_tokens=50),
     request("ids", temperature=1, return_token_ids=True, max_tokens=50),
     request("format", response_format={"type": "json_object"}),
 ]
@@ -303,6 +305,83 @@ def test_a_sampled_answer_goes_on_from_exactly_what_was_told(
     # At the end half a character may have been left over.
     assert any(decode(ids[:count], skip_special=True) == told.client.text for count in range(len(ids) + 1))
     assert len(told.client.finish) == told.client.done == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.integers(0, 20), max_size=4),
+    st.integers(0, 1000),
+    st.sampled_from([["moon"], ["e", "fox fox"], ["the of und", " a", "=="], ["海", "🚀x"]]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 12),
+)
+def test_stop_strings_end_sampled_answers_wherever_they_are_cut(
+    cuts: list[int], salt: int, stop: list[str], kept: bool, weird: bool, least: int
+) -> None:
+    """No token is drawn twice, and one that began before the cut and ends after it is found."""
+    path, fields = request(
+        "Hi", temperature=0.8, max_tokens=50, stop=stop, include_stop_str_in_output=kept, min_tokens=least
+    )
+    told = tell(SmallModel(salt=salt, weird=weird, sizes=sizes(salt)), path, fields, cuts)
+    assert told.gave_up == ""
+    assert told.way.way is Way.CONTINUE
+    client = told.client
+    ((finish, reason),) = client.finish
+    assert client.done == 1
+    text = decode(told.telling.kept_ids, skip_special=True)
+    if reason is None:
+        assert finish in ("stop", "length")
+        assert text.startswith(client.text)
+        assert len(text) - len(client.text) < 8
+    else:
+        assert (finish, reason in stop) == ("stop", True)
+        assert text.startswith(client.text if kept else client.text + reason)
+        assert client.text.endswith(reason) or not kept
+    if not least:
+        assert not any(each in client.text.removesuffix(reason or "") for each in stop)
+
+
+class Loaded(random.Random):
+    """Dice that always fall the same."""
+
+    def random(self) -> float:
+        return 0.5
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.integers(0, 30), max_size=4),
+    st.integers(0, 500),
+    st.lists(
+        st.sampled_from(["moon", "e", "fox fox", "the of und", " a", "==", "海", "🚀x"]), min_size=1, max_size=3
+    ),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 20),
+    st.booleans(),
+)
+def test_stop_strings_are_matched_as_the_engine_matches_them(
+    cuts: list[int], salt: int, stop: list[str], kept: bool, weird: bool, least: int, grains: bool
+) -> None:
+    """Sampled with dice that always fall the same, the answer can be held against the one that was not cut."""
+    path, fields = request(
+        f"Hi {salt}",
+        temperature=0.8,
+        max_tokens=50,
+        stop=stop,
+        include_stop_str_in_output=kept,
+        min_tokens=least,
+        stream_options={"include_usage": True},
+    )
+    model = SmallModel(weird=weird, sizes=sizes(salt) if grains else lambda: 1)
+    model.dice = Loaded()
+    whole = tell(model, path, fields).client
+    cut = tell(model, path, fields, cuts).client
+    if grains:  # tokens that come together with those that end a stop string are counted
+        cut = replace(cut, usage=whole.usage)
+    if not (least and grains):  # and may complete one before the least number of tokens is reached
+        cut.must_equal(whole)
 
 
 def test_usually_two_questions_are_enough() -> None:

@@ -91,10 +91,12 @@ def test_sampling_with_a_seed_is_repeated() -> None:
     assert chosen(temperature=1, seed=3).way is Way.REPLAY
 
 
-def test_half_a_token_is_not_drawn_anew() -> None:
-    """Stop strings hold half a token back: where answers may be seeded, they are repeated instead."""
-    assert chosen(temperature=1, stop="x").way is Way.REPLAY
-    assert chosen(CHAT, FailoverPolicy(seed=False), temperature=1, stop="x").way is Way.CONTINUE
+def test_half_a_character_is_not_drawn_anew() -> None:
+    """Its ids were told to a client who asked for them: where answers may be seeded, they are repeated instead."""
+    assert chosen(temperature=1, return_token_ids=True).way is Way.REPLAY
+    unseeded = FailoverPolicy(seed=False)
+    assert chosen(CHAT, unseeded, temperature=1, return_token_ids=True).way is Way.CONTINUE
+    assert chosen(temperature=1, stop="x").way is Way.CONTINUE
 
 
 def test_without_token_ids_nothing_is_put_into_requests() -> None:
@@ -154,11 +156,19 @@ def test_a_long_answer_in_one_piece_is_asked_for_as_a_stream() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"logprobs": True}, {"tools": [{}]}, {"stream_options": {}}, {"reasoning_effort": "low"}, {"audio": {}}],
+    [
+        {"logprobs": True},
+        {"return_token_ids": True, "n": 2},
+        {"tools": [{}]},
+        {"stream_options": {}},
+        {"reasoning_effort": "low"},
+        {"audio": {}},
+    ],
 )
 def test_what_a_stream_tells_otherwise_is_not_collected(fields: dict[str, Any]) -> None:
     """Its one piece would not be the engine's own."""
-    way = chosen(stream=False, temperature=0, **{key: value or {"a": 1} for key, value in fields.items()})
+    given: dict[str, Any] = {key: value or {"a": 1} for key, value in fields.items()}
+    way = chosen(CHAT, None, stream=False, temperature=0, **given)
     assert not way.collect
     assert way.way is Way.NONE
 

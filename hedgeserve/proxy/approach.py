@@ -59,6 +59,8 @@ class Approach:
     """Token ids were asked for by us: they are kept from the client."""
     repeatable: bool = False
     """Asked again from the start, the answer is the same."""
+    greedy: bool = False
+    """The same ids are followed by the same ids: nothing is drawn by chance."""
 
 
 def approach(
@@ -103,6 +105,9 @@ def approach(
             else:
                 way, why = Way.NONE, why + ", and sampling without a seed does not repeat itself"
     collect = not streams and way is not Way.NONE
+    if collect and way is Way.REPLAY and fields.get("return_token_ids") is True:
+        # Their ids are not kept.
+        return Approach(Way.NONE, why, body, False, expects, estimate)
     if collect:
         body = as_stream(fields, extra)
     elif extra:
@@ -111,7 +116,7 @@ def approach(
             return Approach(Way.NONE, "the request is not plain UTF-8 JSON", body, False, expects, estimate)
         body = spliced
     asks_ids = "return_token_ids" in extra
-    return Approach(way, why, body, collect, expects, estimate, asks_ids, repeatable)
+    return Approach(way, why, body, collect, expects, estimate, asks_ids, repeatable, greedy)
 
 
 def _most_tokens(fields: Mapping[str, Any], *, chat: bool) -> int | None:
@@ -245,8 +250,6 @@ def _sampling_state(fields: Mapping[str, Any], *, seeded: bool, may_seed: bool) 
         return '"seed"'  # the generator's state is not in the ids
     if may_seed and fields.get("return_token_ids") is True:
         return '"return_token_ids" with sampling'  # ids of half a character were told, and would be drawn anew
-    if may_seed and fields.get("stop"):
-        return '"stop" with sampling'  # half a token was told, its other half would be drawn anew
     return ""
 
 

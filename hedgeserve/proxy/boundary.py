@@ -6,7 +6,7 @@ for is asked of the replica (``/detokenize``), usually twice.
 """
 
 from array import array
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 _HALF = "\ufffd"
@@ -18,7 +18,7 @@ _MOST_QUESTIONS = 64
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """``count`` ids have ``text``, all of which has been told; ``prompt`` is the text before them, or its end."""
+    """``count`` ids have ``text``, where whole characters end; ``prompt`` is the text before them, or its end."""
 
     count: int
     text: str
@@ -29,8 +29,14 @@ Search = Generator[list[int], str, Boundary | None]
 """Yields ids whose text it wants to be told; returns the boundary, None where text and ids do not match."""
 
 
-def find(prompt_ids: "array[int]", ids: "array[int]", told: str, *, most: int, room: int = 0) -> Search:
-    """Search the largest boundary with at most ``most`` ids that leaves ``room`` characters of ``told`` unsaid."""
+def find(
+    prompt_ids: "array[int]", ids: "array[int]", told: str, *, most: int, room: int = 0, beyond: bool = False
+) -> Search:
+    """Search the largest boundary with at most ``most`` ids.
+
+    Its text is a part of ``told``, of which ``room`` characters at least are left. With ``beyond`` it is all of
+    it, and the rest of its last token: where ids are drawn by chance, that would be drawn otherwise.
+    """
     context = list(prompt_ids if len(prompt_ids) <= _WHOLE_PROMPT else prompt_ids[-_CONTEXT:])
     prompt = yield context
     if prompt.endswith(_HALF) and len(context) < len(prompt_ids):
@@ -38,7 +44,8 @@ def find(prompt_ids: "array[int]", ids: "array[int]", told: str, *, most: int, r
         prompt = yield context
     # A prompt that ends inside a character has been given out as text: it counts as a part of the answer.
     before = "" if prompt.endswith(_HALF) else prompt
-    return (yield from _Search(context, ids[:most].tolist(), before, prompt, told, room).run())
+    search = _Search(context, ids[:most].tolist(), before, prompt, told, room)
+    return (yield from (search.beyond() if beyond else search.within()))
 
 
 class _Search:
@@ -53,28 +60,59 @@ class _Search:
         self._known: dict[int, str | None] = {}
         self._questions = 0
 
-    def run(self) -> Search:
-        while not (yield from self._fits(len(self._ids))):
-            if not (yield from self._hide_one()):
-                return None
-        # The text of more ids is longer: gallop from the end, where the boundary nearly always is, then halve.
-        count = above = len(self._ids)
-        step = 1
-        while count and not (yield from self._within(count)):
-            above, count = count, max(0, count - step)
-            step *= 2
-        while above - count > 1:
-            middle = (above + count) // 2
-            if (yield from self._within(middle)):
-                count = middle
-            else:
-                above = middle
+    def beyond(self) -> Search:
+        """The fewest ids whose text has all that was told in it and ends with a character.
+
+        The fewest: of ids behind them, none of whose text was told, nobody knows whether it is shown at all.
+        """
+        if not (yield from self._match()):
+            return None
+        total = len(self._ids)
+        if not self._told:
+            return Boundary(0, "", self._prompt)
+        if not (yield from self._covers(total)):
+            return None
+        count = yield from self._last(self._falls_short)
+        for longer in range(count + 1, total + 1):
+            text = yield from self._text(longer)
+            if text is not None and text.startswith(self._told) and not text.endswith(_HALF):
+                return Boundary(longer, text, self._prompt)
+        return None
+
+    def within(self) -> Search:
+        """The most ids whose text is a part of what was told."""
+        if not (yield from self._match()):
+            return None
+        count = yield from self._last(self._within)
         while count:
             text = yield from self._text(count)
             if text and not text.endswith(_HALF) and self._goal.startswith(text):
                 return Boundary(count, text, self._prompt)
             count -= 1
         return Boundary(0, "", self._prompt)
+
+    def _last(self, holds: Callable[[int], Generator[list[int], str, bool]]) -> Generator[list[int], str, int]:
+        """The most ids for which this holds, as it does up to some number; 0 where it does for none."""
+        # Gallop from the end, where that nearly always is, then halve.
+        count = above = len(self._ids)
+        step = 1
+        while count and not (yield from holds(count)):
+            above, count = count, max(0, count - step)
+            step *= 2
+        while above - count > 1:
+            middle = (above + count) // 2
+            if (yield from holds(middle)):
+                count = middle
+            else:
+                above = middle
+        return count
+
+    def _match(self) -> Generator[list[int], str, bool]:
+        """Find the ids that have no text, until the others go together with what was told."""
+        while not (yield from self._fits(len(self._ids))):
+            if not (yield from self._hide_one()):
+                return False
+        return True
 
     def _text(self, count: int) -> Generator[list[int], str, str | None]:
         """The text of so many ids; None where it does not come after the prompt's or too much has been asked."""
@@ -92,6 +130,14 @@ class _Search:
         """Whether the text of so many ids, half characters aside, is a part of the goal."""
         text = yield from self._text(count)
         return text is not None and self._goal.startswith(text.rstrip(_HALF))
+
+    def _covers(self, count: int) -> Generator[list[int], str, bool]:
+        """Whether all that was told is in the text of so many ids."""
+        text = yield from self._text(count)
+        return text is not None and text.startswith(self._told)
+
+    def _falls_short(self, count: int) -> Generator[list[int], str, bool]:
+        return not (yield from self._covers(count))
 
     def _fits(self, count: int) -> Generator[list[int], str, bool]:
         """Whether the text of so many ids and the told text go together as far as both go."""

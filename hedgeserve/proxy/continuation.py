@@ -9,6 +9,7 @@ from hedgeserve.proxy.boundary import Boundary, find
 from hedgeserve.proxy.record import Record
 from hedgeserve.proxy.resumed import Resumed
 from hedgeserve.proxy.steps import Call, Finished, GiveUp, Resume, Step
+from hedgeserve.proxy.stops import Stops, most_held_back, stop_strings
 from hedgeserve.proxy.wrapping import Wrapping
 
 # What made the prompt or names what a continuation has none of; all else is passed on, known to us or not.
@@ -53,7 +54,10 @@ _NOT_PASSED = frozenset(
 
 
 class Continuation:
-    """Finds where to go on, from ``most`` ids at most, then goes on there."""
+    """Finds where to go on, from ``most`` ids at most, then goes on there.
+
+    ``greedy``: the same ids are followed by the same ids.
+    """
 
     def __init__(
         self,
@@ -63,16 +67,20 @@ class Continuation:
         *,
         expects_tokens: int | None,
         most: int,
+        greedy: bool,
     ) -> None:
         self._record = record
         self._fields = fields
         self._wrap = wrapping
         self._expects = expects_tokens
-        self._longest_stop = _longest_stop(fields)
+        self._stops = stop_strings(fields.get("stop"))
         self._keeps_stop = fields.get("include_stop_str_in_output") is True
+        self._told = record.text()
+        # Held-back text comes again where the same ids do; where they are drawn, we hold it back and match.
+        self._matches = bool(self._stops) and not greedy
         # With the stop string in the output nothing is held back: what may be its beginning has been told.
-        room = self._longest_stop if self._keeps_stop else 0
-        self._search = find(record.prompt_ids, record.ids, record.text(), most=most, room=room)
+        room = most_held_back(self._stops) if self._keeps_stop else 0
+        self._search = find(record.prompt_ids, record.ids, self._told, most=most, room=room, beyond=self._matches)
         self._at: Boundary | None = None
         self._asked = False
 
@@ -115,13 +123,22 @@ class Continuation:
         return self._fields.get("model") or self._record.head.model
 
     def _resume(self, at: Boundary, left: int) -> Step:
+        held_back = at.text[len(self._told) :]
         if left <= 0:
             self._record.rewind_ids(at.count)
-            return Finished(self._wrap.end(finish="length"))
+            return Finished(self._wrap.end(text=held_back, finish="length"))
         self._asked = True
-        held_back = 0 if self._keeps_stop else self._longest_stop
-        stream = Resumed(self._record, self._wrap, at, held_back=held_back)
+        if self._matches:
+            stops = Stops(self._stops, keep=self._keeps_stop, before=at.text, held_back=len(held_back))
+            stream = Resumed(self._record, self._wrap, at, stops=stops, min_tokens=self._least())
+        else:
+            most = 0 if self._keeps_stop else most_held_back(self._stops)
+            stream = Resumed(self._record, self._wrap, at, held_back=most)
         return Resume(COMPLETIONS, self._body(at, left), stream)
+
+    def _least(self) -> int:
+        least = self._fields.get("min_tokens")
+        return least if isinstance(least, int) else 0
 
     def _body(self, at: Boundary, left: int) -> bytes:
         passed = {key: value for key, value in self._fields.items() if key not in _NOT_PASSED}
@@ -133,9 +150,10 @@ class Continuation:
             "stream": True,
             "return_token_ids": True,
         }
-        least = self._fields.get("min_tokens")
-        if isinstance(least, int) and least > at.count:
-            body["min_tokens"] = least - at.count
+        if (least := self._least() - at.count) > 0:
+            body["min_tokens"] = least
+        if self._matches:  # a stop string that is all new ends it there, too; nothing is held back twice
+            body["include_stop_str_in_output"] = True
         if self._wrap.sums_wanted:
             body["stream_options"] = {"include_usage": True}
         return _dumped(body)
@@ -143,10 +161,3 @@ class Continuation:
 
 def _dumped(body: Mapping[str, Any]) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-
-
-def _longest_stop(fields: Mapping[str, Any]) -> int:
-    """How many characters of the longest stop string can stand at the end of a text without its being complete."""
-    stop = fields.get("stop")
-    stops = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
-    return max((len(each) - 1 for each in stops if isinstance(each, str)), default=0)

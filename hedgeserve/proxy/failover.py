@@ -103,10 +103,10 @@ class Telling:
     def told_tokens(self) -> int:
         """How many tokens of the answer have been generated: ids where they are known, else events with text."""
         stream = self._stream
-        if stream is not None:
-            before = stream.before if isinstance(stream, EventStream) else 0
-            self._most_told = max(self._most_told, before + stream.tokens)
-        return self._most_told
+        if stream is None:
+            return 0
+        before = stream.before if isinstance(stream, EventStream) else 0
+        return max(self._most_told, before + stream.tokens)
 
     def first(self) -> Stream:
         """An attempt from the start; only while nothing of the answer has :attr:`begun`."""
@@ -126,29 +126,25 @@ class Telling:
 
     def recover(self) -> Recovery | GiveUp:
         """How the answer goes on, after a failure once it has begun or while it is collected."""
-        approach, record = self.approach, self._record
-        record.compact()
-        if approach.way is Way.NONE:
-            return GiveUp(approach.why)
-        if record.lost and not record.finished:
-            return GiveUp(record.lost)
+        self._record.compact()
         ways = self._ways()
-        if isinstance(ways, str):
-            return GiveUp(ways)
-        return _Recovering(ways, self._take)
+        return GiveUp(ways) if isinstance(ways, str) else _Recovering(ways, self._take)
 
     def _ways(self) -> list[Recovery] | str:
         """What to try, one after the other; a string says why there is nothing."""
         approach, record = self.approach, self._record
+        if isinstance(self._stream, Scanner):
+            return [Settled(None)] if self._stream.complete else approach.why
         replay = Replay(record, self._route.path, approach.body, hide_ids=approach.asks_ids, choices=self._choices)
         wrapping = self._wrapping(record)
         if record.done or len(record.finished) >= self._choices:
             if wrapping.sums_wanted and not record.usage_told and not record.lost:
-                if approach.way is Way.CONTINUE and not record.no_ids:
-                    return [Settled(wrapping)]
-                if approach.repeatable and not record.diverged:
+                by_count = approach.way is Way.CONTINUE and not record.no_ids
+                if not by_count and approach.repeatable and not record.diverged:
                     return [replay, Settled(wrapping)]
             return [Settled(wrapping)]
+        if approach.way is Way.NONE or record.lost:
+            return record.lost or approach.why
         if record.empty:
             return [replay]
         if len(record.diverged) > 1 or -1 in record.diverged:
@@ -159,9 +155,15 @@ class Telling:
             why = record.no_ids or ("" if record.prompt_ids else "the engine gave no token ids")
             if not why:
                 most = min([len(record.ids), *(count - 1 for count in record.diverged)])
-                expects = approach.expects_tokens
                 ways.append(
-                    Continuation(record, self._fields, wrapping, expects_tokens=expects, most=max(0, most))
+                    Continuation(
+                        record,
+                        self._fields,
+                        wrapping,
+                        expects_tokens=approach.expects_tokens,
+                        most=max(0, most),
+                        greedy=approach.greedy,
+                    )
                 )
         if approach.repeatable and not record.diverged:
             ways.append(replay)
@@ -169,7 +171,7 @@ class Telling:
 
     def _take(self, step: Step) -> Step:
         if isinstance(step, Resume):
-            self.told_tokens  # noqa: B018
+            self._most_told = self.told_tokens
             self._stream = step.stream
         if self.approach.collect:
             if isinstance(step, Resume):
@@ -189,14 +191,14 @@ class Telling:
 
 
 class Settled:
-    """Nothing of the answer is missing but its end, which is said by us."""
+    """Nothing of the answer is missing but its end, which is said by us where the API has one."""
 
-    def __init__(self, wrapping: Wrapping) -> None:
+    def __init__(self, wrapping: Wrapping | None) -> None:
         self._wrapping = wrapping
 
     def start(self) -> Step:
         """The end."""
-        return Finished(self._wrapping.end())
+        return Finished(self._wrapping.end() if self._wrapping is not None else b"")
 
     def got(self, status: int, body: bytes) -> Step:
         """Nothing was asked."""

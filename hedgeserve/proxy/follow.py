@@ -8,7 +8,8 @@ import json
 import re
 from typing import Any, Protocol
 
-from hedgeserve.proxy.record import Record, strands
+from hedgeserve.proxy.record import BATCH, Record, strands
+from hedgeserve.proxy.soundness import is_sound
 from hedgeserve.proxy.sse import DONE, data_of, last_boundary, split
 from hedgeserve.proxy.verdict import Dialect, Sign, judge
 
@@ -131,7 +132,7 @@ class EventStream:
         if sign.refused:
             self._refused = True
             return raw
-        return self._chunk(raw, event, sign)
+        return self._chunk(raw, event, sign) if is_sound(event) else self._unread(raw)
 
     def _end(self, raw: bytes) -> bytes:
         if not self._finished and not self._refused:
@@ -141,7 +142,8 @@ class EventStream:
         return raw
 
     def _unread(self, raw: bytes) -> bytes:
-        return raw
+        """What becomes of an event that is no JSON object or makes no sense."""
+        raise NotImplementedError
 
     def _chunk(self, raw: bytes, event: dict[str, Any], sign: Sign) -> bytes:
         raise NotImplementedError
@@ -179,29 +181,10 @@ class Follow(EventStream):
 
     def feed(self, payload: bytes) -> bytes:
         """See :meth:`Stream.feed`."""
-        if payload.startswith(self._head) and not self._tail and not self.failure:
-            start = self._text_at
-            text_end = payload.find(b'"', start)
-            if payload.startswith(self._middle, text_end):
-                ids_at = text_end + self._middle_len
-                if not self._end_len:  # without ids the middle reaches to the end
-                    if ids_at == len(payload) <= _LONGEST_FAST_BYTES:
-                        self.tokens += text_end > start
-                        if self._record.keeps_text:
-                            self._texts.append(payload[start:text_end])
-                            if len(self._texts) >= 32:
-                                self._record.compact()
-                        return payload
-                elif payload.endswith(self._end_bytes) and len(payload) <= _LONGEST_FAST_BYTES:
-                    ids = payload[ids_at : -self._end_len]
-                    if ids and b"]" not in ids:  # one event, not two
-                        self.tokens += ids.count(b",") + 1
-                        if self._record.keeps_text:
-                            self._texts.append(payload[start:text_end])
-                            self._ids.append(ids)
-                            if len(self._texts) >= 32:
-                                self._record.compact()
-                        return payload[: ids_at - 1] + self._bare_end if self._hide else payload
+        if not self._tail and not self.failure:
+            told = self._quick(payload)
+            if told is not None:
+                return told
         out = super().feed(payload)
         if out:
             self._record.begun = True
@@ -214,10 +197,49 @@ class Follow(EventStream):
             self._record.begun = True
         return out
 
+    def _quick(self, event: bytes) -> bytes | None:
+        """What passes of an event that has the shape that was learned; None of any other, and of several."""
+        if not event.startswith(self._head):
+            return None
+        start = self._text_at
+        text_end = event.find(b'"', start)
+        if not event.startswith(self._middle, text_end) or len(event) > _LONGEST_FAST_BYTES:
+            return None
+        ids_at = text_end + self._middle_len
+        if not self._end_len:  # without ids the middle reaches to the end
+            if ids_at != len(event):
+                return None
+            self.tokens += text_end > start
+            if self._record.keeps_text:
+                self._texts.append(event[start:text_end])
+                if len(self._texts) >= BATCH:
+                    self._record.compact()
+            return event
+        if not event.endswith(self._end_bytes):
+            return None
+        ids = event[ids_at : -self._end_len]
+        if not ids or b"]" in ids:
+            return None
+        self.tokens += ids.count(b",") + 1
+        if self._record.keeps_text:
+            self._texts.append(event[start:text_end])
+            self._ids.append(ids)
+            if len(self._texts) >= BATCH:
+                self._record.compact()
+        return event[: ids_at - 1] + self._bare_end if self._hide else event
+
+    def _event(self, raw: bytes) -> bytes:
+        told = self._quick(raw)
+        return super()._event(raw) if told is None else told
+
     def _end(self, raw: bytes) -> bytes:
         out = super()._end(raw)
         self._record.done = self.done
         return out
+
+    def _unread(self, raw: bytes) -> bytes:
+        self._record.lose("the engine sent an event that makes no sense")
+        return raw
 
     def _chunk(self, raw: bytes, event: dict[str, Any], sign: Sign) -> bytes:
         record = self._record

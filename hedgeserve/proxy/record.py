@@ -14,7 +14,8 @@ from typing import Any
 Channel = tuple[int, str]
 """The index of a choice, and the name of one of its strands of text."""
 
-_BATCH = 32
+BATCH = 32
+"""How many ordinary events are laid aside before they are read."""
 _PER_PIECE_BYTES = 57  # what Python keeps beside the text of a short string, its place in a list included
 
 
@@ -62,7 +63,7 @@ class Record:
         self.told_ids: dict[int, int] = {}
         """How many token ids have been told, of each choice."""
         self.tool_calls: dict[Channel, dict[str, Any]] = {}
-        """What was told first of each tool call: its id and type."""
+        """What was told first of each tool call: its id, which the client goes by."""
         self.diverged: list[int] = []
         """Where tries to go on have failed because something else came than had been told: the number of ids that
         they went on from, -1 where it was from the start."""
@@ -104,10 +105,6 @@ class Record:
         if channel != self._fast:
             self.compact()
             self._fast = channel
-
-    def wait_full(self) -> bool:
-        """Whether :meth:`compact` is due."""
-        return len(self.waiting_texts) >= _BATCH
 
     def compact(self) -> None:
         """Read the events that were laid aside."""

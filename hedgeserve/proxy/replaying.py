@@ -48,6 +48,7 @@ class Replayed(EventStream):
         self._logprobs_left = dict(record.logprobs)
 
     def _unread(self, raw: bytes) -> bytes:
+        self.failure = "the replica sent an event that makes no sense"
         return b""
 
     def _end(self, raw: bytes) -> bytes:

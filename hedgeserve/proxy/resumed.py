@@ -7,6 +7,7 @@ from hedgeserve.proxy.boundary import Boundary
 from hedgeserve.proxy.follow import EventStream
 from hedgeserve.proxy.record import Record
 from hedgeserve.proxy.reemission import reemits
+from hedgeserve.proxy.stops import Stops
 from hedgeserve.proxy.verdict import Sign
 from hedgeserve.proxy.wrapping import Wrapping
 
@@ -14,16 +15,29 @@ from hedgeserve.proxy.wrapping import Wrapping
 class Resumed(EventStream):
     """Follows a ``/v1/completions`` stream that goes on after ``boundary``.
 
-    ``held_back`` characters at most stay behind the ids (stop strings). The record is changed only when the first
-    new thing is told, so that a continuation that fails before can be tried again from the same place.
+    ``held_back`` characters at most stay behind the ids in that stream. ``stops`` matches stop strings where the
+    replica would miss those that began before the boundary; then ``min_tokens`` is that of the whole answer. The
+    record is changed only when the first new thing is told, so that a continuation that fails before can be tried
+    again from the same place.
     """
 
-    def __init__(self, record: Record, wrapping: Wrapping, boundary: Boundary, *, held_back: int) -> None:
+    def __init__(
+        self,
+        record: Record,
+        wrapping: Wrapping,
+        boundary: Boundary,
+        *,
+        held_back: int = 0,
+        stops: Stops | None = None,
+        min_tokens: int = 0,
+    ) -> None:
         super().__init__()
         self._record = record
         self._wrap = wrapping
         self._at = boundary
         self._held_back = held_back
+        self._stops = stops
+        self._min_tokens = min_tokens
         self._swallow = record.text()[len(boundary.text) :]
         self._known: array[int] = record.ids[boundary.count :]
         self._shown = len(self._known) if wrapping.shows_ids else 0
@@ -33,7 +47,11 @@ class Resumed(EventStream):
         self.before = boundary.count
         self._guarded = boundary.count == 0
 
+    def _event(self, raw: bytes) -> bytes:
+        return b"" if self.done else super()._event(raw)
+
     def _unread(self, raw: bytes) -> bytes:
+        self.failure = "the replica sent an event that makes no sense"
         return b""
 
     def _end(self, raw: bytes) -> bytes:
@@ -57,7 +75,7 @@ class Resumed(EventStream):
             ids = []
         if text and not self._guarded:
             self._guarded = True
-            if reemits(text, self._at, held_back=self._held_back):
+            if reemits(text, self._at, tokens=len(ids), held_back=self._held_back):
                 return self._diverge("the replica gave out the prompt again")
         shown = self._unshown(ids)
         self.tokens += len(ids)
@@ -65,7 +83,15 @@ class Resumed(EventStream):
         text = self._waiting + self._unsaid(text)
         if self.failure:
             return b""
-        finish = choice.get("finish_reason")
+        finish, stop_reason = choice.get("finish_reason"), choice.get("stop_reason")
+        by_us = False
+        if self._stops is not None:
+            text, stopped = self._stops.feed(text, active=self._is_active(stop_reason))
+            if stopped is not None:
+                by_us = not finish
+                finish, stop_reason = "stop", stopped
+            elif finish:
+                text += self._stops.rest()
         if finish and (self._swallow or self._shown):
             return self._diverge("the replica ended the answer before what had been told of it")
         self._waiting = text if self._shown else ""
@@ -77,15 +103,23 @@ class Resumed(EventStream):
             self._joined = True
             self._record.rewind_ids(self._at.count)
         new, self._new = self._new, []
-        return self._wrap.chunk(
+        out = self._wrap.chunk(
             text,
             shown,
             new_ids=new,
             finish=finish,
-            stop_reason=choice.get("stop_reason"),
+            stop_reason=stop_reason,
             completion=self.before + self.tokens,
             fingerprint=fingerprint,
         )
+        if by_us:  # the replica knows of no end, and is not needed any more
+            self._finished.add(0)
+            self.done = True
+            out += self._wrap.end()
+        return out
+
+    def _is_active(self, stop_reason: object) -> bool:
+        return isinstance(stop_reason, str) or self.before + self.tokens > self._min_tokens
 
     def _unshown(self, ids: list[int]) -> list[int]:
         """Those of the ids that the client has not seen; they must be the same again where it has."""

@@ -121,6 +121,13 @@ def last_boundary(data: bytes, start: int) -> int:
 def split(events: bytes) -> Iterator[bytes]:
     """The events in these bytes, one by one, each with its end; what has none yet comes last."""
     start = 0
+    if b"\r" not in events:
+        while (end := events.find(b"\n\n", start) + 2) > 1:
+            yield events[start:end]
+            start = end
+        if start < len(events):
+            yield events[start:]
+        return
     while start < len(events):
         boundary = BOUNDARY.search(events, start)
         end = boundary.end() if boundary else len(events)

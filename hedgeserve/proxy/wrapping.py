@@ -80,14 +80,14 @@ class Wrapping:
         self._record.add(event)
         return encode(event)
 
-    def end(self, *, finish: str | None = None) -> bytes:
-        """All that is missing of an answer whose text is whole: its finish unless that was told, sums, the end."""
+    def end(self, *, text: str = "", finish: str | None = None) -> bytes:
+        """All that is missing of an answer: its last text and finish unless they were told, the sums, the end."""
         record = self._record
         if record.done:
             return b""
         out = b""
         if finish is not None:
-            out = self.chunk("", (), finish=finish, completion=len(record.ids))
+            out = self.chunk(text, (), finish=finish, completion=len(record.ids))
         if self.sums_wanted and not record.usage_told and record.prompt_ids:
             out += self.sums(len(record.ids))
         record.done = True
