@@ -125,7 +125,11 @@ class Telling:
         return Collected(self._stream) if self.approach.collect else self._stream
 
     def recover(self) -> Recovery | GiveUp:
-        """How the answer goes on, after a failure once it has begun or while it is collected."""
+        """How the answer goes on, after a failure once it has begun or while it is collected.
+
+        From here on nothing may be fed to an earlier stream. A recovery that itself fails (its replica too) is
+        followed by another one. Where an answer that is collected is given up, :meth:`first` begins it anew.
+        """
         self._record.compact()
         ways = self._ways()
         return GiveUp(ways) if isinstance(ways, str) else _Recovering(ways, self._take)

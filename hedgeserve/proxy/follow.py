@@ -38,7 +38,7 @@ class Stream(Protocol):
 
     @property
     def done(self) -> bool:
-        """Whether ``[DONE]`` has passed to the client."""
+        """Whether ``[DONE]`` has been told: the answer is over, even where the replica would go on."""
 
     @property
     def tokens(self) -> int:
