@@ -9,7 +9,7 @@ it comes out the same.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from hedgeserve.proxy.collect import as_stream
 from hedgeserve.proxy.routes import Forwarded
@@ -41,8 +41,7 @@ class Way(StrEnum):
     NONE = "none"  # not at all, once it has begun
 
 
-@dataclass(frozen=True, slots=True)
-class Approach:
+class Approach(NamedTuple):
     """How one request is asked for, and what can be done should its replica fail."""
 
     way: Way

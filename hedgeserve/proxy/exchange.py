@@ -7,7 +7,7 @@ Until the first byte has gone to the client, everything may be tried again elsew
 is cut later is decided in :mod:`hedgeserve.proxy.failover`, and nowhere else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -116,43 +116,38 @@ class Home(Protocol):
 class Exchange:
     """One request; its home is told once, when its client has been told the last of it (or has left)."""
 
-    __slots__ = (
-        "_arrival", "_asked_at_s", "_beats", "_begun", "_calls", "_failures", "_head_lines", "_heard",
-        "_held", "_home", "_lease", "_link", "_mode", "_paused", "_quiet_since_s", "_recovery", "_request",
-        "_seen_beats", "_shared", "_stage", "_stage_due_s", "_started_s", "_status", "_stream", "_ticket",
-        "_told", "_total_due_s", "_try", "ask", "client", "report",
-    )  # fmt: skip
+    # Defaults of the class and not assignments for each request: most requests need few of them to be anything else.
+    _stage = _WAITING
+    _mode = _ERROR
+    _stage_due_s: float | None = None
+    _lease: Lease | None = None
+    _link: Link | None = None
+    _stream: Stream | None = None
+    _recovery: Recovery | None = None
+    _told: Telling | None = None
+    _ticket: Ticket | None = None
+    _begun = False
+    _paused = False
+    _calls = 0
+    _try = 0
+    _beats = 0
+    _seen_beats = 0
+    _heard = 0
+    _status = 0
+    _arrival = 0
+    _head_lines = b""
+    _request: tuple[bytes, bytes, bool] = (b"", b"", False)
+    _failures: Sequence[tuple[ReplicaId, "Failure"]] = ()
 
     def __init__(self, shared: Shared, ask: Ask, client: ClientSide, report: Report, home: Home) -> None:
         self._shared = shared
         self.ask = ask
         self.client = client
         self.report = report
-        self._told: Telling | None = None
         self._home = home
-        self._stage = _WAITING
-        self._mode = _ERROR
-        self._started_s = self._asked_at_s = report.started_s
-        self._total_due_s = self._started_s + shared.timeouts.total
-        self._stage_due_s: float | None = None
-        self._failures: list[tuple[ReplicaId, Failure]] = []
-        self._lease: Lease | None = None
-        self._link: Link | None = None
-        self._stream: Stream | None = None
-        self._recovery: Recovery | None = None
-        self._begun = False
-        self._paused = False
-        self._calls = 0
-        self._try = 0
-        self._beats = self._seen_beats = 0
-        self._quiet_since_s = self._started_s
-        self._heard = 0
+        self._started_s = self._asked_at_s = self._quiet_since_s = report.started_s
+        self._total_due_s = report.started_s + shared.timeouts.total
         self._held: list[bytes] = []
-        self._status = 0
-        self._head_lines = b""
-        self._request = (b"", b"", False)
-        self._arrival = 0
-        self._ticket: Ticket | None = None
 
     # What may be asked of it
 
@@ -322,8 +317,9 @@ class Exchange:
         timeouts = self._shared.timeouts
         self._stage_due_s = None if patient else self._asked_at_s + timeouts.first_byte
         self._request = (path, body, patient)
-        self._held.clear()
-        self._heard = self._beats = self._seen_beats = 0
+        if self._try:
+            self._held.clear()
+            self._heard = self._beats = self._seen_beats = 0
         self._try += 1
         attempt = self._try
         endpoint = lease.incarnation.endpoint
@@ -399,8 +395,8 @@ class Exchange:
                 if not self._begun:
                     self._begin()
                 self.client.send(out, framed if out is payload else None)
-            if stream.failure:  # type: ignore[union-attr]
-                self._fail(Failure(FailurePhase.ABORT, stream.failure))  # type: ignore[union-attr]
+            if out is not payload:
+                self._look_at(stream)  # type: ignore[arg-type]
             return
         self._receive_other(payload)
 
@@ -426,8 +422,16 @@ class Exchange:
             if not self._begun:
                 self._begin()
             self.client.send(data, framed if same else None)
+        if not same:
+            self._look_at(stream)
+
+    def _look_at(self, stream: Stream) -> None:
+        """What was not passed on as it came may have been the last of it, or the end of its replica."""
         if stream.failure:
             self._fail(Failure(FailurePhase.ABORT, stream.failure))
+        elif self._recovery is not None and stream.done and stream.complete:
+            # A stop string that stands across the cut is found by us: the replica would go on.
+            self._end_complete()
 
     def ended(self) -> None:
         """It is whole, as far as HTTP can tell."""
@@ -579,7 +583,7 @@ class Exchange:
             return
         self._recovery = None
         if failure.phase is not FailurePhase.MOVED:
-            self._failures.append((replica, failure))
+            self._failures = [*self._failures, (replica, failure)]
         if self._spent():
             self._turn_away(self._given_up())
         else:
