@@ -23,7 +23,7 @@ from hedgeserve.errors import (
 )
 from hedgeserve.policy.plan import Action, Drain, Launch, Rule, Terminate
 from hedgeserve.replica import Market, Replica, State, ZoneId
-from hedgeserve.tally import Series, TallyCounter, TallyHistogram
+from hedgeserve.tally import TallyCounter, TallyHistogram
 
 
 class Outcome(StrEnum):
@@ -96,7 +96,6 @@ class Metrics:
         self._duration_s = self._spread(
             "request_duration_seconds", "From a request's head to the end of its answer", _FAST_S, "route"
         )
-        self._durations_s: dict[str, Series] = {}
         self._first_token_s = self._spread(
             "time_to_first_token_seconds",
             "From a streamed request's head to the first byte of its answer",
@@ -150,7 +149,7 @@ class Metrics:
         """Show these from the start, with 0, so that the rate of a first request can be seen."""
         for route in routes:
             self._requests.add(route, Outcome.OK, "200", by=0)
-            self._durations_s[route] = self._duration_s.series(route)
+            self._duration_s.series(route)
 
     def watch_load(self, *, inflight: Callable[[], int], queued: Callable[[], int]) -> None:
         """Ask these two at each scrape; counting itself costs requests nothing."""
@@ -163,7 +162,7 @@ class Metrics:
 
     def request_took(self, route: str, duration_s: float, attempts: int, ttft_s: float | None) -> None:
         """A request that was meant for a replica has ended; ``ttft_s`` where it was streamed."""
-        self._durations_s[route].observe(duration_s)
+        self._duration_s.series(route).observe(duration_s)
         if attempts:
             self._attempts.observe(attempts)
         if ttft_s is not None:
