@@ -211,11 +211,18 @@ class Fleet:
                         preferred=replica.state is State.READY,
                         api_key=external.api_key if external else self._parts.engine_key,
                         own_tls=external is None and replica.url.startswith("https:"),
-                        ends_at_s=replica.notice.deadline_s if replica.notice else None,
+                        ends_at_s=self._end_of(replica),
                         throughput=replica.offer.throughput,
                     )
                 )
         return RoutingSnapshot(self._version, tuple(targets))
+
+    def _end_of(self, replica: Replica) -> float | None:
+        """When it is taken away at the latest: by its cloud's notice, or by us once it has had its time to drain."""
+        ends_s = [replica.notice.deadline_s] if replica.notice else []
+        if replica.state is State.DRAINING:
+            ends_s.append(replica.since_s + self._parts.spec.timeouts.drain)
+        return min(ends_s, default=None)
 
     def troubles(self) -> list[str]:
         """What is wrong with the clouds, each as a sentence; empty when all of them answer and grant or refuse."""

@@ -137,6 +137,7 @@ class Exchange:
     _arrival = 0
     _head_lines = b""
     _request: tuple[bytes, bytes, bool] = (b"", b"", False)
+    _paced_from: tuple[float, int] | None = None
     _failures: Sequence[tuple[ReplicaId, "Failure"]] = ()
 
     def __init__(self, shared: Shared, ask: Ask, client: ClientSide, report: Report, home: Home) -> None:
@@ -203,6 +204,8 @@ class Exchange:
             return
         if self._stage == _BODY and self._beats:
             if self._beats != self._seen_beats or self._paused:
+                if not self._seen_beats:
+                    self._paced_from = (now_s, self.told_tokens)
                 self._seen_beats = self._beats
                 self._quiet_since_s = now_s
                 if self._lease is not None and self._stream is not None and self.ask.expects is not None:
@@ -247,12 +250,24 @@ class Exchange:
         """Tokens of its answer so far, as far as they can be counted."""
         return 0 if self._told is None else self._told.told_tokens
 
-    def as_moving(self, now_s: float) -> "Moving[Exchange]":
-        """What :mod:`moving` must know of its stream."""
-        stream = self._stream
-        assert stream is not None
-        pace = stream.tokens / max(now_s - self._asked_at_s, 0.001)
+    def as_moving(self, now_s: float, typical_pace: float) -> "Moving[Exchange]":
+        """What :mod:`moving` must know of its stream.
+
+        Its pace is that of its own tokens once there are some seconds of them; before, the pace that streams
+        typically have (``typical_pace``, tokens a second) counts as much as a second of its own.
+        """
+        tokens, seconds = self.told_tokens, 0.0
+        if self._paced_from is not None:
+            since_s, before = self._paced_from
+            tokens, seconds = tokens - before, now_s - since_s
+        pace = (tokens + typical_pace) / (seconds + 1.0) if self._paced_from is not None else typical_pace
         return Moving(self, self.told_tokens, pace, self.ask.approach.expects_tokens)
+
+    def measured_pace(self, now_s: float) -> float | None:
+        """Tokens a second of its present replica, where a second or more has been measured."""
+        if self._paced_from is None or now_s - self._paced_from[0] < 1.0:
+            return None
+        return (self.told_tokens - self._paced_from[1]) / (now_s - self._paced_from[0])
 
     @property
     def replica(self) -> ReplicaId | None:
@@ -320,6 +335,7 @@ class Exchange:
         if self._try:
             self._held.clear()
             self._heard = self._beats = self._seen_beats = 0
+            self._paced_from = None
         self._try += 1
         attempt = self._try
         endpoint = lease.incarnation.endpoint

@@ -23,6 +23,10 @@ _log = structlog.get_logger(__name__)
 _SWEEP_S = 0.1
 _LINKS_EVERY = 10
 _GAUGES_EVERY = 5
+_PACE_EVERY = 20
+_PACE_SHARE = 0.2
+_FIRST_PACE = 20.0
+"""Tokens a second, until some have been measured."""
 _MOVES_EVERY = 5
 
 
@@ -42,6 +46,7 @@ class Lookout:
         self._gauges = Gauges(shared.wires, every_s=engine_metrics_s, now_s=shared.now_s)
         self._reception = reception
         self._sweeps = 0
+        self._typical_pace = _FIRST_PACE
         self._beats: dict[Incarnation, tuple[int, float]] = {}
 
     def sweep(self, now_s: float) -> None:
@@ -50,6 +55,8 @@ class Lookout:
         self._shared.dispatcher.sweep(now_s)
         for exchange in tuple(self._shared.active):
             exchange.sweep(now_s)
+        if self._sweeps % _PACE_EVERY == 0:
+            self._learn_pace(now_s)
         incarnations = self._shared.dispatcher.pool.incarnations
         self._listen(incarnations, now_s)
         if self._sweeps % _MOVES_EVERY == 0 and self._shared.failover.move_early:
@@ -61,6 +68,12 @@ class Lookout:
         if self._sweeps % _LINKS_EVERY == 0:
             for incarnation in incarnations:
                 self._shared.wires.sweep(incarnation.endpoint, _SWEEP_S * _LINKS_EVERY)
+
+    def _learn_pace(self, now_s: float) -> None:
+        """What streams typically do, for those too young to be measured."""
+        paces = [pace for one in self._shared.active if (pace := one.measured_pace(now_s)) is not None]
+        if paces:
+            self._typical_pace += (sum(paces) / len(paces) - self._typical_pace) * _PACE_SHARE
 
     def _listen(self, incarnations: tuple[Incarnation, ...], now_s: float) -> None:
         """Suspect replicas whose open streams have all been silent, and ask them."""
@@ -82,7 +95,7 @@ class Lookout:
         replica, ends_at_s = incarnation.target.id, incarnation.target.ends_at_s
         assert ends_at_s is not None
         streams = [
-            exchange.as_moving(now_s)
+            exchange.as_moving(now_s, self._typical_pace)
             for exchange in self._shared.active
             if exchange.replica == replica and exchange.movable
         ]
