@@ -21,7 +21,7 @@ from hedgeserve.proxy.exchange import Exchange, Shared
 from hedgeserve.proxy.failover import FailoverPolicy
 from hedgeserve.proxy.front import Front, Standing
 from hedgeserve.proxy.keys import Keys
-from hedgeserve.proxy.lookout import Lookout
+from hedgeserve.proxy.lookout import Lookout, sweep_every_s
 from hedgeserve.proxy.pool import Pool
 from hedgeserve.proxy.reception import Reception
 from hedgeserve.proxy.routes import ROUTES
@@ -130,6 +130,7 @@ class Balancer:
             max_body=spec.limits.max_body,
             head_s=spec.timeouts.request_head,
             sweep=self._lookout.sweep,
+            edges_every_s=sweep_every_s(spec.timeouts),
         )
         metrics.expect_routes(ROUTES)
         metrics.watch_load(inflight=lambda: pool.in_flight, queued=lambda: self._dispatcher.queued)

@@ -133,7 +133,10 @@ BY_IDS = {
     "ids as the prompt": (TEXT, completion([10, 11, 300, 301], **USAGE)),
     "the client's own ids": (TEXT, completion("emoji Hindi", return_token_ids=True)),
     "stop strings": (CHAT, chat("Tell me of foxes.", stop=["the harbour", " window", "song "], **USAGE)),
-    "stop strings that are kept": (CHAT, chat("emoji foxes.", stop=[" the", "ri"], include_stop_str_in_output=True)),
+    "stop strings that are kept": (
+        CHAT,
+        chat("emoji foxes.", stop=[" the", "ri"], include_stop_str_in_output=True),
+    ),
     "least tokens": (CHAT, chat("Be brief.", min_tokens=30, **USAGE)),
     "continuous usage": (
         TEXT,

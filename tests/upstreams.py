@@ -275,7 +275,14 @@ def make_spec(**tables: dict[str, Any]) -> Spec:
         "model": {"id": "demo", "aliases": ["gpt-demo"], "engine": "demo"},
         "pools": [{"cloud": "local", "zones": ["east/a"]}],
         "routing": {"engine_metrics": "1h"},  # the small engines here play their script for whoever asks
-        "timeouts": {"connect": "1s", "first_byte": "5s", "stall": "5s", "queue": "5s", "total": "20s"},
+        "timeouts": {
+            "connect": "1s",
+            "request_head": "5s",
+            "first_byte": "5s",
+            "stall": "5s",
+            "queue": "5s",
+            "total": "20s",
+        },
     }
     for table, changes in tables.items():
         given[table] = {**given.get(table, {}), **changes}

@@ -345,6 +345,12 @@ class Edge(asyncio.Protocol):
             self._before = b""
         self._transport.write(payload)
 
+    def short_way(self) -> Callable[[bytes], None] | None:
+        """Where whole chunks of this answer may be written as they are; None where they must not."""
+        if self._answering is None or not self._chunked or self._before:
+            return None
+        return self._transport.write
+
     def end(self, trailers: bytes = b"") -> None:
         """The answer is whole."""
         if self._answering is None:

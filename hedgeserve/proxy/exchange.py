@@ -61,6 +61,9 @@ class ClientSide(Protocol):
     def send(self, payload: bytes, framed: bytes | None = None) -> None:
         """More of it; ``framed`` is the same as whole chunks, where that is at hand."""
 
+    def short_way(self) -> Callable[[bytes], None] | None:
+        """Where chunks may go as they are, from now to the end of the answer; None where they must not."""
+
     def end(self, trailers: bytes = b"") -> None:
         """The answer is whole."""
 
@@ -116,7 +119,7 @@ class Home(Protocol):
 class Exchange:
     """One request; its home is told once, when its client has been told the last of it (or has left)."""
 
-    # Defaults of the class and not assignments for each request: most requests need few of them to be anything else.
+    # Defaults of the class and not assignments for each request: most requests need few to be anything else.
     _stage = _WAITING
     _mode = _ERROR
     _stage_due_s: float | None = None
@@ -130,7 +133,6 @@ class Exchange:
     _paused = False
     _calls = 0
     _try = 0
-    _beats = 0
     _seen_beats = 0
     _heard = 0
     _status = 0
@@ -202,11 +204,12 @@ class Exchange:
             return
         if self._stage in (_WAITING, _OVER):
             return
-        if self._stage == _BODY and self._beats:
-            if self._beats != self._seen_beats or self._paused:
+        beats = 0 if self._link is None else self._link.beats
+        if self._stage == _BODY and beats:
+            if beats != self._seen_beats or self._paused:
                 if not self._seen_beats:
                     self._paced_from = (now_s, self.told_tokens)
-                self._seen_beats = self._beats
+                self._seen_beats = beats
                 self._quiet_since_s = now_s
                 if self._lease is not None and self._stream is not None and self.ask.expects is not None:
                     self._lease.expect(max(1, self.ask.expects - self.told_tokens))
@@ -334,7 +337,7 @@ class Exchange:
         self._request = (path, body, patient)
         if self._try:
             self._held.clear()
-            self._heard = self._beats = self._seen_beats = 0
+            self._heard = self._seen_beats = 0
             self._paced_from = None
         self._try += 1
         attempt = self._try
@@ -358,7 +361,7 @@ class Exchange:
     def answered(self, head: Head) -> None:
         """An answer begins."""
         assert self._lease is not None
-        self._lease.incarnation.beats += 1
+        self._lease.incarnation.answers += 1
         self._stage = _BODY
         self._quiet_since_s = self._shared.now_s()
         self._status = status = head.status
@@ -386,7 +389,7 @@ class Exchange:
         status = head.status
         if status < 500 and status != 401 and self._recovery is None and head.kind != "text/event-stream":
             assert self._lease is not None
-            self._lease.incarnation.beats += 1
+            self._lease.incarnation.answers += 1
             self._link = None
             self._status = status
             self._mode = _HELD
@@ -402,27 +405,34 @@ class Exchange:
 
     def received(self, payload: bytes, framed: bytes | None) -> None:
         """More of it: on the path of every token."""
-        self._beats += 1
-        if self._mode == _EVENTS:
-            self._lease.incarnation.beats += 1  # type: ignore[union-attr]
-            stream = self._stream
-            out = stream.feed(payload)  # type: ignore[union-attr]
-            if out:
-                if not self._begun:
-                    self._begin()
-                self.client.send(out, framed if out is payload else None)
-            if out is not payload:
-                self._look_at(stream)  # type: ignore[arg-type]
+        if self._mode != _EVENTS:
+            self._receive_other(payload)
             return
-        self._receive_other(payload)
+        stream = self._stream
+        assert stream is not None
+        out = stream.feed(payload)
+        if out:
+            if not self._begun:
+                self._begin()
+            self.client.send(out, framed if out is payload else None)
+        if out is not payload:
+            self._look_at(stream)
+        elif self._recovery is None and self._link is not None and (write := self.client.short_way()) is not None:
+            self._link.write, self._link.feed = write, stream.feed
+
+    def fed(self, out: bytes) -> None:
+        """What has come on the short way and was not to be passed on as it was."""
+        stream = self._stream
+        assert stream is not None
+        if out:
+            self.client.send(out)
+        self._look_at(stream)
 
     def received_all(self, payloads: list[bytes], framed: bytes) -> None:
         """Several chunks at once: what they come to goes out in one piece."""
         if self._mode != _EVENTS:
             self.received(b"".join(payloads), framed)
             return
-        self._beats += 1
-        self._lease.incarnation.beats += 1  # type: ignore[union-attr]
         stream = self._stream
         assert stream is not None
         outs, same = [], True
@@ -464,6 +474,7 @@ class Exchange:
 
     def lost(self, phase: FailurePhase, reason: str, *, timed_out: bool = False, stale: bool = False) -> None:
         """The connection is gone before its end."""
+        begun = self._link is not None and self._link.beats > 0
         self._link = None
         if stale and self._lease is not None and not self._lease.vanished:
             # It had been closed while it was idle: no fault of the replica, and nothing has been asked of it.
@@ -472,7 +483,7 @@ class Exchange:
         if self._mode == _ERROR and self._stage == _BODY:
             self._fail(self._told_failure())
             return
-        if phase is FailurePhase.BODY and not self._beats:
+        if phase is FailurePhase.BODY and not begun:
             phase, reason = FailurePhase.FIRST_BYTE, f"{reason} before an answer"
         self._fail(Failure(phase, reason, timed_out=timed_out))
 

@@ -107,6 +107,9 @@ class _Asking:
         """More of it."""
         self.received(b"".join(payloads), framed)
 
+    def fed(self, out: bytes) -> None:
+        """Never: no short way is opened here."""
+
     def ended(self) -> None:
         """It is whole."""
         if self._status == 200:

@@ -19,17 +19,17 @@ from hedgeserve.replica import ReplicaId, RouteTarget, RoutingSnapshot
 class Incarnation:
     """One target from the snapshot in which it appeared to the one in which it is missing.
 
-    ``beats`` counts what has come from it, of whatever request: silence of all of them is told by it.
+    ``beats`` changes whenever anything comes from it, of whatever request: silence of all of them is told by it.
     """
 
-    __slots__ = ("beats", "breaker", "candidate", "endpoint", "leases", "suspected", "vanished")
+    __slots__ = ("answers", "breaker", "candidate", "endpoint", "leases", "suspected", "vanished")
 
     def __init__(self, target: RouteTarget, endpoint: Endpoint) -> None:
         self.candidate = Candidate(target)
         self.endpoint = endpoint
         self.breaker = Breaker()
         self.leases: set[Lease] = set()
-        self.beats = 0
+        self.answers = 0
         self.suspected = False
         self.vanished = False
 
@@ -37,6 +37,11 @@ class Incarnation:
     def target(self) -> RouteTarget:
         """The replica as the last snapshot showed it."""
         return self.candidate.target
+
+    @property
+    def beats(self) -> int:
+        """A sign of life."""
+        return self.answers + sum(link.beats for link in self.endpoint.links)
 
 
 class Lease:

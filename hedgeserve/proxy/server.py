@@ -30,7 +30,8 @@ _FULL_PAUSE_S = 0.1
 class Server:
     """Listens, and is the :class:`~hedgeserve.proxy.edge.Host` of its connections.
 
-    ``sweep`` is called some ten times a second with the monotonic time. Requests that are not for replicas are
+    ``sweep`` is called some ten times a second with the monotonic time; connections are looked at every
+    ``edges_every_s``. Requests that are not for replicas are
     handed to aiohttp, with their connection, which ends with that request.
     """
 
@@ -45,6 +46,7 @@ class Server:
         max_body: int,
         head_s: float,
         sweep: Callable[[float], None],
+        edges_every_s: float,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._reception = reception
@@ -52,6 +54,7 @@ class Server:
         self._max_connections = max_connections
         self._make_edge = lambda: Edge(self, self._loop.time, max_head=max_head, max_body=max_body, head_s=head_s)
         self._sweep = sweep
+        self._edges_every_s = edges_every_s
         self._edges: set[Edge] = set()
         self._sockets: list[socket.socket] = []
         self._others = Others(front.handle, access_log=None, handler_cancellation=True)
@@ -176,7 +179,7 @@ class Server:
             _log.exception("a task of the balancer failed", task=name)
 
     async def _tick(self) -> None:
-        sweeps = 0
+        sweeps, next_s = 0, 0.0
         while True:
             await asyncio.sleep(_SWEEP_S)
             now_s = self._loop.time()
@@ -185,8 +188,10 @@ class Server:
                 self.date_line = date_line()
             try:
                 self._sweep(now_s)
-                for edge in tuple(self._edges):
-                    edge.sweep(now_s)
+                if now_s >= next_s:
+                    next_s = now_s + self._edges_every_s
+                    for edge in tuple(self._edges):
+                        edge.sweep(now_s)
             except Exception:  # one request's trouble must not stop the clock for the others
                 _log.exception("looking after the requests' time failed; trying again")
 

@@ -5,12 +5,11 @@ it arrived. Heads of answers are parsed by llhttp; of a chunked body only the si
 """
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -26,16 +25,12 @@ from hedgeserve.units import format_duration
 _IDLE_CONNECTION_S = 4.0
 _LONGEST_HEAD_BYTES = 256 * 2**10
 _REMEMBERED_BYTES = 2048
-# A VM that is switched off says nothing. The kernel asks after 15 s of silence and gives up 15 s later; to
-# acknowledge what it was sent it has 15 s.
-_SOCKET_OPTIONS = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15_000),
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-)
+# What the next byte of a connection belongs to; plain numbers, for they are looked at for every token.
+_IDLE: Final = 0
+_HEAD: Final = 1
+_LENGTH: Final = 2
+_CHUNKED: Final = 3
+_TO_THE_END: Final = 4
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -73,6 +68,9 @@ class Sink(Protocol):
 
     def received_all(self, payloads: list[bytes], framed: bytes) -> None:
         """Several chunks of it at once; ``framed`` is all of them."""
+
+    def fed(self, out: bytes) -> None:
+        """A chunk has become this on the short way; to be sent on."""
 
     def ended(self) -> None:
         """The body is whole."""
@@ -140,15 +138,21 @@ class Link(asyncio.Protocol):
     """One connection to a replica."""
 
     __slots__ = (
-        "_begun", "_chunks", "_close", "_fresh", "_head", "_left", "_sink", "_state", "_transport",
-        "endpoint", "idle_sweeps",
+        "_begun", "_chunks", "_close", "_fresh", "_head", "_left", "_sink", "_state", "_transport", "beats",
+        "endpoint", "feed", "idle_sweeps", "write",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.idle_sweeps = 0
+        self.beats = 0
+        """How often bytes of the present answer's body have come."""
+        self.feed: Callable[[bytes], bytes] | None = None
+        """The short way of a stream that passes: what a chunk becomes. What it leaves as it is goes to :attr:`write`
+        as it came, anything else to the sink."""
+        self.write: Callable[[bytes], None] = _nowhere
         self._sink: Sink | None = None
-        self._state = _State.IDLE
+        self._state = _IDLE
         self._head = b""
         self._left = 0
         self._close = False
@@ -161,16 +165,21 @@ class Link(asyncio.Protocol):
     def ask(self, sink: Sink, request: bytes) -> None:
         """Send a request; its sink hears of the answer."""
         self._sink = sink
-        self._state = _State.HEAD
+        self._state = _HEAD
         self._head = b""
         self._close = self._begun = False
+        self.beats = 0
         self._transport.write(request)
         sink.connected(self)
 
     def drop(self) -> None:
         """Nobody wants the answer any more: close at once, which is how an engine learns of it."""
-        self._sink = None
+        self._leave()
         self.abort()
+
+    def _leave(self) -> "Sink | None":
+        sink, self._sink, self.feed = self._sink, None, None
+        return sink
 
     def abort(self) -> None:
         """Close at once."""
@@ -196,34 +205,37 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""
         self._transport = cast(asyncio.Transport, transport)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            for level, option, value in _SOCKET_OPTIONS:
-                sock.setsockopt(level, option, value)
         self.endpoint.links.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come: on the path of every token."""
-        if self._state is _State.CHUNKED:
+        if self._state == _CHUNKED:
+            self.beats += 1
             if self._chunks.aligned:
                 at = data.find(b"\r\n", 0, 6)
                 size = SIZES.get(data[:at])
-                if (
-                    size is not None
-                    and at + size + 4 == len(data)
-                    and data[-2:] == b"\r\n"
-                    and self._sink is not None
-                ):
-                    self._sink.received(data[at + 2 : -2], data)
-                    return
+                if size is not None and at + size + 4 == len(data) and data[-2:] == b"\r\n":
+                    payload = data[at + 2 : -2]
+                    if self.feed is not None:
+                        out = self.feed(payload)
+                        if out is payload:
+                            self.write(data)
+                        elif self._sink is not None:
+                            self._sink.fed(out)
+                        return
+                    if self._sink is not None:
+                        self._sink.received(payload, data)
+                        return
             self._receive_chunks(data)
         elif self._sink is None:
             self.abort()  # bytes that nobody asked for
-        elif self._state is _State.HEAD:
+        elif self._state == _HEAD:
             self._receive_head(data)
-        elif self._state is _State.LENGTH:
+        elif self._state == _LENGTH:
+            self.beats += 1
             self._receive_counted(data)
         else:
+            self.beats += 1
             self._sink.received(data, None)
 
     def eof_received(self) -> bool:
@@ -232,18 +244,17 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is gone."""
-        endpoint, sink = self.endpoint, self._sink
+        endpoint, sink = self.endpoint, self._leave()
         endpoint.links.discard(self)
         if self in endpoint.idle:
             endpoint.idle.remove(self)
-        self._sink = None
         if sink is None:
             return
-        if self._state is _State.TO_THE_END and error is None:
+        if self._state == _TO_THE_END and error is None:
             sink.ended()
             return
         reason = "the connection was lost" + (f": {error}" if error is not None and str(error) else "")
-        if self._state is _State.HEAD:
+        if self._state == _HEAD:
             stale = not self._fresh and not self._begun
             sink.lost(FailurePhase.FIRST_BYTE, f"{reason} before an answer", stale=stale)
         else:
@@ -254,7 +265,7 @@ class Link(asyncio.Protocol):
     def _receive_head(self, data: bytes) -> None:
         self._begun = True
         self._head += data
-        while self._state is _State.HEAD:
+        while self._state == _HEAD:
             end = self._head.find(b"\r\n\r\n")
             if end < 0:
                 if len(self._head) > _LONGEST_HEAD_BYTES:
@@ -275,19 +286,19 @@ class Link(asyncio.Protocol):
         rest, self._head = self._head, b""
         self._close = not head.keeps
         if head.status in (204, 304):
-            self._state, self._left = _State.LENGTH, 0
+            self._state, self._left = _LENGTH, 0
         elif head.chunked:
-            self._state, self._chunks = _State.CHUNKED, Dechunker()
+            self._state, self._chunks = _CHUNKED, Dechunker()
         elif head.length is not None:
-            self._state, self._left = _State.LENGTH, head.length
+            self._state, self._left = _LENGTH, head.length
         else:
-            self._state, self._close = _State.TO_THE_END, True
+            self._state, self._close = _TO_THE_END, True
         sink = self._sink
         assert sink is not None
-        if self._state is _State.LENGTH and len(rest) == self._left and head.keeps and not self.endpoint.closed:
+        if self._state == _LENGTH and len(rest) == self._left and head.keeps and not self.endpoint.closed:
             # All of it at once, as nearly every answer in one piece comes.
             self._sink = None
-            self._state = _State.IDLE
+            self._state = _IDLE
             self._fresh = False
             self.idle_sweeps = 0
             self.endpoint.idle.append(self)
@@ -296,7 +307,7 @@ class Link(asyncio.Protocol):
         sink.answered(head)
         if self._sink is not sink:
             return  # it wants no more of this
-        if self._state is _State.LENGTH and not self._left:
+        if self._state == _LENGTH and not self._left:
             self._end(surplus=rest)
         elif rest:
             self.data_received(rest)
@@ -337,8 +348,8 @@ class Link(asyncio.Protocol):
 
     def _end(self, *, surplus: bytes) -> None:
         """An answer is whole: the connection is free for the next one before its sink is told."""
-        sink, self._sink = self._sink, None
-        self._state = _State.IDLE
+        sink = self._leave()
+        self._state = _IDLE
         self._fresh = False
         self.idle_sweeps = 0
         if surplus or self._close or self.endpoint.closed:
@@ -350,8 +361,8 @@ class Link(asyncio.Protocol):
         sink.ended()
 
     def _broken(self, reason: str) -> None:
-        sink, self._sink = self._sink, None
-        phase = FailurePhase.FIRST_BYTE if self._state is _State.HEAD else FailurePhase.BODY
+        sink = self._leave()
+        phase = FailurePhase.FIRST_BYTE if self._state == _HEAD else FailurePhase.BODY
         self.abort()
         if sink is not None:
             sink.lost(phase, reason)
@@ -413,10 +424,8 @@ class Wires:
                 link.abort()
 
 
-class _State:
-    """What the next byte of a connection belongs to."""
-
-    IDLE, HEAD, LENGTH, CHUNKED, TO_THE_END = range(5)
+def _nowhere(data: bytes) -> None:
+    """Where bytes go before anybody has said where."""
 
 
 def parse_head(head: bytes) -> Head:
