@@ -22,7 +22,7 @@ lint: # (set-up is `make test`'s)
 	.venv/bin/lint-imports
 
 unit:
-	$(PYTHON_BIN) -m pytest -q
+	$(PYTHON_BIN) -m pytest -q -n 2 --dist worksteal
 
 test-bed: ## the whole path on VMs in miniature, for each cloud, and kill -9 at every step (minutes); ARGS="-k azure"
 	@scripts/setup test-bed

@@ -7,29 +7,33 @@ it goes on serving from the last snapshot.
 import asyncio
 import errno
 import math
+import random
 import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-from aiohttp import web
+from pathlib import Path
 
 from hedgeserve.errors import ListenError
 from hedgeserve.metrics import Metrics
 from hedgeserve.proxy.dispatch import Dispatcher
-from hedgeserve.proxy.exchange import Exchanges
+from hedgeserve.proxy.exchange import Exchange, Shared
+from hedgeserve.proxy.failover import FailoverPolicy
 from hedgeserve.proxy.front import Front, Standing
 from hedgeserve.proxy.keys import Keys
+from hedgeserve.proxy.lookout import Lookout, sweep_every_s
+from hedgeserve.proxy.pool import Pool
+from hedgeserve.proxy.reception import Reception
 from hedgeserve.proxy.routes import ROUTES
+from hedgeserve.proxy.routing import make_router
 from hedgeserve.proxy.server import Server
-from hedgeserve.proxy.upstream import Upstream
+from hedgeserve.proxy.turns import Turns
+from hedgeserve.proxy.wire import Wires
 from hedgeserve.replica import ReplicaId, RoutingSnapshot
-from hedgeserve.spec import Spec, split_listen
+from hedgeserve.spec import EngineName, Spec, split_listen
 
-_IDLE_CLIENT_S = 75.0
-_BACKLOG = 1024
-_CLOSING_S = 0.25
 _RETRY_AFTER_STOP_S = 5
+_CLOSING_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +50,9 @@ class Balancer:
 
     To be made inside a running event loop. ``boot_eta_s`` says in how many seconds a replica may be expected
     (None: nobody knows), ``ready_checks`` what stands in the way of taking traffic (name → "" or the trouble),
-    ``on_wait`` is called when a request starts to wait while nothing is ready. ``own_trust`` is what replicas with
-    ``own_tls`` are verified with.
+    ``on_wait`` is called when a request starts to wait while nothing is ready, ``on_silence`` with a replica that
+    has fallen silent and is given up: the fleet should see what is the matter. ``own_trust`` is what replicas
+    with ``own_tls`` are verified with.
     """
 
     def __init__(
@@ -59,29 +64,52 @@ class Balancer:
         boot_eta_s: Callable[[], float | None] = lambda: None,
         ready_checks: Callable[[], Mapping[str, str]] = dict,
         on_wait: Callable[[], None] = lambda: None,
+        on_silence: Callable[[ReplicaId], None] = lambda replica: None,
         own_trust: ssl.SSLContext | None = None,
     ) -> None:
         self.on_wait = on_wait
+        self._spec = spec
         self._listen = spec.service.listen
-        self._now_s = asyncio.get_running_loop().time
+        loop = asyncio.get_running_loop()
+        self._now_s = loop.time
+        router = make_router(spec.routing, random.random)
         self._dispatcher = Dispatcher(
-            limit_per_replica=spec.limits.max_concurrent_per_replica,
+            lambda on_free: Pool(
+                router,
+                limit=spec.limits.max_concurrent_per_replica,
+                now_s=self._now_s,
+                on_free=on_free,
+                own_trust=own_trust,
+            ),
+            now_s=self._now_s,
             max_queue=spec.limits.max_queue,
             patience_s=spec.timeouts.queue,
             boot_eta_s=boot_eta_s,
             on_wait=lambda: self.on_wait(),
         )
-        self._upstream = Upstream(
-            connect_s=spec.timeouts.connect,
-            first_byte_s=spec.timeouts.first_byte,
-            stall_s=spec.timeouts.stall,
-            own_trust=own_trust,
-        )
         pool = self._dispatcher.pool
+        turns = Turns(self._now_s, loop.call_later)
+        wires = Wires(connect_s=spec.timeouts.connect, spawn=lambda work, name: self._server.spawn(work, name))
+        active: set[Exchange] = set()
+        shared = Shared(
+            self._dispatcher, wires, metrics, spec.limits, spec.timeouts, spec.failover, self._now_s, turns, active
+        )
+        known_keys = Keys(api_keys)
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._reception = Reception(
+            spec,
+            known_keys,
+            shared,
+            _failover_policy(spec),
+            metrics,
+            draining_retry_s=self._draining_retry_s,
+            on_busy=self._idle.clear,
+            on_idle=self._idle.set,
+        )
         self._front = Front(
             spec,
-            Keys(api_keys),
-            Exchanges(self._dispatcher, self._upstream, metrics, spec.limits, spec.timeouts.total, self._now_s),
+            known_keys,
             metrics,
             Standing(
                 ready=lambda: pool.ready,
@@ -90,11 +118,29 @@ class Balancer:
                 draining_retry_s=self._draining_retry_s,
             ),
         )
+        self._lookout = Lookout(
+            shared, self._reception, engine_metrics_s=spec.routing.engine_metrics, on_silence=on_silence
+        )
+        self._server = Server(
+            self._reception,
+            self._front,
+            tls=_tls(spec),
+            max_connections=spec.limits.max_connections,
+            max_head=spec.limits.max_head,
+            max_body=spec.limits.max_body,
+            head_s=spec.timeouts.request_head,
+            sweep=self._lookout.sweep,
+            edges_every_s=sweep_every_s(spec.timeouts),
+        )
         metrics.expect_routes(ROUTES)
         metrics.watch_load(inflight=lambda: pool.in_flight, queued=lambda: self._dispatcher.queued)
+        metrics.watch_memory(
+            kept=lambda: self._reception.budget.kept_bytes,
+            prefixes=lambda: router.memory_bytes,
+            connections=lambda: len(self._server.connections()),
+        )
+        self._router = router
         self._drained_at_s: float | None = None
-        self._server: Server | None = None
-        self._runner: web.ServerRunner | None = None
         self._address: tuple[str, int] | None = None
 
     async def start(self) -> None:
@@ -104,29 +150,22 @@ class Balancer:
             ListenError: The address cannot be had; says why and what to do.
         """
         host, port = split_listen(self._listen)
-        server = Server(
-            self._front.handle,
-            handler_cancellation=True,  # a client that goes away takes its request with it
-            access_log=None,
-            keepalive_timeout=_IDLE_CLIENT_S,
-        )
-        runner = web.ServerRunner(server, shutdown_timeout=_CLOSING_S)
-        await runner.setup()
-        self._upstream.open()
         try:
-            await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
+            await self._server.start(host, port)
         except OSError as error:
-            await runner.cleanup()
-            await self._upstream.aclose()
+            await self._server.aclose()
             raise ListenError(_why_not(self._listen, error)) from error
-        self._server, self._runner = server, runner
-        bound = runner.addresses[0]
-        self._address = (str(bound[0]), int(bound[1]))
+        self._address = self._server.addresses[0]
 
     @property
     def front(self) -> Front:
-        """What answers the requests: for a server other than our own that embeds the endpoint."""
+        """What answers the requests that are not for replicas."""
         return self._front
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how requests are routed: a policy whose input is missing says so."""
+        return (self._router.note,) if self._router.note else ()
 
     @property
     def url(self) -> str:
@@ -135,7 +174,8 @@ class Balancer:
             raise ListenError("the balancer does not listen yet; start it first")
         host, port = self._address
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "https" if self._spec.service.tls_certificate else "http"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def update(self, snapshot: RoutingSnapshot) -> None:
         """Route by this snapshot from now on.
@@ -167,31 +207,65 @@ class Balancer:
         New ones are answered 503 with ``Retry-After`` and ``Connection: close``, and ``/readyz`` fails.
         """
         self._drained_at_s = self._now_s() + timeout_s
+        self._server.closing = True
         try:
             async with asyncio.timeout(timeout_s):
-                await self._front.wait_done()
+                await self._idle.wait()
         except TimeoutError:
             pass  # those left are what is returned
-        return self._front.active
+        return self._reception.active
 
     async def aclose(self) -> None:
-        """Stop listening and close all connections at once; requests under way are cut. May be called twice."""
-        runner, self._runner = self._runner, None
-        server, self._server = self._server, None
-        if runner is not None and server is not None:
-            for site in list(runner.sites):
-                await site.stop()
-            if self._front.active:
-                for connection in server.connections:
-                    if connection.transport is not None:
-                        connection.transport.abort()
-            await runner.cleanup()
-        await self._upstream.aclose()
+        """Stop listening and close all connections at once; requests under way are cut. May be called twice.
+
+        Answers that are whole get a moment to reach their clients.
+        """
+        self._server.stop_listening()
+        await self._server.flush(_CLOSING_S)
+        await self._server.aclose()
+        self._dispatcher.pool.close()
 
     def _draining_retry_s(self) -> int | None:
         if self._drained_at_s is None:
             return None
         return math.ceil(max(self._drained_at_s - self._now_s(), 0)) + _RETRY_AFTER_STOP_S
+
+
+def _failover_policy(spec: Spec) -> FailoverPolicy:
+    failover = spec.failover
+    knows_ids = spec.model.engine in (EngineName.VLLM, EngineName.DEMO)
+    return FailoverPolicy(
+        enabled=failover.enabled,
+        token_ids=failover.token_ids == "on" or (failover.token_ids == "auto" and knows_ids),
+        seed=failover.seed,
+        collect_above=failover.collect_above,
+        max_kept_per_stream=failover.max_kept_per_stream,
+    )
+
+
+def _tls(spec: Spec) -> ssl.SSLContext | None:
+    """The endpoint's own TLS, where model.toml names a certificate.
+
+    Raises:
+        ListenError: The files cannot be read, or are no certificate and key that belong together.
+    """
+    certificate, key = spec.service.tls_certificate, spec.service.tls_key
+    if not certificate:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    for name, path in (("tls_certificate", certificate), ("tls_key", key)):
+        if path and not Path(path).is_file():
+            raise ListenError(f"service.{name}: {path} is no file that can be read; check the path")
+    try:
+        context.load_cert_chain(certificate, key or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ListenError(
+            f"service.tls_certificate: {certificate} with {key or 'the key in the same file'} cannot be used "
+            f"({error}); both must be PEM and belong together"
+        ) from error
+    return context
 
 
 def _why_not(listen: str, error: OSError) -> str:

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -159,6 +160,7 @@ class Service:
             api_keys=self._api_keys,
             boot_eta_s=self._boot_eta_s,
             on_wait=self._wake.set,
+            on_silence=lambda replica: self._fleet.suspect(replica),
             own_trust=authority.trust,
         )
         # The address first: if it is taken, nothing must have been launched.
@@ -401,7 +403,7 @@ class Service:
             started_at=self._started_at,
             now_s=asyncio.get_running_loop().time(),
             load=self._balancer.load(),
-            plan=self._plan,
+            plan=replace(self._plan, notes=(*self._plan.notes, *self._balancer.notes)),
             replicas=self._fleet.replicas(),
             offers=self._fleet.offers(),
             zones=self._policy.zone_states(),

@@ -211,9 +211,18 @@ class Fleet:
                         preferred=replica.state is State.READY,
                         api_key=external.api_key if external else self._parts.engine_key,
                         own_tls=external is None and replica.url.startswith("https:"),
+                        ends_at_s=self._end_of(replica),
+                        throughput=replica.offer.throughput,
                     )
                 )
         return RoutingSnapshot(self._version, tuple(targets))
+
+    def _end_of(self, replica: Replica) -> float | None:
+        """When it is taken away at the latest: by its cloud's notice, or by us once it has had its time to drain."""
+        ends_s = [replica.notice.deadline_s] if replica.notice else []
+        if replica.state is State.DRAINING:
+            ends_s.append(replica.since_s + self._parts.spec.timeouts.drain)
+        return min(ends_s, default=None)
 
     def troubles(self) -> list[str]:
         """What is wrong with the clouds, each as a sentence; empty when all of them answer and grant or refuse."""
@@ -261,6 +270,13 @@ class Fleet:
                 begun.append(action)
                 self._parts.metrics.decided(action)
         return begun
+
+    def suspect(self, replica: ReplicaId) -> None:
+        """The requests on this replica were met with silence: have it probed at once, and its cloud asked."""
+        life = self._lives.get(replica)
+        if life is not None:
+            life.suspected()
+            self._inventory.ask_soon(life.replica.offer.cloud)
 
     async def terminate_all(self, why: str, *, clouds: Collection[str]) -> None:
         """Terminate every VM on these clouds, at once, and return when none is left."""

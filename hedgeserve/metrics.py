@@ -23,6 +23,7 @@ from hedgeserve.errors import (
 )
 from hedgeserve.policy.plan import Action, Drain, Launch, Rule, Terminate
 from hedgeserve.replica import Market, Replica, State, ZoneId
+from hedgeserve.tally import TallyCounter, TallyHistogram
 
 
 class Outcome(StrEnum):
@@ -46,6 +47,7 @@ class FailurePhase(StrEnum):
     STALL = "stall"  # it fell silent in the middle
     ABORT = "abort"  # it said itself that the answer is no real one
     VANISHED = "vanished"  # the replica is gone
+    MOVED = "moved"  # the stream left in time, before the replica was taken away
 
 
 _FAST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -90,28 +92,46 @@ class Metrics:
         ).set(1)
 
     def _request_metrics(self) -> None:
-        self._requests = self._counter("requests_total", "Requests that have ended", "route", "outcome", "code")
-        self._duration_s = self._histogram(
+        self._requests = self._tally("requests_total", "Requests that have ended", "route", "outcome", "code")
+        self._duration_s = self._spread(
             "request_duration_seconds", "From a request's head to the end of its answer", _FAST_S, "route"
         )
-        self._first_token_s = self._histogram(
+        self._first_token_s = self._spread(
             "time_to_first_token_seconds",
             "From a streamed request's head to the first byte of its answer",
             _FAST_S,
-        )
+        ).series()
         self._inflight = self._gauge("inflight_requests", "Requests that replicas are answering")
         self._queue_depth = self._gauge("queue_depth", "Requests that wait for a replica")
-        self._queue_wait_s = self._histogram(
+        self._queue_wait_s = self._spread(
             "queue_wait_seconds",
             "How long requests waited for a replica, those that did not have to included",
             _FAST_S,
-        )
+        ).series()
         self._upstream_failures = self._counter(
             "upstream_failures_total", "Attempts on replicas that failed", "phase"
         )
-        self._attempts = self._histogram(
+        self._attempts = self._spread(
             "request_attempts", "Replicas that were tried for one request", (1, 2, 3, 4, 6, 10, 20)
+        ).series()
+        self._resumptions = self._counter(
+            "resumptions_total", "Answers that another replica took up in their middle", "way", "result"
         )
+        self._moved = self._counter("streams_moved_total", "Streams that left a replica before it was taken away")
+        self._replayed = self._counter(
+            "replayed_tokens_total",
+            "Tokens that were generated twice, for answers that were taken up by another replica",
+        )
+        self._tokens = self._counter(
+            "answer_tokens_total", "Tokens of answers that clients were sent, as far as counted"
+        )
+        self._kept_bytes = self._gauge(
+            "failover_kept_bytes", "Memory for what running streams need to be continued"
+        )
+        self._prefix_bytes = self._gauge(
+            "prefix_memory_bytes", "Memory for the prompts' beginnings that are remembered"
+        )
+        self._connections = self._gauge("client_connections", "Connections of clients")
 
     def _fleet_metrics(self) -> None:
         self._replicas = self._gauge("replicas", "Replicas by state", "state", "market", "zone")
@@ -128,8 +148,8 @@ class Metrics:
     def expect_routes(self, routes: Iterable[str]) -> None:
         """Show these from the start, with 0, so that the rate of a first request can be seen."""
         for route in routes:
-            self._requests.labels(route, Outcome.OK, "200")
-            self._duration_s.labels(route)
+            self._requests.add(route, Outcome.OK, "200", by=0)
+            self._duration_s.series(route)
 
     def watch_load(self, *, inflight: Callable[[], int], queued: Callable[[], int]) -> None:
         """Ask these two at each scrape; counting itself costs requests nothing."""
@@ -138,11 +158,11 @@ class Metrics:
 
     def request_ended(self, route: str, outcome: Outcome, code: int) -> None:
         """A request has ended with this status (499: the client went away before there was one)."""
-        self._requests.labels(route, outcome, str(code)).inc()
+        self._requests.add(route, outcome, str(code))
 
     def request_took(self, route: str, duration_s: float, attempts: int, ttft_s: float | None) -> None:
         """A request that was meant for a replica has ended; ``ttft_s`` where it was streamed."""
-        self._duration_s.labels(route).observe(duration_s)
+        self._duration_s.series(route).observe(duration_s)
         if attempts:
             self._attempts.observe(attempts)
         if ttft_s is not None:
@@ -155,6 +175,30 @@ class Metrics:
     def upstream_failed(self, phase: FailurePhase) -> None:
         """One attempt on a replica has failed."""
         self._upstream_failures.labels(phase).inc()
+
+    def resumed(self, way: str, result: str) -> None:
+        """An answer was taken up (or not) by another replica, in this way of :mod:`failover`."""
+        self._resumptions.labels(way, result).inc()
+
+    def stream_moved(self) -> None:
+        """A stream left its replica before it was taken away."""
+        self._moved.inc()
+
+    def replayed(self, tokens: int) -> None:
+        """So many tokens had to be generated a second time."""
+        self._replayed.inc(tokens)
+
+    def answered_tokens(self, tokens: int) -> None:
+        """An answer has ended after so many tokens."""
+        self._tokens.inc(tokens)
+
+    def watch_memory(
+        self, *, kept: Callable[[], int], prefixes: Callable[[], int], connections: Callable[[], int]
+    ) -> None:
+        """Ask these at each scrape."""
+        self._kept_bytes.set_function(kept)
+        self._prefix_bytes.set_function(prefixes)
+        self._connections.set_function(connections)
 
     # Machines: for the fleet and the tick.
 
@@ -217,6 +261,18 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         self._described.append(Described(f"hedgeserve_{name}", "counter", labels, text))
         return Counter(f"hedgeserve_{name}", text, labels, registry=self._registry)
+
+    def _tally(self, name: str, text: str, *labels: str) -> TallyCounter:
+        self._described.append(Described(f"hedgeserve_{name}", "counter", labels, text))
+        made = TallyCounter(f"hedgeserve_{name}", text, labels)
+        self._registry.register(made)
+        return made
+
+    def _spread(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> TallyHistogram:
+        self._described.append(Described(f"hedgeserve_{name}", "histogram", labels, text))
+        made = TallyHistogram(f"hedgeserve_{name}", text, labels, bounds)
+        self._registry.register(made)
+        return made
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         self._described.append(Described(f"hedgeserve_{name}", "gauge", labels, text))

@@ -58,7 +58,7 @@ async def raw(house: House, data: bytes, *, until_seen: bytes = b"") -> bytes:
 
 async def test_the_body_passes_byte_for_byte_and_the_headers_that_may() -> None:
     """Odd spacing, unknown fields, order of keys: all as they were. Keys and hop-by-hop headers stay here."""
-    body = b'{ "model":"gpt-demo",\t"x" : 1.50, "messages":[] , "n":1}'
+    body = b'{ "model":"gpt-demo",\t"x" : 1.50, "messages":[] , "n":1, "max_tokens":8}'
     sent = {
         "Content-Type": "application/json",
         "Authorization": "Bearer client-secret",

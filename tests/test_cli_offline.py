@@ -226,9 +226,9 @@ def test_two_names_for_one_service_are_a_misuse(tmp_path: Path) -> None:
     assert "give one" in result.stderr
 
 
-def test_down_with_nothing_ever_started_there_says_so(tmp_path: Path) -> None:
+def test_down_with_nothing_ever_started_there_says_so(short_dir: Path) -> None:
     """No cloud is asked."""
-    result = run("down", write(tmp_path), "--yes")
+    result = run("down", write(short_dir), "--yes")
     assert result.exit_code == 1
     assert "nor has one ever run there" in result.stderr
 

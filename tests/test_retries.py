@@ -75,7 +75,7 @@ async def test_an_answer_in_one_piece_comes_whole_from_another_replica(failure: 
 
 async def test_a_large_body_reaches_the_second_replica_as_whole_as_the_first() -> None:
     """Several megabytes (pictures, long contexts), sent twice; a type of its own, or none, as the client said."""
-    body = json.dumps({"messages": "x" * 5_000_000}).encode()
+    body = json.dumps({"messages": "x" * 5_000_000, "max_tokens": 8}).encode()
     bad, good = bad_and_good(status(503))
     async with open_house(bad, good) as house:
         headers = {"Content-Type": "application/json"}
@@ -141,10 +141,21 @@ async def test_a_request_waits_for_a_new_replica_when_its_own_has_vanished() -> 
 
 async def test_the_only_replica_is_asked_again_after_a_pause() -> None:
     """It failed once; there is no other, so it gets a second chance."""
-    only = Engine("only").then(status(500), dropped)
+    only = Engine("only").then(status(500), status(500))
     async with open_house(only) as house:
         reply = await house.ask()
         assert (reply.status, reply.headers["x-hedgeserve-attempts"]) == (200, "3")
+
+
+async def test_a_connection_that_was_closed_while_it_was_idle_is_no_fault_of_its_replica() -> None:
+    """The request goes out again on a fresh one, and nobody is avoided for it."""
+    only = Engine("only")
+    async with open_house(only) as house:
+        assert (await house.ask()).status == 200
+        only.then(dropped)
+        reply = await house.ask()
+        assert (reply.status, reply.headers["x-hedgeserve-attempts"]) == (200, "1")
+        assert house.count("upstream_failures_total") == 0
 
 
 async def test_an_unreachable_replica_does_not_use_up_the_attempts() -> None:

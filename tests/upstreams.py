@@ -209,7 +209,7 @@ class House:
 
     async def ask(self, path: str = CHAT, *, stream: bool = False, **fields: Any) -> "Reply":
         """POST a request and read all of the answer."""
-        body = {"model": "demo", "messages": [], "stream": stream, **fields}
+        body = {"model": "demo", "messages": [], "stream": stream, "max_tokens": 16, **fields}
         async with self.http.post(self.balancer.url + path, json=body) as response:
             return await Reply.read(response)
 
@@ -274,7 +274,15 @@ def make_spec(**tables: dict[str, Any]) -> Spec:
         "service": {"listen": "127.0.0.1:0"},
         "model": {"id": "demo", "aliases": ["gpt-demo"], "engine": "demo"},
         "pools": [{"cloud": "local", "zones": ["east/a"]}],
-        "timeouts": {"connect": "1s", "first_byte": "5s", "stall": "5s", "queue": "5s", "total": "20s"},
+        "routing": {"engine_metrics": "1h"},  # the small engines here play their script for whoever asks
+        "timeouts": {
+            "connect": "1s",
+            "request_head": "5s",
+            "first_byte": "5s",
+            "stall": "5s",
+            "queue": "5s",
+            "total": "20s",
+        },
     }
     for table, changes in tables.items():
         given[table] = {**given.get(table, {}), **changes}
@@ -287,6 +295,7 @@ async def open_house(
     api_keys: frozenset[str] = frozenset(),
     boot_eta_s: float | None = None,
     own_trust: ssl.SSLContext | None = None,
+    on_silence: Callable[[ReplicaId], None] = lambda replica: None,
     **tables: dict[str, Any],
 ) -> AsyncIterator[House]:
     """A house in which these engines run and are shown as ready."""
@@ -300,6 +309,7 @@ async def open_house(
             api_keys=api_keys,
             boot_eta_s=lambda: boot_eta_s,
             on_wait=lambda: waits.append(None),
+            on_silence=on_silence,
             own_trust=own_trust,
         )
         await balancer.start()

@@ -1,16 +1,17 @@
 """``hedgeserve serve``: runs a service in this process, tells the terminal about it, and stops on Ctrl-C."""
 
 import asyncio
+import gc
 import json
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 import click
 import structlog
@@ -47,13 +48,32 @@ def serve_spec(
     if live:
         console = Console(highlight=False)
         configure_logging(cast(TextIO, _AboveLive(console)), as_json=False, level=level)
-        asyncio.run(_serve(service, spec, bool(api_keys), _talk, console))
+        _run(_serve(service, spec, bool(api_keys), _talk, console))
     else:
         as_json = log_format == "json"
         configure_logging(sys.stderr, as_json=as_json, level=level)
         # Whoever reads JSON from stderr should not meet another line there.
         say = structlog.get_logger("hedgeserve.cli").info if as_json else _talk
-        asyncio.run(_serve(service, spec, bool(api_keys), say, None))
+        _run(_serve(service, spec, bool(api_keys), say, None))
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    """Run it on uvloop, where a streamed token costs half as much, or on asyncio's own loop if that is missing."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        asyncio.run(main)
+        return
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main)
+
+
+def _settle() -> None:
+    """What is there by now stays: the garbage collector need not look through it all again and again, a tenth of a
+    second each time, with every stream waiting for it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _talk(message: str) -> None:
@@ -72,6 +92,7 @@ async def _serve(
             view = _View(service, console)
             await stack.enter_async_context(view)
         async with service:
+            _settle()
             click.echo(_welcome(service.url, spec, keys=keys), file=cast(TextIO, Steady(sys.stdout)))
             stopper.started = True
             if console is not None:

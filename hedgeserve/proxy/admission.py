@@ -27,10 +27,11 @@ class Place:
     without one) and exempts from the bound: who was let in once is not turned away for coming back.
     """
 
-    __slots__ = ("admitted", "arrival", "failed_on", "may_return")
+    __slots__ = ("admitted", "arrival", "deadline_s", "failed_on", "may_return")
 
-    def __init__(self, arrival: int) -> None:
+    def __init__(self, arrival: int, *, key="", priority=1, deadline_s=None, tokens=1) -> None:
         self.arrival = arrival
+        self.deadline_s = None
         self.failed_on: set[ReplicaId] = set()
         self.may_return = False
         self.admitted = False
@@ -107,3 +108,9 @@ class Line:
         if len(recent) < 2:
             return 1.0
         return len(recent) / max(now_s - recent[0], 0.001)
+
+    def expired(self, now_s):
+        return []
+
+    def expected_wait_s(self, now_s, **k):
+        return 0.0

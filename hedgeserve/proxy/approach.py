@@ -9,7 +9,7 @@ it comes out the same.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from hedgeserve.proxy.collect import as_stream
 from hedgeserve.proxy.routes import Forwarded
@@ -18,6 +18,8 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 _COMPLETION_TOKENS = 16
 """What vLLM's ``/v1/completions`` generates where ``max_tokens`` is not said, or null."""
+_LARGEST_COLLECTED_BYTES = 2**20
+"""A body that is asked of the replica as a stream is written anew, and other streams must not wait for that."""
 _GREEDY_BELOW = 1e-5
 """Temperatures below this are none to vLLM."""
 
@@ -41,8 +43,7 @@ class Way(StrEnum):
     NONE = "none"  # not at all, once it has begun
 
 
-@dataclass(frozen=True, slots=True)
-class Approach:
+class Approach(NamedTuple):
     """How one request is asked for, and what can be done should its replica fail."""
 
     way: Way
@@ -104,7 +105,11 @@ def approach(
                 repeatable = True
             else:
                 way, why = Way.NONE, why + ", and sampling without a seed does not repeat itself"
-    collect = not streams and way is not Way.NONE
+    collect = not streams and way is not Way.NONE and len(body) <= _LARGEST_COLLECTED_BYTES
+    if not streams and not collect:
+        return Approach(
+            Way.NONE, why or "an answer to a large body is asked for anew", body, False, expects, estimate
+        )
     if collect and way is Way.REPLAY and fields.get("return_token_ids") is True:
         # Their ids are not kept.
         return Approach(Way.NONE, why, body, False, expects, estimate)

@@ -1,4 +1,4 @@
-"""The client's side of an exchange, on aiohttp's server."""
+"""The answers that HedgeServe gives itself, on aiohttp's server."""
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -14,10 +14,7 @@ class ClientGone(Exception):
 
 
 class Client:
-    """One request's answer, sent as it comes; every answer carries ``x-request-id`` and our name as server.
-
-    ``closing`` ends the connection after the answer.
-    """
+    """One request's answer, with ``x-request-id`` and our name as server; ``closing`` ends the connection."""
 
     def __init__(self, request: web.BaseRequest, request_id: str, *, closing: bool) -> None:
         self._request = request
@@ -38,48 +35,21 @@ class Client:
         assert self._response is not None, "a request was left without an answer"
         return self._response
 
-    async def begin(self, status: int, headers: Headers) -> None:
-        """Send the head of an answer whose length is not known yet."""
-        await self._start(web.StreamResponse(status=status, headers=self._all(headers)))
-
-    async def send(self, data: bytes) -> None:
-        """Send more; returns when the client keeps up."""
-        try:
-            await self.response.write(data)
-        except ConnectionError as error:
-            raise ClientGone from error
-
-    async def end(self) -> None:
-        """The answer is whole."""
-        try:
-            await self.response.write_eof()
-        except ConnectionError as error:
-            raise ClientGone from error
-
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole answer."""
-        await self._start(web.Response(status=status, headers=self._all(headers), body=body))
-        await self.end()
+        named = CIMultiDict([*headers, ("X-Request-Id", self.request_id), ("Server", "hedgeserve")])
+        response = web.Response(status=status, headers=named, body=body)
+        self._response = response
+        self.status = status
+        if self._closing:
+            response.force_close()
+        try:
+            await response.prepare(self._request)
+            await response.write_eof()
+        except ConnectionError as error:
+            raise ClientGone from error
 
     async def refuse(self, refused: Refused, headers: Headers) -> None:
         """Send an error of ours."""
         self._closing = self._closing or refused.close
         await self.whole(refused.code.status, [_JSON, *refused.headers, *headers], refused.body())
-
-    def abort(self) -> None:
-        """Break the connection at once."""
-        if self._request.transport is not None:
-            self._request.transport.abort()
-
-    async def _start(self, response: web.StreamResponse) -> None:
-        self._response = response
-        self.status = response.status
-        if self._closing:
-            response.force_close()
-        try:
-            await response.prepare(self._request)
-        except ConnectionError as error:
-            raise ClientGone from error
-
-    def _all(self, headers: Headers) -> CIMultiDict[str]:
-        return CIMultiDict([*headers, ("X-Request-Id", self.request_id), ("Server", "hedgeserve")])

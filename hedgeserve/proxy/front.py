@@ -1,6 +1,5 @@
-"""What each path of the endpoint answers: checks, models and health here, everything else by an exchange."""
+"""What HedgeServe itself answers on the endpoint, with aiohttp: checks, models, metrics, and what is not there."""
 
-import asyncio
 import ipaddress
 import json
 import time
@@ -9,25 +8,22 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 import structlog
-from aiohttp import HttpVersion11, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import web
 
 from hedgeserve.metrics import Metrics, Outcome
 from hedgeserve.proxy.client import Client, ClientGone
-from hedgeserve.proxy.exchange import Exchanges, Report
+from hedgeserve.proxy.exchange import outcome_of
 from hedgeserve.proxy.headers import request_id
-from hedgeserve.proxy.incoming import read_body, require_model, understand
+from hedgeserve.proxy.incoming import require_model
 from hedgeserve.proxy.keys import Keys
 from hedgeserve.proxy.replies import Code, Refused
-from hedgeserve.proxy.routes import FORWARDED, MODELS, OTHER, OWN, Forwarded
+from hedgeserve.proxy.routes import FORWARDED, MODELS, OTHER, OWN
 from hedgeserve.spec import Spec
 
 _log = structlog.get_logger(__name__)
 
 _JSON = ("Content-Type", "application/json")
 _CLIENT_CLOSED = 499  # nginx's number for it; in logs and metrics only
-_BODY_STALL_S = 30.0
-_OUTCOMES = {429: Outcome.SHED, 500: Outcome.INTERNAL_ERROR, 503: Outcome.SHED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,109 +38,38 @@ class Standing:
 
 
 class Front:
-    """Answers every request that reaches the endpoint, and tells of each: one log line, the metrics."""
+    """Answers what is not for replicas, and tells of each: one log line, the metrics."""
 
-    def __init__(self, spec: Spec, keys: Keys, exchanges: Exchanges, metrics: Metrics, standing: Standing) -> None:
+    def __init__(self, spec: Spec, keys: Keys, metrics: Metrics, standing: Standing) -> None:
         self._names = (spec.model.id, *spec.model.aliases)
         self._limits = spec.limits
         self._keys = keys
-        self._exchanges = exchanges
         self._metrics = metrics
         self._standing = standing
         self._since = int(time.time())
-        self._active = 0
-        self._all_done = asyncio.Event()
-        self._all_done.set()
-
-    @property
-    def active(self) -> int:
-        """Requests meant for replicas that are being answered or wait."""
-        return self._active
-
-    async def wait_done(self) -> None:
-        """Return once there are none of them."""
-        await self._all_done.wait()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request."""
-        started_s = self._exchanges.now_s()
-        client = Client(
-            request, request_id(request.headers), closing=self._standing.draining_retry_s() is not None
-        )
-        report = Report()
-        forwarded = FORWARDED.get(request.path) if request.method == "POST" else None
-        if forwarded is not None:
-            self._active += 1
-            self._all_done.clear()
+        """Answer one request; its connection is closed after it."""
+        client = Client(request, request_id(request.headers.get("X-Request-Id", "").encode()), closing=True)
+        outcome = Outcome.OK
         try:
-            await self._answer(request, forwarded, client, report)
-        except ClientGone:
-            report.outcome = Outcome.CANCELLED
-        except asyncio.CancelledError:
-            report.outcome = Outcome.CANCELLED
-            raise
-        finally:
-            if forwarded is not None:
-                self._active -= 1
-                if not self._active:
-                    self._all_done.set()
-            self._tell(request, forwarded, client, report, started_s)
-        return client.response if client.begun else web.Response()
-
-    async def _answer(
-        self, request: web.BaseRequest, forwarded: Forwarded | None, client: Client, report: Report
-    ) -> None:
-        try:
-            if forwarded is not None:
-                await self._forward(request, forwarded, client, report)
-            else:
-                await self._answer_ourselves(request, client)
-                report.outcome = Outcome.OK
+            await self._answer_ourselves(request, client)
         except Refused as refused:
-            report.outcome = _OUTCOMES.get(
-                refused.code.status,
-                Outcome.CLIENT_ERROR if refused.code.status < 500 else Outcome.UPSTREAM_ERROR,
-            )
-            await client.refuse(refused, _attempts(report))
+            outcome = outcome_of(refused.code)
+            await client.refuse(refused, [])
         except ClientGone:
-            raise
+            outcome = Outcome.CANCELLED
         except Exception:
             _log.exception("a request failed through a mistake of ours", path=request.path)
-            report.outcome = Outcome.INTERNAL_ERROR
-            if client.begun:
-                client.abort()
-            else:
+            outcome = Outcome.INTERNAL_ERROR
+            if not client.begun:
                 await client.refuse(Refused(Code.INTERNAL_ERROR, "HedgeServe failed to answer this request."), [])
-
-    async def _forward(self, request: web.BaseRequest, route: Forwarded, client: Client, report: Report) -> None:
-        self._refuse_upgrade(request)
-        self._require_key(request)
-        retry_s = self._standing.draining_retry_s()
-        if retry_s is not None:
-            raise Refused(
-                Code.SHUTTING_DOWN,
-                "The service is stopping and takes no new requests.",
-                retry_after_s=retry_s,
-                close=True,
-            )
-        await self._say_continue(request)
-        try:
-            body = await read_body(
-                request.content,
-                declared=request.content_length,
-                limit=self._limits.max_body,
-                stall_s=_BODY_STALL_S,
-            )
-        except (web.RequestPayloadError, HttpProcessingError) as error:
-            raise Refused(Code.BAD_REQUEST, f"The request body is not valid HTTP: {error}.", close=True) from None
-        query = request.rel_url.raw_query_string
-        path = f"{route.path}?{query}" if query else route.path
-        ask = understand(route, path, request.headers, body, client.request_id, self._names)
-        await self._exchanges.run(ask, client, report)
+        finally:
+            self._tell(request, client, outcome)
+        return client.response if client.begun else web.Response()
 
     async def _answer_ourselves(self, request: web.BaseRequest, client: Client) -> None:
         path = request.path
-        self._refuse_upgrade(request)
         if path in FORWARDED:
             raise _wrong_method(request, "POST")
         if path not in OWN and not path.startswith(f"{MODELS}/"):
@@ -202,7 +127,7 @@ class Front:
         }
 
     def _require_key(self, request: web.BaseRequest) -> None:
-        if not self._keys.accept(request.headers):
+        if self._keys.who([(name.lower(), name, value) for name, value in request.raw_headers]) is None:
             raise Refused(
                 Code.INVALID_API_KEY,
                 "The API key is missing or wrong; send one as `Authorization: Bearer <key>`.",
@@ -219,60 +144,12 @@ class Front:
             )
         self._require_key(request)
 
-    @staticmethod
-    def _refuse_upgrade(request: web.BaseRequest) -> None:
-        upgrade = request.headers.get("Upgrade")
-        if upgrade is not None and "upgrade" in request.headers.get("Connection", "").lower():
-            raise Refused(
-                Code.UPGRADE_NOT_SUPPORTED,
-                f'Upgrade to "{upgrade[:40]}" is not supported here; send plain HTTP requests.',
-                close=True,
-            )
-
-    async def _say_continue(self, request: web.BaseRequest) -> None:
-        expected = request.headers.get("Expect")
-        if expected is None or request.version < HttpVersion11:
-            return
-        if expected.lower() != "100-continue":
-            raise Refused(
-                Code.EXPECTATION_FAILED, 'The only "Expect" that is understood is "100-continue".', close=True
-            )
-        if (request.content_length or 0) <= self._limits.max_body:
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0  # what follows is still the beginning of the answer
-
-    def _tell(
-        self,
-        request: web.BaseRequest,
-        forwarded: Forwarded | None,
-        client: Client,
-        report: Report,
-        started_s: float,
-    ) -> None:
-        duration_s = self._exchanges.now_s() - started_s
+    def _tell(self, request: web.BaseRequest, client: Client, outcome: Outcome) -> None:
         path = request.path
         route = path if path in FORWARDED or path in OWN else MODELS if path.startswith(f"{MODELS}/") else OTHER
         code = client.status or _CLIENT_CLOSED
-        self._metrics.request_ended(route, report.outcome, code)
-        if forwarded is None:
-            _log.debug("request", request_id=client.request_id, route=route, status=code)
-            return
-        self._metrics.request_took(route, duration_s, report.attempts, report.ttft_s)
-        _log.info(
-            "request",
-            request_id=client.request_id,
-            route=route,
-            status=code,
-            outcome=str(report.outcome),
-            replica=report.replica or None,
-            attempts=report.attempts,
-            duration_s=round(duration_s, 4),
-            ttft_s=None if report.ttft_s is None else round(report.ttft_s, 4),
-        )
-
-
-def _attempts(report: Report) -> list[tuple[str, str]]:
-    return [("X-HedgeServe-Attempts", str(report.attempts))] if report.attempts else []
+        self._metrics.request_ended(route, outcome, code)
+        _log.debug("request", request_id=client.request_id, route=route, status=code)
 
 
 def _wrong_method(request: web.BaseRequest, allowed: str) -> Refused:

@@ -1,70 +1,57 @@
-"""A client's request, read within its bounds and understood as far as a balancer must: model, stream, choices."""
+"""A client's request, understood as far as a balancer must: model, stream, who asks, how urgent it is."""
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from hedgeserve.proxy.failover import Approach
 from hedgeserve.proxy.replies import Code, Refused
 from hedgeserve.proxy.routes import Forwarded
+from hedgeserve.proxy.routing import Wants
 from hedgeserve.units import format_bytes, format_duration
 
 _SHOWN = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A request for a replica, as far as it is understood; ``body`` is passed on byte for byte."""
+@dataclass(slots=True)
+class Understood:
+    """What a body asks for, as far as a balancer must know."""
 
-    route: Forwarded
-    path: str
-    headers: Mapping[str, str]
-    body: bytes
-    request_id: str
+    fields: Mapping[str, Any]
     stream: bool
     choices: int
 
 
-class Readable(Protocol):
-    """Where a body comes from."""
+@dataclass(slots=True)
+class Ask:
+    """A request for a replica, as far as it is understood.
 
-    async def readany(self) -> bytes:
-        """The next bytes; empty at the end."""
-
-
-async def read_body(content: Readable, *, declared: int | None, limit: int, stall_s: float) -> bytes:
-    """The whole body, at most ``limit`` bytes of it, no pause longer than ``stall_s``.
-
-    Raises:
-        Refused: It is larger (said before it is read where its length is declared), or did not come.
+    ``lines`` are the headers that go along, ``key`` names the client (no secret), ``patient`` is true where an
+    answer comes in one piece when all of it is there, so that silence says nothing.
     """
-    if declared is not None and declared > limit:
-        raise _too_large(limit)
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        while True:
-            async with asyncio.timeout(stall_s):
-                chunk = await content.readany()
-            if not chunk:
-                return b"".join(chunks)
-            size += len(chunk)
-            if size > limit:
-                raise _too_large(limit)
-            chunks.append(chunk)
-    except TimeoutError:
-        raise Refused(
-            Code.REQUEST_TIMEOUT,
-            f"The request body stopped coming for {format_duration(stall_s)}; send it again.",
-            close=True,
-        ) from None
+
+    route: Forwarded
+    raw_path: bytes
+    lines: bytes
+    request_id: str
+    understood: Understood
+    approach: Approach
+    wants: Wants
+    patient: bool
+    expects: int | None = None
+    key: str = ""
+    priority: int = 1
+    deadline_s: float | None = None
+
+    @property
+    def stream(self) -> bool:
+        """Whether the client wants a stream."""
+        return self.understood.stream
 
 
-def understand(
-    route: Forwarded, path: str, headers: Mapping[str, str], body: bytes, request_id: str, names: Sequence[str]
-) -> Ask:
-    """The request that these bytes are; ``names`` are the names under which the model may be asked for.
+def understand(body: bytes, names: Sequence[str]) -> Understood:
+    """What these bytes ask for; ``names`` are the names under which the model may be asked for.
 
     Raises:
         Refused: Not a JSON object, a value of the wrong type, or another model.
@@ -78,7 +65,7 @@ def understand(
         if not isinstance(model, str):
             raise _wrong_type("model", "a string", model)
         require_model(model, names)
-    return Ask(route, path, headers, body, request_id, bool(stream), _choices(fields))
+    return Understood(fields, bool(stream), _choices(fields))
 
 
 def require_model(model: str, names: Sequence[str]) -> None:
@@ -94,7 +81,7 @@ def require_model(model: str, names: Sequence[str]) -> None:
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        fields = json.loads(body)
+        fields = json.loads(body.decode())
     except json.JSONDecodeError as error:
         what = "is empty" if not body.strip() else f"is not valid JSON: {error}"
         raise Refused(Code.INVALID_JSON, f"The request body {what}; send a JSON object.") from None
@@ -143,9 +130,19 @@ def _json_type(value: object) -> str:
             return "an object"
 
 
-def _too_large(limit: int) -> Refused:
+def too_large(limit: int) -> Refused:
+    """The answer to a body that is larger than this."""
     return Refused(
         Code.BODY_TOO_LARGE,
         f"The request body is larger than {format_bytes(limit)}, the most that is taken here.",
+        close=True,
+    )
+
+
+def too_slow(stall_s: float) -> Refused:
+    """The answer to a body that stopped coming for this long."""
+    return Refused(
+        Code.REQUEST_TIMEOUT,
+        f"The request body stopped coming for {format_duration(stall_s)}; send it again.",
         close=True,
     )

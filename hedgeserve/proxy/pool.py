@@ -5,64 +5,94 @@ is released, once. An id that vanishes and comes back (a server that somebody el
 """
 
 import asyncio
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+import ssl
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from hedgeserve.proxy.routing import pick
+from hedgeserve.proxy.breaker import Breaker
+from hedgeserve.proxy.routing import Candidate, Router, Wants
+from hedgeserve.proxy.wire import Endpoint
 from hedgeserve.replica import ReplicaId, RouteTarget, RoutingSnapshot
 
-_FIRST_SHUN_S = 1.0
-_LONGEST_SHUN_S = 15.0
 
+class Incarnation:
+    """One target from the snapshot in which it appeared to the one in which it is missing.
 
-@dataclass(slots=True, eq=False)
-class _Incarnation:
-    """One target from the snapshot in which it appeared to the one in which it is missing."""
+    ``beats`` changes whenever anything comes from it, of whatever request: silence of all of them is told by it.
+    """
 
-    target: RouteTarget
-    leases: set["Lease"] = field(default_factory=set)
-    last_used: int = 0
-    failures: int = 0
-    shunned_until_s: float = 0.0
-    vanished: bool = False
+    __slots__ = ("answers", "breaker", "candidate", "endpoint", "leases", "suspected", "vanished")
+
+    def __init__(self, target: RouteTarget, endpoint: Endpoint) -> None:
+        self.candidate = Candidate(target)
+        self.endpoint = endpoint
+        self.breaker = Breaker()
+        self.leases: set[Lease] = set()
+        self.answers = 0
+        self.suspected = False
+        self.vanished = False
+
+    @property
+    def target(self) -> RouteTarget:
+        """The replica as the last snapshot showed it."""
+        return self.candidate.target
+
+    @property
+    def beats(self) -> int:
+        """A sign of life."""
+        return self.answers + sum(link.beats for link in self.endpoint.links)
 
 
 class Lease:
-    """One attempt's slot on one incarnation; as a context manager it is given back at the end, whatever happens.
+    """One attempt's slot on one incarnation; to be released at the end, whatever happens.
 
     ``on_vanish`` is called at once when the incarnation leaves the snapshot.
     """
 
-    __slots__ = ("_incarnation", "_pool", "on_vanish", "released", "target")
+    __slots__ = ("_pool", "incarnation", "on_vanish", "released", "tokens")
 
-    def __init__(self, pool: "Pool", incarnation: _Incarnation) -> None:
-        self.target = incarnation.target
+    def __init__(self, pool: "Pool", incarnation: Incarnation, tokens: int) -> None:
+        self._pool = pool
+        self.incarnation = incarnation
         self.on_vanish: Callable[[], None] | None = None
         self.released = False
-        self._pool = pool
-        self._incarnation = incarnation
+        self.tokens = tokens
+        incarnation.leases.add(self)
+        incarnation.candidate.requests += 1
+        incarnation.candidate.tokens += tokens
+
+    @property
+    def target(self) -> RouteTarget:
+        """The replica, as the last snapshot showed it."""
+        return self.incarnation.candidate.target
 
     @property
     def vanished(self) -> bool:
         """Whether the replica is gone."""
-        return self._incarnation.vanished
+        return self.incarnation.vanished
+
+    def expect(self, tokens: int) -> None:
+        """So much work is still to be done for this attempt."""
+        if not self.released:
+            self.incarnation.candidate.tokens += tokens - self.tokens
+            self.tokens = tokens
 
     def failed(self) -> None:
         """The replica failed this attempt: others come first for a while, longer each time in a row."""
-        self._pool.shun(self._incarnation)
+        self._pool.shun(self.incarnation)
 
     def worked(self) -> None:
         """The replica has answered: it is as good as any."""
-        self._incarnation.failures = 0
-        self._incarnation.shunned_until_s = 0.0
+        if self.incarnation.candidate.shunned_until_s:
+            self.incarnation.breaker.worked()
+            self.incarnation.candidate.shunned_until_s = 0.0
 
     def release(self) -> None:
         """Give the slot back; a second time does nothing."""
         if not self.released:
             self.released = True
-            self._pool.released(self, self._incarnation)
+            self._pool.released(self, self.incarnation)
 
     def __enter__(self) -> Self:
         return self
@@ -77,27 +107,43 @@ class Pool:
     """All incarnations that the balancer knows, and the slots that requests hold on them.
 
     ``on_free`` is called whenever a slot becomes free or the replicas change. ``now_s`` is a monotonic clock.
+    ``own_trust`` is what replicas with ``own_tls`` are verified with.
     """
 
-    def __init__(self, *, limit: int, now_s: Callable[[], float], on_free: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        router: Router,
+        *,
+        limit: int,
+        now_s: Callable[[], float],
+        on_free: Callable[[], None],
+        own_trust: ssl.SSLContext | None = None,
+    ) -> None:
+        self._router = router
         self._limit = limit
         self._now_s = now_s
         self._on_free = on_free
-        self._known: dict[ReplicaId, _Incarnation] = {}
-        self._leaving: list[_Incarnation] = []
+        self._own_trust = own_trust or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which believes nobody
+        self._public_trust: ssl.SSLContext | None = None
+        self._known: dict[ReplicaId, Incarnation] = {}
+        self._by_candidate: dict[int, Incarnation] = {}
+        self._candidates: list[Candidate] = []
+        self._leaving: list[Incarnation] = []
         self._uses = 0
         self._idle: dict[ReplicaId, asyncio.Event] = {}
         self._version = -1
-
-    @property
-    def ready(self) -> bool:
+        self.ready = False
         """Whether any replica takes new requests."""
-        return any(incarnation.target.accepting for incarnation in self._known.values())
 
     @property
     def in_flight(self) -> int:
         """Requests that replicas are answering, all together."""
         return sum(len(incarnation.leases) for incarnation in (*self._known.values(), *self._leaving))
+
+    @property
+    def incarnations(self) -> tuple[Incarnation, ...]:
+        """All that the last snapshot showed."""
+        return tuple(self._known.values())
 
     def has(self, replica: ReplicaId) -> bool:
         """Whether this replica is in the snapshot and takes new requests."""
@@ -114,37 +160,33 @@ class Pool:
         for target in snapshot.targets:
             incarnation = before.get(target.id)
             if incarnation is None or incarnation.target.url != target.url:
-                incarnation = _Incarnation(target)
+                incarnation = Incarnation(target, Endpoint.of(target, self._own_trust, self._get_public_trust))
             else:
                 del before[target.id]
-                incarnation.target = target
+                self._renew(incarnation, target)
             self._known[target.id] = incarnation
+        self._candidates = [incarnation.candidate for incarnation in self._known.values()]
+        self._by_candidate = {id(each.candidate): each for each in self._known.values()}
+        self.ready = any(incarnation.target.accepting for incarnation in self._known.values())
         for incarnation in before.values():
             self._vanish(incarnation)
         self._on_free()
 
-    def take(self, failed_on: Collection[ReplicaId], *, may_return: bool) -> Lease | None:
-        """A slot on the best replica for a request that ``failed_on`` these; None while there is none."""
-        now_s = self._now_s()
-        target = pick(
-            [incarnation.target for incarnation in self._known.values()],
-            {replica: len(incarnation.leases) for replica, incarnation in self._known.items()},
-            failed_on,
-            limit=self._limit,
-            last_used={replica: incarnation.last_used for replica, incarnation in self._known.items()},
-            shunned=[
-                replica for replica, incarnation in self._known.items() if incarnation.shunned_until_s > now_s
-            ],
-            fall_back=may_return,
-        )
-        if target is None:
+    def _renew(self, incarnation: Incarnation, target: RouteTarget) -> None:
+        old = incarnation.target
+        if (old.api_key, old.own_tls) != (target.api_key, target.own_tls):
+            incarnation.endpoint.close()
+            incarnation.endpoint = Endpoint.of(target, self._own_trust, self._get_public_trust)
+        incarnation.candidate.target = target
+
+    def take(self, wants: Wants) -> Lease | None:
+        """A slot on the best replica for a request; None while there is none."""
+        candidate = self._router.pick(self._candidates, wants, limit=self._limit, now_s=self._now_s())
+        if candidate is None:
             return None
-        incarnation = self._known[target.id]
         self._uses += 1
-        incarnation.last_used = self._uses
-        lease = Lease(self, incarnation)
-        incarnation.leases.add(lease)
-        return lease
+        candidate.last_used = self._uses
+        return Lease(self, self._by_candidate[id(candidate)], wants.tokens)
 
     def outstanding(self, replica: ReplicaId) -> int:
         """How many requests this replica is answering; 0 for one that was never seen."""
@@ -157,15 +199,33 @@ class Pool:
         while self.outstanding(replica):
             await self._idle.setdefault(replica, asyncio.Event()).wait()
 
-    def shun(self, incarnation: _Incarnation) -> None:
-        """Send requests elsewhere first for 1 s, twice as long for each further failure in a row, 15 s at most."""
-        pause_s = min(_FIRST_SHUN_S * 2**incarnation.failures, _LONGEST_SHUN_S)
-        incarnation.failures = min(incarnation.failures + 1, 8)
-        incarnation.shunned_until_s = self._now_s() + pause_s
+    def shun(self, incarnation: Incarnation) -> None:
+        """Send requests elsewhere first, for as long as its breaker says."""
+        incarnation.candidate.shunned_until_s = incarnation.breaker.failed(self._now_s())
 
-    def released(self, lease: Lease, incarnation: _Incarnation) -> None:
+    def give_up(self, incarnation: Incarnation) -> None:
+        """It does not answer any more: all that it was answering fails now, and others come first for a while.
+
+        It may come back (the snapshot still shows it): only the fleet, which asks its cloud, can say that it is
+        gone.
+        """
+        self.shun(incarnation)
+        self._tell_leases(incarnation)
+        for link in tuple(incarnation.endpoint.links):
+            link.abort()
+
+    def close(self) -> None:
+        """Close all connections."""
+        for incarnation in (*self._known.values(), *self._leaving):
+            incarnation.endpoint.close()
+            for link in tuple(incarnation.endpoint.links):
+                link.abort()
+
+    def released(self, lease: Lease, incarnation: Incarnation) -> None:
         """Called by the lease, once."""
         incarnation.leases.discard(lease)
+        incarnation.candidate.requests -= 1
+        incarnation.candidate.tokens -= lease.tokens
         if not incarnation.leases and incarnation.vanished:
             self._leaving.remove(incarnation)
         replica = incarnation.target.id
@@ -173,10 +233,21 @@ class Pool:
             self._idle.pop(replica).set()
         self._on_free()
 
-    def _vanish(self, incarnation: _Incarnation) -> None:
+    def _vanish(self, incarnation: Incarnation) -> None:
         incarnation.vanished = True
+        incarnation.endpoint.close()
+        self._router.forget(incarnation.target.id)
         if incarnation.leases:
             self._leaving.append(incarnation)
+        self._tell_leases(incarnation)
+
+    @staticmethod
+    def _tell_leases(incarnation: Incarnation) -> None:
         for lease in tuple(incarnation.leases):
             if lease.on_vanish is not None:
                 lease.on_vanish()
+
+    def _get_public_trust(self) -> ssl.SSLContext:
+        if self._public_trust is None:
+            self._public_trust = ssl.create_default_context()
+        return self._public_trust

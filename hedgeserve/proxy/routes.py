@@ -1,6 +1,6 @@
 """The paths that clients may ask for; everything else is a 404. The table is also the metrics' list of routes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hedgeserve.proxy.verdict import Dialect
 
@@ -15,6 +15,10 @@ class Forwarded:
     path: str
     dialect: Dialect = Dialect.CHOICES
     generates: bool = False
+    raw_path: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "raw_path", self.path.encode())
 
 
 _FORWARDED = (

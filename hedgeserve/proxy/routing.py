@@ -40,3 +40,80 @@ def pick(
         if best_rank is None or rank < best_rank:
             best, best_rank = target, rank
     return best
+
+
+from dataclasses import dataclass
+
+
+class Candidate:
+    __slots__ = (
+        "cache_usage",
+        "last_used",
+        "requests",
+        "rtt_s",
+        "shunned_until_s",
+        "target",
+        "tokens",
+        "told_at_s",
+        "waiting",
+    )
+
+    def __init__(self, target):
+        self.target = target
+        self.requests = 0
+        self.tokens = 0
+        self.last_used = 0
+        self.shunned_until_s = 0.0
+        self.waiting = self.cache_usage = None
+        self.told_at_s = 0.0
+        self.rtt_s = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    tokens: int = 1
+    prefix: bytes = b""
+    session: str = ""
+    urgent: bool = False
+    avoid: frozenset = frozenset()
+    may_return: bool = False
+
+
+class Router:
+    note = ""
+    memory_bytes = 0
+
+    def pick(self, candidates, wants, *, limit, now_s):
+        avoid = wants.avoid
+        best = None
+        best_load = 0.0
+        plain = not avoid
+        if plain:
+            for c in candidates:
+                t = c.target
+                if c.requests >= limit or not t.accepting or not t.preferred or c.shunned_until_s > now_s:
+                    if c.shunned_until_s > now_s or not t.preferred:
+                        plain = False
+                    continue
+                load = c.tokens / t.throughput
+                if best is None or load < best_load or (load == best_load and c.last_used < best.last_used):
+                    best, best_load = c, load
+            if best is not None:
+                return best
+        t = pick(
+            [c.target for c in candidates],
+            {c.target.id: c.requests for c in candidates},
+            wants.avoid,
+            limit=limit,
+            last_used={c.target.id: c.last_used for c in candidates},
+            shunned=[c.target.id for c in candidates if c.shunned_until_s > now_s],
+            fall_back=wants.may_return,
+        )
+        return None if t is None else next(c for c in candidates if c.target is t)
+
+    def forget(self, replica):
+        pass
+
+
+def make_router(spec, dice):
+    return Router()

@@ -1,41 +1,246 @@
-"""aiohttp's HTTP server, taught to speak of broken requests as we speak of everything else."""
+"""The listening sockets, and who looks after the time: everything that is accepted, swept and handed over.
 
-from aiohttp import web
-from multidict import CIMultiDict
+Connections are accepted many at a time: event loops take one in a turn, and a burst of new streams would queue up
+behind the bytes of those that run.
+"""
 
-from hedgeserve.proxy.replies import Code, Refused
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from hedgeserve.proxy.edge import Edge, Incoming, Running, date_line
+from hedgeserve.proxy.front import Front
+from hedgeserve.proxy.others import Others
+from hedgeserve.proxy.reception import Reception
+from hedgeserve.proxy.replies import Refused
+from hedgeserve.proxy.routes import FORWARDED
+
+_log = structlog.get_logger(__name__)
+
+_BACKLOG = 4096
+_ACCEPTED_AT_ONCE = 128
+_SWEEP_S = 0.1
+_FULL_PAUSE_S = 0.1
 
 
-class Protocol(web.RequestHandler):
-    """One connection. What cannot even be parsed is answered with our error body, never with text or HTML."""
+class Server:
+    """Listens, and is the :class:`~hedgeserve.proxy.edge.Host` of its connections.
 
-    def handle_error(
+    ``sweep`` is called some ten times a second with the monotonic time; connections are looked at every
+    ``edges_every_s``. Requests that are not for replicas are
+    handed to aiohttp, with their connection, which ends with that request.
+    """
+
+    def __init__(
         self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """The answer to a request that could not be handled; the connection is closed after it."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("half an answer has been sent; there is no room for an error")
-        if status >= 500:
-            refused = Refused(Code.INTERNAL_ERROR, "HedgeServe failed to answer this request.")
-        else:
-            told = (message or "").strip().partition("\n")[0].rstrip(" :")[:200]
-            refused = Refused(
-                Code.BAD_REQUEST,
-                f"The request is not valid HTTP: {told}." if told else "The request is not valid HTTP.",
-            )
-        headers = CIMultiDict({"Content-Type": "application/json", "Server": "hedgeserve"})
-        response = web.Response(status=refused.code.status, headers=headers, body=refused.body())
-        response.force_close()
-        return response
+        reception: Reception,
+        front: Front,
+        *,
+        tls: ssl.SSLContext | None,
+        max_connections: int,
+        max_head: int,
+        max_body: int,
+        head_s: float,
+        sweep: Callable[[float], None],
+        edges_every_s: float,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._reception = reception
+        self._tls = tls
+        self._max_connections = max_connections
+        self._make_edge = lambda: Edge(self, self._loop.time, max_head=max_head, max_body=max_body, head_s=head_s)
+        self._sweep = sweep
+        self._edges_every_s = edges_every_s
+        self._edges: set[Edge] = set()
+        self._sockets: list[socket.socket] = []
+        self._others = Others(front.handle, access_log=None, handler_cancellation=True)
+        self._group: asyncio.TaskGroup | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = asyncio.Event()
+        self._runner: asyncio.Task[None] | None = None
+        self.closing = False
+        self.date_line = date_line()
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """What is listened on."""
+        return [(str(each.getsockname()[0]), int(each.getsockname()[1])) for each in self._sockets]
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen; raises OSError where that cannot be."""
+        found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        try:
+            for family, kind, proto, _, address in dict.fromkeys(found):
+                self._sockets.append(_listen(family, kind, proto, address))
+                if port == 0:
+                    break  # a second address would get another port
+        except OSError:
+            self._close_sockets()
+            raise
+        running = asyncio.Event()
+        self._runner = asyncio.create_task(self._run(running), name="balancer")
+        await running.wait()
+        for listener in self._sockets:
+            self._loop.add_reader(listener.fileno(), self._accept, listener)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Have a task run that ends with the server at the latest."""
+        assert self._group is not None, "the server was not started"
+        task = self._group.create_task(self._safely(work, name), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def stop_listening(self) -> None:
+        """Take no new connections."""
+        for listener in self._sockets:
+            self._loop.remove_reader(listener.fileno())
+        self._close_sockets()
+
+    async def flush(self, timeout_s: float) -> None:
+        """Give what has been written a moment to go out, of connections on which nothing is being answered."""
+        until_s = self._loop.time() + timeout_s
+        while self._loop.time() < until_s and any(edge.flushing for edge in self._edges):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # a transport tells nobody when it has become empty
+
+    async def aclose(self) -> None:
+        """Close everything at once; requests under way are cut. May be called twice."""
+        self.stop_listening()
+        for edge in tuple(self._edges):
+            edge.close()
+        await self._others.shutdown(0.25)
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            self._closed.set()
+            await runner
+
+    # What edges ask (edge.Host)
+
+    def is_ours(self, method: bytes, path: str) -> bool:
+        """Requests for replicas are POSTed, to one of a few paths."""
+        return method == b"POST" and path in FORWARDED
+
+    def judge(self, incoming: Incoming) -> Refused | None:
+        """What stands in the way of a request for replicas, as far as its head tells."""
+        return self._reception.judge(incoming)
+
+    def take(self, incoming: Incoming, client: Edge, request_id: str) -> Running | None:
+        """Begin to answer a request for replicas."""
+        return self._reception.take(incoming, client, request_id)
+
+    def told(self, incoming: Incoming | None, status: int, request_id: str) -> None:
+        """An error was the answer, before a replica had been looked for."""
+        self._reception.refused(incoming, status, request_id)
+
+    def connections(self) -> set[Edge]:
+        """Connections that are not aiohttp's."""
+        return self._edges
+
+    def hand_over(self, incoming: Incoming, transport: asyncio.Transport) -> None:
+        """Let aiohttp answer this request and close: its head is said anew, its body is of no interest to anybody.
+
+        Said anew from what llhttp understood, so that the second parser cannot understand something else.
+        """
+        lines = b"".join(
+            b"%b: %b\r\n" % (name, value)
+            for lower, name, value in incoming.headers
+            if lower not in (b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade")
+        )
+        version = b"1.0" if incoming.http_10 else b"1.1"
+        head = b"%b %b HTTP/%b\r\n%bConnection: close\r\n\r\n" % (incoming.method, incoming.target, version, lines)
+        protocol = self._others()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(head)
+        if not transport.is_closing():
+            transport.resume_reading()
+
+    # How
+
+    async def _run(self, running: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            self.spawn(self._tick(), "sweep")
+            running.set()
+            try:
+                await self._closed.wait()
+            finally:
+                for task in tuple(self._tasks):
+                    task.cancel()
+
+    @staticmethod
+    async def _safely(work: Coroutine[Any, Any, None], name: str) -> None:
+        try:
+            await work
+        except Exception:  # in a task group it would end everybody else's work too
+            _log.exception("a task of the balancer failed", task=name)
+
+    async def _tick(self) -> None:
+        sweeps, next_s = 0, 0.0
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now_s = self._loop.time()
+            sweeps += 1
+            if sweeps % 5 == 0:
+                self.date_line = date_line()
+            try:
+                self._sweep(now_s)
+                if now_s >= next_s:
+                    next_s = now_s + self._edges_every_s
+                    for edge in tuple(self._edges):
+                        edge.sweep(now_s)
+            except Exception:  # one request's trouble must not stop the clock for the others
+                _log.exception("looking after the requests' time failed; trying again")
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                client, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # out of descriptors or memory: let others go first
+                _log.error("connections cannot be accepted; trying again", error=str(error))
+                self._loop.remove_reader(listener.fileno())
+                self._loop.call_later(_FULL_PAUSE_S, self._accept_again, listener)
+                return
+            if len(self._edges) >= self._max_connections:
+                client.close()
+                continue
+            client.setblocking(False)
+            if client.family in (socket.AF_INET, socket.AF_INET6):
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self.spawn(self._connect(client), "accept a connection")
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:
+            self._loop.add_reader(listener.fileno(), self._accept, listener)
+
+    async def _connect(self, client: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._make_edge, client, ssl=self._tls)
+        except (OSError, asyncio.CancelledError):  # it has left, or its TLS handshake failed
+            client.close()
+
+    def _close_sockets(self) -> None:
+        for listener in self._sockets:
+            listener.close()
+        self._sockets = []
 
 
-class Server(web.Server):
-    """Makes a :class:`Protocol` for each connection."""
-
-    def __call__(self) -> web.RequestHandler:
-        """One more connection."""
-        return Protocol(self, loop=self._loop, **self._kwargs)
+def _listen(family: int, kind: int, proto: int, address: Any) -> socket.socket:
+    listener = socket.socket(family, kind, proto)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -51,8 +51,8 @@ class Generation:
         finish, reason = None, None
         while finish is None and len(ids) < tokens:
             finish, reason = self._one(ids, marks)
-        end = len(self._text) - (0 if finish else self._hold)
-        text, self._given = self._text[self._given : end], max(self._given, end)
+        end = max(self._given, len(self._text) - (0 if finish else self._hold))
+        text, self._given = self._text[self._given : end], end
         return Piece(ids, text, finish, reason, self.index, tuple(marks))
 
     def _take(self, marks: list[Mark]) -> int:

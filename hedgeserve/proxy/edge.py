@@ -1,0 +1,545 @@
+"""The client's side: HTTP/1.1 connections, requests in, answers out as they come.
+
+Every byte of a request is parsed by llhttp, strictly; nothing here reads HTTP by hand, so that no two readings of
+one request can differ (RFC 9112, section 11.2: request smuggling). Requests that are sent ahead (pipelined) wait
+their turn; a client that sends faster, or reads slower, than can be served is not read from, or not served, until
+it has caught up. Closing, also of its sending half only, is leaving: what runs for a client ends with that.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Protocol, cast
+
+import httptools
+
+from hedgeserve.proxy.chunked import END, chunk
+from hedgeserve.proxy.headers import Header, lines_of, request_id
+from hedgeserve.proxy.incoming import too_large, too_slow
+from hedgeserve.proxy.replies import Code, Refused
+from hedgeserve.units import format_bytes, format_duration
+
+_IDLE_CLIENT_S = 75.0
+_BODY_STALL_S = 30.0
+_LINGER_S = 2.0
+_MOST_AHEAD = 64
+_REMEMBERED_BYTES = 4096
+_JSON_LINE = b"Content-Type: application/json\r\n"
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_STATUS_LINES = {
+    (version, int(status)): b"HTTP/%b %d %b\r\n" % (version, status, status.phrase.encode())
+    for version in (b"1.0", b"1.1")
+    for status in HTTPStatus
+}
+
+
+class Incoming:
+    """One request as it comes: its head, then its body."""
+
+    __slots__ = (
+        "body", "chunked", "client_id", "declared", "first", "head_bytes", "headers", "hosts", "http_10",
+        "keep_alive", "method", "path", "query", "refused", "target", "whole",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.method = b""
+        self.target = b""
+        self.path = ""
+        self.query = b""
+        self.headers: list[Header] = []
+        self.first: dict[bytes, bytes] = {}
+        """The first value of each header, by its name in lower case."""
+        self.hosts = 0
+        self.head_bytes = 0
+        self.http_10 = False
+        self.keep_alive = True
+        self.declared: int | None = None
+        self.chunked = False
+        self.body: list[bytes] = []
+        self.whole = False
+        self.refused: Refused | None = None
+        self.client_id: str | None = None
+        """Whose key it carries, once that has been asked."""
+
+    def value(self, name: bytes) -> bytes:
+        """A header's first value, by its name in lower case."""
+        return self.first.get(name, b"")
+
+
+class Running(Protocol):
+    """What an answer is being made by."""
+
+    def abandon(self) -> None:
+        """The client has left."""
+
+    def pause(self) -> None:
+        """The client does not keep up."""
+
+    def resume(self) -> None:
+        """It does again."""
+
+
+class Host(Protocol):
+    """What connections belong to."""
+
+    closing: bool
+    """Whether answers are to be the last on their connections."""
+    date_line: bytes
+
+    def is_ours(self, method: bytes, path: str) -> bool:
+        """Whether such a request is one for replicas; any other is handed over."""
+
+    def judge(self, incoming: Incoming) -> Refused | None:
+        """What stands in the way of a request, as far as its head tells."""
+
+    def take(self, incoming: Incoming, client: "Edge", request_id: str) -> Running | None:
+        """Begin to answer a whole request; None where it has been answered already."""
+
+    def hand_over(self, incoming: Incoming, transport: asyncio.Transport) -> None:
+        """Somebody else speaks on this connection from now on."""
+
+    def told(self, incoming: Incoming | None, status: int, request_id: str) -> None:
+        """A request was answered here, with an error."""
+
+    def connections(self) -> "set[Edge]":
+        """All that there are."""
+
+
+class Edge(asyncio.Protocol):
+    """One connection of a client."""
+
+    __slots__ = (
+        "_ahead", "_answering", "_before", "_begun", "_chunked", "_coming", "_complete", "_due_s", "_full",
+        "_head_bytes", "_host", "_known", "_leaving", "_limits", "_now_s", "_parser", "_request_id",
+        "_running", "_transport",
+    )  # fmt: skip
+
+    def __init__(
+        self, host: Host, now_s: Callable[[], float], *, max_head: int, max_body: int, head_s: float
+    ) -> None:
+        self._host = host
+        self._now_s = now_s
+        self._limits = (max_head, max_body, head_s)
+        self._parser = httptools.HttpRequestParser(self)
+        self._coming: Incoming | None = None
+        self._answering: Incoming | None = None
+        self._ahead: deque[Incoming] = deque()
+        self._running: Running | None = None
+        self._request_id = ""
+        self._head_bytes = 0
+        self._before = b""
+        self._known: tuple[bytes, Incoming] | None = None
+        self._complete: Incoming | None = None
+        self._begun = False
+        self._chunked = False
+        self._full = False
+        self._leaving = False
+        self._due_s = now_s() + _IDLE_CLIENT_S
+
+    # What asyncio tells it
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is here."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._host.connections().add(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """It is gone."""
+        self._host.connections().discard(self)
+        self._leaving = True
+        running, self._running = self._running, None
+        self._answering = None
+        self._ahead.clear()
+        if running is not None:
+            running.abandon()
+
+    def eof_received(self) -> bool:
+        """It says that it sends no more: it is leaving."""
+        return False
+
+    def pause_writing(self) -> None:
+        """It does not keep up."""
+        self._full = True
+        if self._running is not None:
+            self._running.pause()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._full = False
+        if self._running is not None:
+            self._running.resume()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of requests."""
+        if self._leaving:
+            return
+        known = self._known
+        fresh = self._coming is None and self._answering is None
+        if fresh and known is not None and self._begin_known(*known, data):
+            return
+        self._head_bytes += len(data)
+        self._complete = None
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # the request says so too, and is refused for it
+        except httptools.HttpParserError as error:
+            self._unreadable(error)
+            return
+        if fresh and self._complete is not None:
+            self._remember(self._complete, data)
+        coming = self._coming
+        if coming is not None and not coming.path and self._head_bytes > self._limits[0]:
+            self._too_long()
+        elif self._ahead and not self._leaving:
+            if len(self._ahead) > _MOST_AHEAD:
+                self._leave()
+            else:
+                self._transport.pause_reading()
+
+    # What llhttp finds
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        self._coming = Incoming()
+        if self._answering is None:
+            self._due_s = self._now_s() + self._limits[2]
+
+    def on_url(self, part: bytes) -> None:
+        """Its target, or a part of it."""
+        if self._coming is not None:
+            self._coming.target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header."""
+        coming = self._coming
+        if coming is not None:
+            lower = name.lower()
+            coming.headers.append((lower, name, value))
+            coming.head_bytes += len(name) + len(value) + 4
+            coming.first.setdefault(lower, value)
+            if lower == b"host":
+                coming.hosts += 1
+
+    def on_headers_complete(self) -> None:
+        """The head is whole: see whether the body is worth waiting for."""
+        coming = self._coming
+        if coming is None or self._leaving:
+            return
+        coming.method = self._parser.get_method()
+        coming.http_10 = self._parser.get_http_version() != "1.1"
+        coming.keep_alive = self._parser.should_keep_alive() and not coming.http_10
+        path, _, coming.query = coming.target.partition(b"?")
+        if path[:1] != b"/" and b"://" in path:  # as a client of a forward proxy writes it
+            path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
+        coming.path = path.decode("latin-1") or "/"
+        first = coming.first
+        coming.chunked = b"transfer-encoding" in first
+        if b"content-length" in first:
+            coming.declared = int(first[b"content-length"])
+        coming.refused = self._judge_head(coming)
+        self._due_s = self._now_s() + _BODY_STALL_S
+        if self._answering is None:
+            if coming.refused is not None:
+                self._begin(coming)
+            elif not coming.http_10 and coming.value(b"expect"):
+                self._transport.write(_CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of its body."""
+        coming = self._coming
+        if coming is None or self._leaving or coming.refused is not None:
+            return
+        coming.body.append(body)
+        self._due_s = self._now_s() + _BODY_STALL_S
+        if coming.declared is None and sum(map(len, coming.body)) > self._limits[1]:
+            coming.refused = too_large(self._limits[1])
+            coming.body.clear()
+            if self._answering is None:
+                self._begin(coming)
+
+    def on_message_complete(self) -> None:
+        """It is whole."""
+        coming, self._coming = self._coming, None
+        self._head_bytes = 0
+        if coming is None or self._leaving:
+            return
+        coming.whole = True
+        self._complete = coming
+        if self._answering is None:
+            self._begin(coming)
+        elif coming is not self._answering:
+            self._ahead.append(coming)
+
+    # The same head again
+
+    def _remember(self, incoming: Incoming, data: bytes) -> None:
+        """Clients say the same head again and again, to the byte: it need not be read twice.
+
+        Only of a request that came alone and whole, whose body's length is in its head: then the rest is the head.
+        """
+        size = incoming.declared
+        if size and not incoming.http_10 and incoming.refused is None and b"expect" not in incoming.first:
+            head = data[:-size]
+            if head.endswith(b"\r\n\r\n") and head.count(b"\r\n\r\n") == 1 and len(head) <= _REMEMBERED_BYTES:
+                self._known = head, incoming
+
+    def _begin_known(self, head: bytes, incoming: Incoming, data: bytes) -> bool:
+        """Begin a request whose head is, byte for byte, the one that llhttp has read; False where it is not."""
+        assert incoming.declared is not None
+        if len(data) != len(head) + incoming.declared or not data.startswith(head):
+            return False
+        if not self._host.is_ours(incoming.method, incoming.path):
+            return False
+        incoming.body = [data[len(head) :]]
+        incoming.keep_alive = True
+        incoming.refused = self._host.judge(incoming)
+        self._begin(incoming)
+        return True
+
+    # Answering
+
+    def _begin(self, incoming: Incoming) -> None:
+        """Answer this request; it is the only one until it has been answered."""
+        self._answering = incoming
+        self._begun = False
+        self._request_id = request_id(incoming.value(b"x-request-id"))
+        if incoming.refused is not None:
+            self.refuse(incoming.refused)
+            return
+        if not self._host.is_ours(incoming.method, incoming.path):
+            self._answering = None
+            self._leaving = True
+            self._host.connections().discard(self)
+            self._host.hand_over(incoming, self._transport)
+            return
+        running = self._host.take(incoming, self, self._request_id)
+        if self._answering is incoming:  # else it has been answered already, in the same call
+            self._running = running
+            if self._full and running is not None:
+                running.pause()
+
+    def begin(self, status: int, lines: bytes) -> None:
+        """The head of an answer whose length is not known yet; sent with the first of its body."""
+        incoming = self._answering
+        if incoming is None:
+            return
+        self._begun = True
+        self._chunked = not incoming.http_10
+        if self._chunked:
+            lines += b"Transfer-Encoding: chunked\r\n"
+        else:
+            incoming.keep_alive = False
+        self._before = self._head(status, lines)
+
+    def send(self, payload: bytes, framed: bytes | None = None) -> None:
+        """More of its body."""
+        if self._answering is None:
+            return
+        if self._chunked:
+            payload = framed if framed is not None else chunk(payload)
+        if self._before:
+            payload = self._before + payload
+            self._before = b""
+        self._transport.write(payload)
+
+    def short_way(self) -> Callable[[bytes], None] | None:
+        """Where whole chunks of this answer may be written as they are; None where they must not."""
+        if self._answering is None or not self._chunked or self._before:
+            return None
+        return self._transport.write
+
+    def end(self, trailers: bytes = b"") -> None:
+        """The answer is whole."""
+        if self._answering is None:
+            return
+        closing = (b"0\r\n%b\r\n" % trailers if trailers else END) if self._chunked else b""
+        if self._before or closing:
+            self._transport.write(self._before + closing)
+            self._before = b""
+        self._answered()
+
+    def whole(self, status: int, lines: bytes, body: bytes) -> None:
+        """A whole answer."""
+        if self._answering is None:
+            return
+        self._begun = True
+        self._transport.write(
+            b"%bContent-Length: %d\r\n\r\n%b" % (self._head(status, lines)[:-2], len(body), body)
+        )
+        self._answered()
+
+    def refuse(self, refused: Refused, lines: bytes = b"", *, counted: bool = False) -> None:
+        """An error of ours; ``counted`` where somebody else tells of it."""
+        incoming = self._answering
+        if incoming is None:
+            return
+        if refused.close or not incoming.whole:
+            incoming.keep_alive = False
+        if not counted:
+            self._host.told(incoming, refused.code.status, self._request_id)
+        self.whole(refused.code.status, _JSON_LINE + lines_of(refused.headers) + lines, refused.body())
+
+    def abort(self) -> None:
+        """Break the connection."""
+        self._running = None
+        self._answering = None
+        self._leaving = True
+        self._transport.abort()
+
+    def sweep(self, now_s: float) -> None:
+        """See whether the client takes too long; called some times a second."""
+        if self._answering is not None or now_s < self._due_s:
+            return
+        coming = self._coming
+        if self._leaving or coming is None:
+            self._transport.abort() if self._leaving else self._transport.close()
+        elif coming.path:
+            coming.refused = too_slow(_BODY_STALL_S)
+            self._begin(coming)
+        else:
+            coming.refused = Refused(
+                Code.REQUEST_TIMEOUT,
+                f"The request's headers did not come within {format_duration(self._limits[2])}; send it again.",
+                close=True,
+            )
+            self._begin(coming)
+
+    def close(self) -> None:
+        """Close: at once where an answer is under way, it will never be whole."""
+        self._leaving = True
+        running, self._running = self._running, None
+        if running is not None:
+            self._answering = None
+            running.abandon()
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    @property
+    def flushing(self) -> bool:
+        """Whether a whole answer is still on its way to the client."""
+        return self._answering is None and bool(self._transport.get_write_buffer_size())
+
+    # How
+
+    def _head(self, status: int, lines: bytes) -> bytes:
+        incoming = self._answering
+        assert incoming is not None
+        if self._host.closing:
+            incoming.keep_alive = False
+        version = b"1.0" if incoming.http_10 else b"1.1"
+        line = _STATUS_LINES.get((version, status)) or b"HTTP/%b %d \r\n" % (version, status)
+        return b"%b%b%bX-Request-Id: %b\r\nServer: hedgeserve\r\n%b\r\n" % (
+            line,
+            lines,
+            self._host.date_line,
+            self._request_id.encode(),
+            b"" if incoming.keep_alive else b"Connection: close\r\n",
+        )
+
+    def _answered(self) -> None:
+        """One request is done: the next one that was sent ahead, or the end."""
+        incoming, self._answering = self._answering, None
+        self._running = None
+        self._begun = False
+        assert incoming is not None
+        self._due_s = self._now_s() + _IDLE_CLIENT_S
+        if not incoming.keep_alive:
+            self._leave()
+        elif self._ahead:
+            self._begin(self._ahead.popleft())
+            if not self._ahead and not self._transport.is_closing():
+                self._transport.resume_reading()
+        elif self._coming is not None and self._coming.path and self._coming.refused is not None:
+            self._begin(self._coming)
+
+    def _leave(self) -> None:
+        """Close, but not before the client has had time to read what was said: what it still sends is swallowed.
+
+        Closing a socket with unread bytes resets the connection, and the client would never see our answer.
+        """
+        self._leaving = True
+        self._ahead.clear()
+        if self._coming is None or not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        self._due_s = self._now_s() + _LINGER_S
+        try:
+            self._transport.write_eof()
+            self._transport.resume_reading()
+        except (OSError, RuntimeError):
+            self._transport.abort()
+
+    def _judge_head(self, coming: Incoming) -> Refused | None:
+        max_head, max_body, _ = self._limits
+        names = coming.first
+        if len(coming.target) + coming.head_bytes > max_head:
+            return self._headers_too_long()
+        if coming.chunked and coming.declared is not None:
+            return _not_http("it has both a Content-Length and a Transfer-Encoding")
+        if coming.hosts != 1 and not coming.http_10:
+            return _not_http("it must have one Host header")
+        if b"upgrade" in names and self._parser.should_upgrade():
+            upgrade = coming.value(b"upgrade").decode("latin-1")[:40]
+            return Refused(
+                Code.UPGRADE_NOT_SUPPORTED,
+                f'Upgrade to "{upgrade}" is not supported here; send plain HTTP requests.',
+                close=True,
+            )
+        if self._host.is_ours(coming.method, coming.path):
+            refused = self._host.judge(coming)
+            if refused is not None:
+                return refused
+        if b"expect" in names and not coming.http_10 and coming.value(b"expect").lower() != b"100-continue":
+            return Refused(
+                Code.EXPECTATION_FAILED, 'The only "Expect" that is understood is "100-continue".', close=True
+            )
+        if coming.declared is not None and coming.declared > max_body:
+            return too_large(max_body)
+        return None
+
+    def _unreadable(self, error: Exception) -> None:
+        """What cannot be parsed is answered with our error body, never with text or HTML."""
+        if self._answering is not None:
+            # An answer is under way: the mess behind it is seen when it has ended.
+            self._answering.keep_alive = False
+            self._coming = None
+            self._leaving = True
+            return
+        incoming = self._coming or Incoming()
+        incoming.refused = _not_http(" ".join(str(error).split())[:200])
+        self._coming = incoming
+        self._begin(incoming)
+
+    def _headers_too_long(self) -> Refused:
+        limit = format_bytes(self._limits[0])
+        return Refused(
+            Code.HEADERS_TOO_LARGE,
+            f"The request line and headers are larger than {limit}, the most that is taken here.",
+            close=True,
+        )
+
+    def _too_long(self) -> None:
+        assert self._coming is not None
+        self._coming.refused = self._headers_too_long()
+        if self._answering is None:
+            self._begin(self._coming)
+        else:
+            self._answering.keep_alive = False
+            self._leaving = True
+
+
+def date_line() -> bytes:
+    """The ``Date`` of this second, as a header line."""
+    return b"Date: %b\r\n" % formatdate(usegmt=True).encode()
+
+
+def _not_http(why: str) -> Refused:
+    return Refused(
+        Code.BAD_REQUEST,
+        f"The request is not valid HTTP: {why}." if why else "The request is not valid HTTP.",
+        close=True,
+    )

@@ -1,0 +1,476 @@
+"""The way to a replica: connections that are kept open, each carrying one request and its answer at a time.
+
+A protocol class and nothing on top: what a replica sends is handed to its :class:`Sink` in the very call in which
+it arrived. Heads of answers are parsed by llhttp; of a chunked body only the sizes are read.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Final, Protocol, cast
+from urllib.parse import urlsplit
+
+import httptools
+
+from hedgeserve.metrics import FailurePhase
+from hedgeserve.proxy.chunked import SIZES, ChunkError, Dechunker, whole_chunks
+from hedgeserve.proxy.headers import Header, to_client, value_of
+from hedgeserve.replica import RouteTarget
+from hedgeserve.units import format_duration
+
+# Shorter than the 5 s after which uvicorn (vLLM's server) closes an idle connection: ours must go first, or a
+# request is now and then sent into one that is being closed.
+_IDLE_CONNECTION_S = 4.0
+_LONGEST_HEAD_BYTES = 256 * 2**10
+_REMEMBERED_BYTES = 2048
+# What the next byte of a connection belongs to; plain numbers, for they are looked at for every token.
+_IDLE: Final = 0
+_HEAD: Final = 1
+_LENGTH: Final = 2
+_CHUNKED: Final = 3
+_TO_THE_END: Final = 4
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The beginning of an answer: the same for the same bytes, and made once for them.
+
+    ``lines`` are the header lines that its client gets, ``kind`` and ``encoding`` its content type and encoding in
+    lower case. Of its body ``length`` is the size, where it is said; ``keeps`` that the connection goes on after it.
+    """
+
+    status: int
+    lines: bytes
+    kind: str
+    encoding: str
+    chunked: bool
+    length: int | None
+    keeps: bool
+
+
+class Sink(Protocol):
+    """Who asked: hears of its answer as it comes, and of nothing after :meth:`ended` or :meth:`lost`."""
+
+    def connected(self, link: "Link") -> None:
+        """The request is on its way, on this connection."""
+
+    def answered(self, head: Head) -> None:
+        """The answer begins."""
+
+    def answered_whole(self, head: Head, body: bytes) -> None:
+        """All of an answer at once, in the place of the calls that follow."""
+
+    def received(self, payload: bytes, framed: bytes | None) -> None:
+        """More of its body; ``framed`` is the same as whole chunks, where it came as such."""
+
+    def received_all(self, payloads: list[bytes], framed: bytes) -> None:
+        """Several chunks of it at once; ``framed`` is all of them."""
+
+    def fed(self, out: bytes) -> None:
+        """A chunk has become this on the short way; to be sent on."""
+
+    def ended(self) -> None:
+        """The body is whole."""
+
+    def lost(self, phase: FailurePhase, reason: str, *, timed_out: bool = False, stale: bool = False) -> None:
+        """There is no (more of an) answer. ``stale``: on a connection that had been idle, without a byte."""
+
+
+@dataclass(slots=True, eq=False)
+class Endpoint:
+    """A replica's address, what each request to it begins with, and the connections to it that are idle."""
+
+    host: str
+    port: int
+    prefix: bytes
+    fixed_lines: bytes
+    tls: ssl.SSLContext | None
+    tls_name: str | None
+    idle: list["Link"] = field(default_factory=list)
+    links: set["Link"] = field(default_factory=set)
+    closed: bool = False
+
+    @classmethod
+    def of(
+        cls, target: RouteTarget, own_trust: ssl.SSLContext, public_trust: Callable[[], ssl.SSLContext]
+    ) -> "Endpoint":
+        """Where this target is."""
+        url = urlsplit(target.url)
+        secure = url.scheme == "https"
+        lines = b"Host: %b\r\n" % url.netloc.rpartition("@")[2].encode(
+            "idna" if not url.netloc.isascii() else "ascii"
+        )
+        if target.api_key is not None:
+            lines += b"Authorization: Bearer %b\r\n" % target.api_key.encode()
+        return cls(
+            host=url.hostname or "",
+            port=url.port or _PORTS.get(url.scheme, 80),
+            prefix=url.path.rstrip("/").encode(),
+            fixed_lines=lines,
+            tls=(own_trust if target.own_tls else public_trust()) if secure else None,
+            tls_name=(target.id if target.own_tls else url.hostname) if secure else None,
+        )
+
+    def request(self, method: bytes, path: bytes, lines: bytes, body: bytes) -> bytes:
+        """A whole request to it."""
+        return b"%b %b%b HTTP/1.1\r\n%b%bContent-Length: %d\r\n\r\n%b" % (
+            method,
+            self.prefix,
+            path,
+            self.fixed_lines,
+            lines,
+            len(body),
+            body,
+        )
+
+    def close(self) -> None:
+        """Open no more connections, and close those that are idle."""
+        self.closed = True
+        for link in tuple(self.idle):
+            link.abort()
+        self.idle.clear()
+
+
+class Link(asyncio.Protocol):
+    """One connection to a replica."""
+
+    __slots__ = (
+        "_begun", "_chunks", "_close", "_fresh", "_head", "_left", "_sink", "_state", "_transport", "beats",
+        "endpoint", "feed", "idle_sweeps", "write",
+    )  # fmt: skip
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.idle_sweeps = 0
+        self.beats = 0
+        """How often bytes of the present answer's body have come."""
+        self.feed: Callable[[bytes], bytes] | None = None
+        """The short way of a stream that passes: what a chunk becomes. What it leaves as it is goes to :attr:`write`
+        as it came, anything else to the sink."""
+        self.write: Callable[[bytes], None] = _nowhere
+        self._sink: Sink | None = None
+        self._state = _IDLE
+        self._head = b""
+        self._left = 0
+        self._close = False
+        self._begun = False
+        self._fresh = True
+        self._chunks = Dechunker()
+
+    # What may be asked of it
+
+    def ask(self, sink: Sink, request: bytes) -> None:
+        """Send a request; its sink hears of the answer."""
+        self._sink = sink
+        self._state = _HEAD
+        self._head = b""
+        self._close = self._begun = False
+        self.beats = 0
+        self._transport.write(request)
+        sink.connected(self)
+
+    def drop(self) -> None:
+        """Nobody wants the answer any more: close at once, which is how an engine learns of it."""
+        self._leave()
+        self.abort()
+
+    def _leave(self) -> "Sink | None":
+        sink, self._sink, self.feed = self._sink, None, None
+        return sink
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    def pause(self) -> None:
+        """Read no more for now: the client is slower than the replica."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    @property
+    def closing(self) -> bool:
+        """Whether it can no longer be used."""
+        return self._transport.is_closing()
+
+    # What asyncio tells it
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there."""
+        self._transport = cast(asyncio.Transport, transport)
+        self.endpoint.links.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come: on the path of every token."""
+        if self._state == _CHUNKED:
+            self.beats += 1
+            if self._chunks.aligned:
+                at = data.find(b"\r\n", 0, 6)
+                size = SIZES.get(data[:at])
+                if size is not None and at + size + 4 == len(data) and data[-2:] == b"\r\n":
+                    payload = data[at + 2 : -2]
+                    if self.feed is not None:
+                        out = self.feed(payload)
+                        if out is payload:
+                            self.write(data)
+                        elif self._sink is not None:
+                            self._sink.fed(out)
+                        return
+                    if self._sink is not None:
+                        self._sink.received(payload, data)
+                        return
+            self._receive_chunks(data)
+        elif self._sink is None:
+            self.abort()  # bytes that nobody asked for
+        elif self._state == _HEAD:
+            self._receive_head(data)
+        elif self._state == _LENGTH:
+            self.beats += 1
+            self._receive_counted(data)
+        else:
+            self.beats += 1
+            self._sink.received(data, None)
+
+    def eof_received(self) -> bool:
+        """The replica has closed its side."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection is gone."""
+        endpoint, sink = self.endpoint, self._leave()
+        endpoint.links.discard(self)
+        if self in endpoint.idle:
+            endpoint.idle.remove(self)
+        if sink is None:
+            return
+        if self._state == _TO_THE_END and error is None:
+            sink.ended()
+            return
+        reason = "the connection was lost" + (f": {error}" if error is not None and str(error) else "")
+        if self._state == _HEAD:
+            stale = not self._fresh and not self._begun
+            sink.lost(FailurePhase.FIRST_BYTE, f"{reason} before an answer", stale=stale)
+        else:
+            sink.lost(FailurePhase.BODY, reason)
+
+    # How answers are read
+
+    def _receive_head(self, data: bytes) -> None:
+        self._begun = True
+        self._head += data
+        while self._state == _HEAD:
+            end = self._head.find(b"\r\n\r\n")
+            if end < 0:
+                if len(self._head) > _LONGEST_HEAD_BYTES:
+                    self._broken(f"its headers are longer than {_LONGEST_HEAD_BYTES} bytes")
+                return
+            head, self._head = self._head[: end + 4], self._head[end + 4 :]
+            try:
+                parsed = parse_head(head)
+            except httptools.HttpParserError as error:
+                self._broken(f"its answer is not valid HTTP: {error}")
+                return
+            if parsed.status >= 200:
+                self._begin_body(parsed)
+            elif parsed.status == 101:
+                self._broken("it switched protocols unasked")
+
+    def _begin_body(self, head: Head) -> None:
+        rest, self._head = self._head, b""
+        self._close = not head.keeps
+        if head.status in (204, 304):
+            self._state, self._left = _LENGTH, 0
+        elif head.chunked:
+            self._state, self._chunks = _CHUNKED, Dechunker()
+        elif head.length is not None:
+            self._state, self._left = _LENGTH, head.length
+        else:
+            self._state, self._close = _TO_THE_END, True
+        sink = self._sink
+        assert sink is not None
+        if self._state == _LENGTH and len(rest) == self._left and head.keeps and not self.endpoint.closed:
+            # All of it at once, as nearly every answer in one piece comes.
+            self._sink = None
+            self._state = _IDLE
+            self._fresh = False
+            self.idle_sweeps = 0
+            self.endpoint.idle.append(self)
+            sink.answered_whole(head, rest)
+            return
+        sink.answered(head)
+        if self._sink is not sink:
+            return  # it wants no more of this
+        if self._state == _LENGTH and not self._left:
+            self._end(surplus=rest)
+        elif rest:
+            self.data_received(rest)
+
+    def _receive_counted(self, data: bytes) -> None:
+        sink = self._sink
+        assert sink is not None
+        surplus = data[self._left :]
+        taken = data[: self._left] if surplus else data
+        self._left -= len(taken)
+        sink.received(taken, None)
+        if not self._left and self._sink is sink:
+            self._end(surplus=surplus)
+
+    def _receive_chunks(self, data: bytes) -> None:
+        """Whatever is not one whole chunk: several of them, as a busy loop finds them, parts of one, the end."""
+        sink = self._sink
+        if sink is None:
+            self.abort()
+            return
+        chunks = self._chunks
+        if chunks.aligned:
+            pieces, taken = whole_chunks(data)
+            if pieces:
+                sink.received_all(pieces, data[:taken])
+                data = data[taken:]
+                if not data or self._sink is not sink:
+                    return
+        try:
+            payload = chunks.feed(data)
+        except ChunkError as error:
+            self._broken(f"its answer is not valid HTTP: {error}")
+            return
+        if payload:
+            sink.received(payload, None)
+        if chunks.ended and self._sink is sink:
+            self._end(surplus=chunks.rest)
+
+    def _end(self, *, surplus: bytes) -> None:
+        """An answer is whole: the connection is free for the next one before its sink is told."""
+        sink = self._leave()
+        self._state = _IDLE
+        self._fresh = False
+        self.idle_sweeps = 0
+        if surplus or self._close or self.endpoint.closed:
+            self._transport.close()
+        else:
+            self._transport.resume_reading()
+            self.endpoint.idle.append(self)
+        assert sink is not None
+        sink.ended()
+
+    def _broken(self, reason: str) -> None:
+        sink = self._leave()
+        phase = FailurePhase.FIRST_BYTE if self._state == _HEAD else FailurePhase.BODY
+        self.abort()
+        if sink is not None:
+            sink.lost(phase, reason)
+
+
+class Wires:
+    """Connects to replicas; ``connect_s`` is the time for it, ``spawn`` owns the tasks that do."""
+
+    def __init__(self, *, connect_s: float, spawn: Callable[[Coroutine[Any, Any, None], str], None]) -> None:
+        self._connect_s = connect_s
+        self._spawn = spawn
+
+    def ask(self, endpoint: Endpoint, sink: Sink, request: bytes, wanted: Callable[[], bool]) -> None:
+        """Send a request on an idle connection, or on a new one unless it is no longer ``wanted`` by then."""
+        while endpoint.idle:
+            link = endpoint.idle.pop()
+            if not link.closing:
+                link.ask(sink, request)
+                return
+        self.ask_anew(endpoint, sink, request, wanted)
+
+    def ask_anew(self, endpoint: Endpoint, sink: Sink, request: bytes, wanted: Callable[[], bool]) -> None:
+        """The same, on a new connection in any case."""
+        self._spawn(self._connect(endpoint, sink, request, wanted), "connect to a replica")
+
+    async def _connect(self, endpoint: Endpoint, sink: Sink, request: bytes, wanted: Callable[[], bool]) -> None:
+        try:
+            async with asyncio.timeout(self._connect_s):
+                _, link = await asyncio.get_running_loop().create_connection(
+                    lambda: Link(endpoint),
+                    endpoint.host,
+                    endpoint.port,
+                    ssl=endpoint.tls,
+                    server_hostname=endpoint.tls_name,
+                )
+        except TimeoutError:
+            if wanted():
+                reason = f"no connection within {format_duration(self._connect_s)}"
+                sink.lost(FailurePhase.CONNECT, reason, timed_out=True)
+            return
+        except OSError as error:  # ssl.SSLError is one
+            if wanted():
+                sink.lost(FailurePhase.CONNECT, f"no connection: {str(error) or type(error).__name__}")
+            return
+        if wanted():
+            link.ask(sink, request)
+        elif endpoint.closed:
+            link.abort()
+        else:
+            endpoint.idle.append(link)
+
+    @staticmethod
+    def sweep(endpoint: Endpoint, every_s: float) -> None:
+        """Close what has been idle for 4 s; to be called regularly."""
+        for link in tuple(endpoint.idle):
+            link.idle_sweeps += 1
+            if link.idle_sweeps * every_s >= _IDLE_CONNECTION_S:
+                endpoint.idle.remove(link)
+                link.abort()
+
+
+def _nowhere(data: bytes) -> None:
+    """Where bytes go before anybody has said where."""
+
+
+def parse_head(head: bytes) -> Head:
+    """What the head of an answer says.
+
+    Raises:
+        httptools.HttpParserError: It is not valid HTTP.
+    """
+    return _parse_known(head) if len(head) <= _REMEMBERED_BYTES else _parse(head)
+
+
+def _parse(head: bytes) -> Head:
+    reader = _HeadReader()
+    parser = httptools.HttpResponseParser(reader)
+    parser.feed_data(head)
+    return Head(
+        status=parser.get_status_code(),
+        lines=to_client(reader.headers),
+        kind=value_of(reader.headers, b"content-type").decode("latin-1").partition(";")[0].strip().lower(),
+        encoding=value_of(reader.headers, b"content-encoding").decode("latin-1").lower(),
+        chunked=reader.chunked,
+        length=reader.length,
+        keeps=bool(parser.should_keep_alive()),
+    )
+
+
+_parse_known = lru_cache(maxsize=256)(_parse)
+"""Engines say the same again and again, within a second to the letter: it is read once."""
+
+
+class _HeadReader:
+    """Takes what llhttp finds in the head of an answer."""
+
+    __slots__ = ("chunked", "headers", "length")
+
+    def __init__(self) -> None:
+        self.headers: list[Header] = []
+        self.chunked = False
+        self.length: int | None = None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header line."""
+        lower = name.lower()
+        if lower == b"content-length":
+            self.length = int(value)
+        elif lower == b"transfer-encoding":
+            self.chunked = True
+        self.headers.append((lower, name, value))

@@ -1,0 +1,79 @@
+"""The endpoint by TLS, and what is said where its files are wrong."""
+
+import asyncio
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from hedgeserve.balancer import Balancer
+from hedgeserve.errors import ListenError
+from hedgeserve.machines.authority import Authority, EngineTls
+from hedgeserve.metrics import Metrics
+from hedgeserve.replica import RoutingSnapshot
+from tests.upstreams import CHAT, WHOLE_STREAM, Engine, Reply, make_spec
+
+
+async def issued(directory: Path) -> tuple[Authority, EngineTls]:
+    authority = Authority(directory)
+    return authority, await authority.issue("localhost", "127.0.0.1")
+
+
+def write(directory: Path, tls: EngineTls) -> dict[str, str]:
+    certificate, key = directory / "shown.crt", directory / "shown.key"
+    certificate.write_bytes(tls.certificate)
+    key.write_bytes(tls.key)
+    return {"tls_certificate": str(certificate), "tls_key": str(key)}
+
+
+async def test_clients_speak_tls_to_the_endpoint(tmp_path: Path) -> None:
+    """Streams, answers in one piece and checks alike, on one port; the URL says so."""
+    authority, tls = await issued(tmp_path)
+    async with Engine("e") as engine:
+        balancer = Balancer(make_spec(service=write(tmp_path, tls)), Metrics())
+        await balancer.start()
+        try:
+            balancer.update(RoutingSnapshot(1, (engine.target(),)))
+            assert balancer.url.startswith("https://127.0.0.1:")
+            connector = aiohttp.TCPConnector(ssl=authority.trust)
+            async with aiohttp.ClientSession(connector=connector) as http:
+                body = {"model": "demo", "messages": [], "stream": True}
+                for _ in range(3):
+                    async with http.post(balancer.url + CHAT, json=body, server_hostname="localhost") as response:
+                        assert (await Reply.read(response)).body == WHOLE_STREAM
+                async with http.get(balancer.url + "/livez", server_hostname="localhost") as response:
+                    assert response.status == 200
+        finally:
+            await balancer.aclose()
+
+
+async def test_whoever_speaks_plain_http_to_it_is_dropped_and_nobody_else(tmp_path: Path) -> None:
+    """A client that got the scheme wrong costs one connection."""
+    authority, tls = await issued(tmp_path)
+    balancer = Balancer(make_spec(service=write(tmp_path, tls)), Metrics())
+    await balancer.start()
+    try:
+        host, port = balancer.url.removeprefix("https://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(5):
+            await reader.read()
+        writer.close()
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=authority.trust)) as http,
+            http.get(balancer.url + "/livez", server_hostname="localhost") as response,
+        ):
+            assert response.status == 200
+    finally:
+        await balancer.aclose()
+
+
+async def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    """A missing certificate, and a key of another one."""
+    _, tls = await issued(tmp_path)
+    files = write(tmp_path, tls)
+    with pytest.raises(ListenError, match=r"service.tls_certificate: /nowhere.crt is no file"):
+        Balancer(make_spec(service={"tls_certificate": "/nowhere.crt"}), Metrics())
+    (tmp_path / "shown.key").write_bytes((await issued(tmp_path))[1].key)
+    with pytest.raises(ListenError, match="both must be PEM and belong together"):
+        Balancer(make_spec(service=files), Metrics())
