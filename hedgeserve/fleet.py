@@ -218,7 +218,7 @@ class Fleet:
         return RoutingSnapshot(self._version, tuple(targets))
 
     def _end_of(self, replica: Replica) -> float | None:
-        """When it is taken away at the latest: by its cloud's notice, or by us once it has had its time to drain."""
+        """When it is taken away at the latest: by its cloud's notice, or by us when its time to drain is up."""
         ends_s = [replica.notice.deadline_s] if replica.notice else []
         if replica.state is State.DRAINING:
             ends_s.append(replica.since_s + self._parts.spec.timeouts.drain)

@@ -1,241 +1,221 @@
-"""Routing: who gets the next request, for every standing of the replicas."""
+"""Routing: who gets the next request, under every policy and for every standing of the replicas."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hedgeserve.proxy.pool import Pool
-from hedgeserve.proxy.routing import pick
-from hedgeserve.replica import Market, ReplicaId, RouteTarget, RoutingSnapshot, ZoneId
+from hedgeserve.proxy.routing import Candidate, Router, Wants, make_router
+from hedgeserve.replica import Market, ReplicaId, RouteTarget, ZoneId
+from hedgeserve.spec import RoutingSpec
 
+PLAIN = Wants()
+POLICIES = ["least_load", "round_robin", "p2c", "prefix", "session"]
 IDS = [ReplicaId(f"r-{number}") for number in range(6)]
 
 
-def target(replica: ReplicaId, *, accepting: bool = True, preferred: bool = True, url: str = "") -> RouteTarget:
-    return RouteTarget(
-        replica,
-        url or f"http://{replica}",
-        ZoneId("local/east/a"),
-        Market.SPOT,
-        accepting=accepting,
-        preferred=preferred,
-    )
+def candidate(replica: ReplicaId = IDS[0], **changes: Any) -> Candidate:
+    """A replica; what is not an attribute of a candidate is one of its target."""
+    target = {name: changes.pop(name) for name in tuple(changes) if name not in Candidate.__slots__}
+    market = target.pop("market", Market.SPOT)
+    made = Candidate(RouteTarget(replica, f"http://{replica}", ZoneId("local/east/a"), market, **target))
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+def router(policy: str = "least_load", dice: Callable[[], float] = lambda: 0.5, **keys: Any) -> Router:
+    return make_router(RoutingSpec.model_validate({"policy": policy, **keys}), dice)
+
+
+class Turns:
+    """Picks one after the other, and counts as the pool would."""
+
+    def __init__(self, router: Router, candidates: list[Candidate], *, limit: int = 256) -> None:
+        self.router, self.candidates, self.limit = router, candidates, limit
+        self.uses = 0
+
+    def take(self, wants: Wants = PLAIN, now_s: float = 0.0, *, keep: bool = True) -> ReplicaId | None:
+        best = self.router.pick(self.candidates, wants, limit=self.limit, now_s=now_s)
+        if best is None:
+            return None
+        self.uses += 1
+        best.last_used = self.uses
+        if keep:
+            best.requests += 1
+            best.tokens += wants.tokens
+        return best.target.id
 
 
 @st.composite
-def standings(draw: st.DrawFn) -> tuple[list[RouteTarget], dict[ReplicaId, int], set[ReplicaId], set[ReplicaId]]:
-    chosen = draw(st.lists(st.sampled_from(IDS), unique=True))
-    targets = [target(replica, accepting=draw(st.booleans()), preferred=draw(st.booleans())) for replica in chosen]
-    outstanding = {replica: draw(st.integers(0, 4)) for replica in chosen}
-    subset = st.sets(st.sampled_from(IDS))
-    return targets, outstanding, draw(subset), draw(subset)
-
-
-@given(standings(), st.one_of(st.none(), st.integers(1, 4)), st.booleans())
-def test_a_pick_is_always_allowed_and_none_only_where_nothing_is(standing, limit, fall_back) -> None:
-    """Whatever the standing: never one that drains or is full, never a failed one while another accepts."""
-    targets, outstanding, exclude, shunned = standing
-    best = pick(targets, outstanding, exclude, limit=limit, shunned=shunned, fall_back=fall_back)
-    accepting = [each for each in targets if each.accepting]
-    fresh = [each for each in accepting if each.id not in exclude]
-    allowed = [
-        each
-        for each in (fresh or (accepting if fall_back else []))
-        if limit is None or outstanding[each.id] < limit
+def standings(draw: st.DrawFn) -> list[Candidate]:
+    return [
+        candidate(
+            replica,
+            accepting=draw(st.booleans()),
+            preferred=draw(st.booleans()),
+            throughput=draw(st.sampled_from([0.5, 1.0, 4.0])),
+            requests=draw(st.integers(0, 4)),
+            tokens=draw(st.integers(0, 2000)),
+            last_used=draw(st.integers(0, 9)),
+            shunned_until_s=draw(st.sampled_from([0.0, 5.0])),
+            waiting=draw(st.sampled_from([None, 0.0, 7.0])),
+            rtt_s=draw(st.sampled_from([None, 0.001, 0.2])),
+        )
+        for replica in draw(st.lists(st.sampled_from(IDS), unique=True))
     ]
+
+
+@st.composite
+def wishes(draw: st.DrawFn) -> Wants:
+    return Wants(
+        tokens=draw(st.integers(1, 500)),
+        prefix=draw(st.sampled_from([b"", b"x" * 700])),
+        session=draw(st.sampled_from(["", "me"])),
+        urgent=draw(st.booleans()),
+        avoid=draw(st.sets(st.sampled_from(IDS))),
+        may_return=draw(st.booleans()),
+    )
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@given(
+    standings(), wishes(), st.integers(1, 4), st.floats(0, 0.999), st.sampled_from(["any", "on_demand", "near"])
+)
+def test_a_pick_is_always_allowed_and_none_only_where_nothing_is(
+    policy: str, standing: list[Candidate], wants: Wants, limit: int, dice: float, urgent: str
+) -> None:
+    """Never one that drains or is full; an avoided one only where all are; never a worse tier than there is."""
+    best = router(policy, lambda: dice, urgent=urgent).pick(standing, wants, limit=limit, now_s=1.0)
+    accepting = [one for one in standing if one.target.accepting]
+    fresh = [one for one in accepting if one.target.id not in wants.avoid]
+    able = fresh or (accepting if wants.may_return else [])
+    allowed = [one for one in able if one.requests < limit]
     assert (best is None) == (not allowed)
-    assert best is None or best in allowed
+    if best is not None:
+        assert best in allowed
+        tiers = [(one.shunned_until_s > 1.0, not one.target.preferred) for one in allowed]
+        assert (best.shunned_until_s > 1.0, not best.target.preferred) == min(tiers)
 
 
-@given(standings())
-def test_least_outstanding_wins_among_equals(standing) -> None:
-    """Of the replicas that are as good as the one picked, none has fewer requests."""
-    targets, outstanding, exclude, shunned = standing
-    best = pick(targets, outstanding, exclude, shunned=shunned)
-    if best is None:
-        return
-    equals = [
-        each
-        for each in targets
-        if each.accepting
-        and each.preferred == best.preferred
-        and (each.id in shunned) == (best.id in shunned)
-        and (each.id in exclude) == (best.id in exclude)
-    ]
-    assert outstanding[best.id] == min(outstanding[each.id] for each in equals)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_last_replica_is_used_whatever_is_the_matter_with_it(policy: str) -> None:
+    """Under notice and just failed: better than none."""
+    only = candidate(preferred=False, shunned_until_s=99.0)
+    assert router(policy).pick([only], Wants(prefix=b"p", session="s"), limit=9, now_s=0.0) is only
 
 
-def test_a_noticed_replica_is_used_only_while_nothing_better_accepts() -> None:
-    """The idle one is about to be taken away; the busy one is not."""
-    idle_but_noticed, busy = target(IDS[0], preferred=False), target(IDS[1])
-    assert pick([idle_but_noticed, busy], {IDS[0]: 0, IDS[1]: 9}) is busy
-    assert pick([idle_but_noticed], {}) is idle_but_noticed
+def test_work_counts_and_not_requests() -> None:
+    """One long answer weighs more than three short ones."""
+    long, short = candidate(IDS[0], requests=1, tokens=2000), candidate(IDS[1], requests=3, tokens=90)
+    assert router().pick([long, short], Wants(), limit=9, now_s=0.0) is short
 
 
-def test_one_that_failed_a_moment_ago_comes_last_but_is_not_refused() -> None:
-    """A replica that fails fast is always the least busy one: that must not draw the traffic to it."""
-    sick, well = target(IDS[0]), target(IDS[1])
-    assert pick([sick, well], {IDS[0]: 0, IDS[1]: 9}, shunned={IDS[0]}) is well
-    assert pick([sick], {}, shunned={IDS[0]}) is sick
+def test_a_faster_kind_of_machine_gets_more() -> None:
+    """Three times the throughput, three times the requests."""
+    turns = Turns(router(), [candidate(IDS[0], throughput=3.0), candidate(IDS[1])])
+    counts = Counter(turns.take(Wants(tokens=100)) for _ in range(200))
+    assert counts[IDS[0]] == 150
+
+
+@given(st.integers(2, 6), st.integers(1, 60))
+def test_equal_requests_are_spread_evenly(count: int, requests: int) -> None:
+    """No two of equal replicas are ever more than one request apart."""
+    turns = Turns(router(), [candidate(replica) for replica in IDS[:count]])
+    for _ in range(requests):
+        turns.take(Wants(tokens=50))
+    held = [one.requests for one in turns.candidates]
+    assert max(held) - min(held) <= 1
 
 
 def test_ties_go_round() -> None:
     """Idle replicas take turns, a new one without a backlog of turns to make up for."""
-    targets = [target(replica) for replica in IDS[:3]]
-    last_used: dict[ReplicaId, int] = {}
-    order = []
-    for turn in range(1, 7):
-        best = pick(targets, {}, last_used=last_used)
-        assert best is not None
-        last_used[best.id] = turn
-        order.append(best.id)
-    assert order == IDS[:3] * 2
+    turns = Turns(router(), [candidate(replica) for replica in IDS[:3]])
+    assert [turns.take(keep=False) for _ in range(6)] == IDS[:3] * 2
 
 
-class PoolStory:
-    """Drives a pool by hand, with its own clock."""
-
-    def __init__(self, limit: int = 100) -> None:
-        self.now_s = 0.0
-        self.version = 0
-        self.freed = 0
-        self.pool = Pool(limit=limit, now_s=lambda: self.now_s, on_free=self._on_free)
-
-    def _on_free(self) -> None:
-        self.freed += 1
-
-    def show(self, *targets: RouteTarget) -> None:
-        self.version += 1
-        self.pool.update(RoutingSnapshot(self.version, targets))
+def test_round_robin_visits_all_in_order() -> None:
+    """However loaded they are."""
+    turns = Turns(router("round_robin"), [candidate(one, tokens=1000 * n) for n, one in enumerate(IDS)])
+    assert [turns.take() for _ in range(12)] == IDS * 2
 
 
-@given(st.lists(st.tuples(st.sampled_from(["take", "release", "again", "show"]), st.integers(0, 63))))
-def test_counts_are_the_leases_held_and_never_negative(events) -> None:
-    """Leases come and go, twice at times, replicas vanish under them and come back: the sums hold."""
-    story = PoolStory()
-    story.show(*(target(replica) for replica in IDS))
-    held, given_back = [], []
-    for event, number in events:
-        if event == "take" and (lease := story.pool.take((), may_return=True)):
-            held.append(lease)
-        elif event == "release" and held:
-            lease = held.pop(number % len(held))
-            lease.release()
-            given_back.append(lease)
-        elif event == "again" and given_back:
-            given_back[number % len(given_back)].release()
-        elif event == "show":
-            story.show(*(target(replica) for bit, replica in enumerate(IDS) if number >> bit & 1))
-        for replica in IDS:
-            assert story.pool.outstanding(replica) == sum(lease.target.id == replica for lease in held)
-        assert story.pool.in_flight == len(held)
+@given(st.floats(0, 0.999), st.floats(0, 0.999))
+def test_of_two_choices_the_worse_is_never_taken(first: float, second: float) -> None:
+    """The most loaded of all loses against whomever it is drawn with."""
+    rolls = iter([first, second])
+    crowd = [candidate(one, tokens=100 * n) for n, one in enumerate(IDS)]
+    assert router("p2c", lambda: next(rolls)).pick(crowd, Wants(), limit=9, now_s=0.0) is not crowd[-1]
 
 
-def test_a_lease_knows_at_once_that_its_replica_has_vanished() -> None:
-    """The snapshot no longer shows the replica; whoever is talking to it is told, once."""
-    story, told = PoolStory(), []
-    story.show(target(IDS[0]))
-    lease = story.pool.take((), may_return=True)
-    assert lease is not None
-    lease.on_vanish = lambda: told.append("gone")
-    story.show()
-    story.show()
-    assert lease.vanished
-    assert told == ["gone"]
+def test_what_engines_tell_counts_while_it_is_fresh() -> None:
+    """A queue that is not ours, and a cache that is full; an hour later nobody believes it."""
+    busy = candidate(IDS[0], waiting=5.0, cache_usage=0.5, told_at_s=100.0)
+    idle = candidate(IDS[1], tokens=300, requests=1, waiting=0.0, told_at_s=100.0)
+    assert router().pick([busy, idle], Wants(), limit=9, now_s=101.0) is idle
+    assert router().pick([busy, idle], Wants(), limit=9, now_s=3700.0) is busy
 
 
-def test_an_id_that_comes_back_starts_anew() -> None:
-    """A server that somebody else runs goes away and returns under its id: old requests are not its own."""
-    story = PoolStory(limit=1)
-    story.show(target(IDS[0]))
-    old = story.pool.take((), may_return=True)
-    story.show()
-    story.show(target(IDS[0]))
-    new = story.pool.take((), may_return=True)
-    assert old is not None
-    assert old.vanished
-    assert new is not None
-    assert not new.vanished
-    assert story.pool.outstanding(IDS[0]) == 2
+def test_a_prompt_goes_where_its_beginning_is_known() -> None:
+    """A conversation grows: each turn finds the replica that has the ones before in its cache."""
+    turns = Turns(router("prefix", load_bound=100), [candidate(one) for one in IDS])
+    talk = b"system: be kind. " * 60
+    home = turns.take(Wants(prefix=talk))
+    for _ in range(5):
+        talk += b"user: go on. assistant: and on. " * 20
+        assert turns.take(Wants(prefix=talk)) == home
+    assert turns.take(Wants(prefix=b"another talk " * 90)) != home
 
 
-def test_a_draining_replica_keeps_what_it_has_and_gets_nothing_new() -> None:
-    """Its lease goes on; the next request finds nothing."""
-    story = PoolStory()
-    story.show(target(IDS[0]))
-    lease = story.pool.take((), may_return=True)
-    story.show(target(IDS[0], accepting=False))
-    assert lease is not None
-    assert not lease.vanished
-    assert story.pool.take((), may_return=True) is None
-    assert not story.pool.ready
+def test_a_loaded_replica_is_passed_over_however_much_it_knows() -> None:
+    """Affinity never makes a hot spot."""
+    turns = Turns(router("prefix", load_bound=1.25), [candidate(one) for one in IDS[:3]])
+    for _ in range(60):
+        turns.take(Wants(tokens=100, prefix=b"the one prompt of all " * 40))
+    held = [one.tokens for one in turns.candidates]
+    assert max(held) <= 1.3 * (sum(held) / 3 + 100)
 
 
-def test_an_old_snapshot_does_not_bring_the_dead_back() -> None:
-    """A snapshot that was overtaken on the way changes nothing."""
-    story = PoolStory()
-    story.show(target(IDS[0]))
-    story.pool.update(RoutingSnapshot(0, (target(IDS[1]),)))
-    assert story.pool.has(IDS[0])
-    assert not story.pool.has(IDS[1])
+def test_a_session_stays_where_it_is_while_others_come_and_go() -> None:
+    """Only the sessions of the one that left move."""
+    crowd = [candidate(one) for one in IDS]
+    by_session = router("session", load_bound=100)
+    home = {
+        name: by_session.pick(crowd, Wants(session=name), limit=9, now_s=0.0)
+        for name in (f"session-{number}" for number in range(100))
+    }
+    left = crowd[:-1]
+    for name, before in home.items():
+        after = by_session.pick(left, Wants(session=name), limit=9, now_s=0.0)
+        assert after is before or before is crowd[-1]
+    assert len({id(one) for one in home.values()}) == len(IDS)
 
 
-def test_failures_in_a_row_shun_longer_and_one_success_forgives() -> None:
-    """1 s, 2 s, then an answer, then 1 s again."""
-    story = PoolStory()
-    story.show(target(IDS[0]), target(IDS[1]))
-
-    def first_choice() -> ReplicaId:
-        lease = story.pool.take((), may_return=True)
-        assert lease is not None
-        lease.release()
-        return lease.target.id
-
-    sick = story.pool.take((IDS[1],), may_return=True)
-    assert sick is not None
-    sick.release()
-    sick.failed()
-    story.now_s = 0.9
-    assert [first_choice() for _ in range(3)] == [IDS[1]] * 3
-    story.now_s = 1.0
-    assert first_choice() == IDS[0]
-    sick.failed()
-    story.now_s = 2.9
-    assert [first_choice() for _ in range(3)] == [IDS[1]] * 3
-    sick.worked()
-    assert first_choice() == IDS[0]
+def test_a_policy_whose_input_is_missing_says_so() -> None:
+    """After some requests, and no longer once there is some."""
+    crowd = [candidate(one) for one in IDS[:2]]
+    for policy, wants in (("prefix", Wants(prefix=b"p" * 300)), ("session", Wants(session="s"))):
+        blind = router(policy)
+        for _ in range(40):
+            blind.pick(crowd, Wants(), limit=9, now_s=0.0)
+        assert f'routing.policy = "{policy}"' in blind.note
+        blind.pick(crowd, wants, limit=9, now_s=0.0)
+        assert blind.note == ""
 
 
-async def test_wait_idle_returns_when_the_last_request_ends() -> None:
-    """Two requests on one replica: the wait ends with the second, and at once where there is none."""
-    import asyncio
-
-    story = PoolStory()
-    story.show(target(IDS[0]))
-    leases = [story.pool.take((), may_return=True) for _ in range(2)]
-    async with asyncio.timeout(5):
-        await story.pool.wait_idle(ReplicaId("never-seen"))
-        waiting = asyncio.create_task(story.pool.wait_idle(IDS[0]))
-        for lease in leases:
-            assert lease is not None
-            await asyncio.sleep(0)
-            assert not waiting.done()
-            lease.release()
-        await waiting
+def test_urgent_requests_go_to_on_demand_replicas_while_these_have_room() -> None:
+    """Then to all."""
+    crowd = [candidate(IDS[0]), candidate(IDS[1], market=Market.ON_DEMAND)]
+    turns = Turns(router(urgent="on_demand"), crowd)
+    assert turns.take(Wants(tokens=100, urgent=True)) == IDS[1]
+    assert {turns.take(Wants(tokens=100, urgent=True)) for _ in range(4)} == set(IDS[:2])
+    assert Turns(router(urgent="on_demand"), crowd[:1]).take(Wants(urgent=True)) == IDS[0]
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_leaving_a_lease_gives_it_back(fails: bool) -> None:
-    """As a context manager it is released whether its attempt succeeds or raises."""
-    story = PoolStory()
-    story.show(target(IDS[0]))
-    lease = story.pool.take((), may_return=True)
-    assert lease is not None
-    try:
-        with lease:
-            if fails:
-                raise ConnectionError
-    except ConnectionError:
-        pass
-    assert story.pool.outstanding(IDS[0]) == 0
-    assert story.freed == 2  # the snapshot, then the release
+def test_urgent_requests_go_to_near_replicas() -> None:
+    """By their round-trip time; one that nobody has measured comes later."""
+    crowd = [candidate(IDS[0], rtt_s=0.09), candidate(IDS[1]), candidate(IDS[2], rtt_s=0.002)]
+    assert router(urgent="near").pick(crowd, Wants(urgent=True), limit=9, now_s=0.0) is crowd[2]

@@ -1,1 +1,1 @@
-"""What a core of the balancer carries, beside nginx, two Rust routers and SkyServe's balancer: ``make bench-balancer``."""
+"""What a core of the balancer carries, beside nginx, two Rust routers and SkyServe's: ``make bench-balancer``."""

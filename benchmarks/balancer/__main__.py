@@ -177,8 +177,8 @@ def _stamp(rounds: int, peers: Sequence[str]) -> str:
     ours = [f"hedgeserve {_version('hedgeserve')}", f"Python {platform.python_version()}"]
     ours += [f"{name} {_version(name)}" for name in ("uvloop", "httptools", "aiohttp")]
     return (
-        f"*{datetime.now(UTC).date().isoformat()}, `{command}`, {rounds} interleaved rounds, medians; {_processor()}, "
-        f"{os.cpu_count()} cores, Linux {platform.release()}; {', '.join([*ours, *versions])}.*"
+        f"*{datetime.now(UTC).date().isoformat()}, `{command}`, {rounds} interleaved rounds, medians; "
+        f"{_processor()}, {os.cpu_count()} cores, Linux {platform.release()}; {', '.join([*ours, *versions])}.*"
     )
 
 

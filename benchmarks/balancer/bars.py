@@ -114,10 +114,8 @@ def judge(bar: Bar, measurements: Measurements) -> Verdict:
     wrong = [one.faults for one in measurements.of(OURS, bar.scenario) if one.faults]
     if bar.kind in (Kind.BELOW, Kind.NO_MORE):
         measured = f"{ours:.3g} {bar.unit}".rstrip()
-        if bar.kind is Kind.NO_MORE:
-            met = ours <= bar.factor
-        else:
-            met = ours < bar.factor if bar.factor else ours == 0
+        below = ours < bar.factor if bar.factor else ours == 0
+        met = ours <= bar.factor if bar.kind is Kind.NO_MORE else below
         return _verdict(bar, measured, met, wrong)
     theirs = middle(measurements, bar.peer, bar.scenario, bar.figure)
     if theirs is None:

@@ -188,8 +188,8 @@ class Edge(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._unreadable(error)
             return
-        if fresh and self._complete is not None:
-            self._remember(self._complete, data)
+        if fresh:
+            self._remember(data)
         coming = self._coming
         if coming is not None and not coming.path and self._head_bytes > self._limits[0]:
             self._too_long()
@@ -275,13 +275,20 @@ class Edge(asyncio.Protocol):
 
     # The same head again
 
-    def _remember(self, incoming: Incoming, data: bytes) -> None:
+    def _remember(self, data: bytes) -> None:
         """Clients say the same head again and again, to the byte: it need not be read twice.
 
         Only of a request that came alone and whole, whose body's length is in its head: then the rest is the head.
         """
-        size = incoming.declared
-        if size and not incoming.http_10 and incoming.refused is None and b"expect" not in incoming.first:
+        incoming = self._complete
+        size = None if incoming is None else incoming.declared
+        if (
+            incoming is not None
+            and size
+            and not incoming.http_10
+            and incoming.refused is None
+            and b"expect" not in incoming.first
+        ):
             head = data[:-size]
             if head.endswith(b"\r\n\r\n") and head.count(b"\r\n\r\n") == 1 and len(head) <= _REMEMBERED_BYTES:
                 self._known = head, incoming

@@ -1,51 +1,37 @@
-"""Which replica takes a request: the one with the fewest requests under way. Pure."""
+"""Which replica takes a request. Pure: what it knows it is told, its dice are an argument.
 
-from collections.abc import Collection, Iterable, Mapping
+Common to all policies are the tiers. A replica that accepts nothing, or has all that it may have, is never taken;
+one that failed this very request only where all others did, too; one that failed somebody a moment ago after those
+that did not; one under a preemption notice after those that are not. The last two are never refused, since the
+last replica standing is better than none.
+"""
 
-from hedgeserve.replica import ReplicaId, RouteTarget
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import NamedTuple, Protocol
 
-_NEVER: Mapping[ReplicaId, int] = {}
+from hedgeserve.proxy.prefixes import Prefixes
+from hedgeserve.replica import Market, ReplicaId, RouteTarget
+from hedgeserve.spec import RoutingSpec
 
-
-def pick(
-    targets: Iterable[RouteTarget],
-    outstanding: Mapping[ReplicaId, int],
-    exclude: Collection[ReplicaId] = (),
-    *,
-    limit: int | None = None,
-    last_used: Mapping[ReplicaId, int] = _NEVER,
-    shunned: Collection[ReplicaId] = (),
-    fall_back: bool = True,
-) -> RouteTarget | None:
-    """The target that takes the next request, or None while there is none with room for it.
-
-    Least outstanding requests, ties to the one not used for longest (``last_used``: higher is later). A
-    target that failed somebody a moment ago (``shunned``) comes after all others, one under a preemption
-    notice (not ``preferred``) after those that are not: both are last resorts and never refused, since the
-    last replica standing is better than none. ``exclude`` names those that failed this very request: they are
-    taken only where every accepting target is among them, and only with ``fall_back``. ``limit`` is the most
-    requests that one target is given at a time.
-    """
-    accepting = [target for target in targets if target.accepting]
-    candidates = [target for target in accepting if target.id not in exclude]
-    if not candidates and fall_back:
-        candidates = accepting
-    best: RouteTarget | None = None
-    best_rank: tuple[bool, bool, int, int] | None = None
-    for target in candidates:
-        busy = outstanding.get(target.id, 0)
-        if limit is not None and busy >= limit:
-            continue
-        rank = (target.id in shunned, not target.preferred, busy, last_used.get(target.id, 0))
-        if best_rank is None or rank < best_rank:
-            best, best_rank = target, rank
-    return best
-
-
-from dataclasses import dataclass
+_REQUEST_TOKENS = 16.0
+"""What a request costs beside its tokens: so that many short ones weigh something."""
+_WAITING_TOKENS = 256.0
+"""What a request that waits in an engine, and is not ours, is taken to cost."""
+_FULL_CACHE = 0.95
+"""Cache use from which an engine begins to throw requests out and start them anew."""
+_FRESH_PERIODS = 3
+_NOT_ENOUGH = 32
+"""Requests after which a policy whose input never came says so."""
 
 
 class Candidate:
+    """A replica as routing sees it; kept up to date by the pool.
+
+    ``tokens`` is the work outstanding, ``waiting`` and ``cache_usage`` what its engine told at ``told_at_s``,
+    ``rtt_s`` the time that a question to it and back takes.
+    """
+
     __slots__ = (
         "cache_usage",
         "last_used",
@@ -58,62 +44,323 @@ class Candidate:
         "waiting",
     )
 
-    def __init__(self, target):
+    def __init__(self, target: RouteTarget) -> None:
         self.target = target
         self.requests = 0
-        self.tokens = 0
+        self.tokens = 0.0
         self.last_used = 0
         self.shunned_until_s = 0.0
-        self.waiting = self.cache_usage = None
+        self.waiting: float | None = None
+        self.cache_usage: float | None = None
         self.told_at_s = 0.0
-        self.rtt_s = None
+        self.rtt_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Wants:
+class Wants(NamedTuple):
+    """What one request asks of routing; cheap to make, since one is made for each.
+
+    ``prefix`` is the beginning of its prompt, ``session`` whom it belongs to; ``avoid`` are replicas that failed
+    it, to be taken again only if there is no other and it ``may_return``.
+    """
+
     tokens: int = 1
     prefix: bytes = b""
     session: str = ""
     urgent: bool = False
-    avoid: frozenset = frozenset()
+    avoid: Collection[ReplicaId] = ()
     may_return: bool = False
 
 
-class Router:
-    note = ""
-    memory_bytes = 0
+class Policy(Protocol):
+    """Chooses among candidates of one tier, of which there is at least one, all with room."""
 
-    def pick(self, candidates, wants, *, limit, now_s):
-        avoid = wants.avoid
-        best = None
-        best_load = 0.0
-        plain = not avoid
-        if plain:
-            for c in candidates:
-                t = c.target
-                if c.requests >= limit or not t.accepting or not t.preferred or c.shunned_until_s > now_s:
-                    if c.shunned_until_s > now_s or not t.preferred:
-                        plain = False
-                    continue
-                load = c.tokens / t.throughput
-                if best is None or load < best_load or (load == best_load and c.last_used < best.last_used):
-                    best, best_load = c, load
+    @property
+    def note(self) -> str:
+        """Which input is missing, as a sentence; empty while none is."""
+
+    def choose(self, candidates: Sequence[Candidate], wants: Wants, loads: "Loads") -> Candidate:
+        """The one that takes the request."""
+
+    def forget(self, replica: ReplicaId) -> None:
+        """This replica is gone."""
+
+
+class Loads:
+    """How much candidates have to do, at one moment; engine metrics count while they are fresh."""
+
+    __slots__ = ("_fresh_s", "_now_s")
+
+    def __init__(self, now_s: float, fresh_s: float) -> None:
+        self._now_s = now_s
+        self._fresh_s = fresh_s
+
+    def of(self, one: Candidate) -> float:
+        """Outstanding work in tokens, relative to what the replica can do."""
+        load = one.tokens + _REQUEST_TOKENS * one.requests
+        if one.waiting is not None and self._now_s - one.told_at_s <= self._fresh_s:
+            load += _WAITING_TOKENS * max(0.0, one.waiting - one.requests)
+            if one.cache_usage is not None and one.cache_usage >= _FULL_CACHE:
+                load *= 2
+        return load / one.target.throughput
+
+    def least(self, candidates: Sequence[Candidate]) -> Candidate:
+        """The least loaded, of equals the one not used for longest."""
+        best, best_load = candidates[0], self.of(candidates[0])
+        for one in candidates[1:]:
+            load = self.of(one)
+            if load < best_load or (load == best_load and one.last_used < best.last_used):
+                best, best_load = one, load
+        return best
+
+    def within(self, candidates: Sequence[Candidate], bound: float, extra: float) -> list[Candidate]:
+        """Those that would not, with ``extra`` more tokens, have more than ``bound`` times the average."""
+        average = sum(map(self.of, candidates)) / len(candidates)
+        most = bound * (average + extra)
+        return [one for one in candidates if self.of(one) + extra / one.target.throughput <= most]
+
+
+class Router:
+    """Tiers first, then a policy."""
+
+    def __init__(self, policy: Policy, spec: RoutingSpec) -> None:
+        self._policy = policy
+        self._least = isinstance(policy, LeastLoad)
+        self._fresh_s = _FRESH_PERIODS * spec.engine_metrics
+        self._urgent = spec.urgent
+        self._bound = spec.load_bound
+
+    @property
+    def note(self) -> str:
+        """Which input of the policy is missing, as a sentence; empty while none is."""
+        return self._policy.note
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the policy remembers."""
+        return self._policy.prefixes.memory_bytes if isinstance(self._policy, ByPrefix) else 0
+
+    def pick(self, candidates: Sequence[Candidate], wants: Wants, *, limit: int, now_s: float) -> Candidate | None:
+        """The replica that takes a request, of which each has at most ``limit``; None while none may."""
+        if self._least and not wants.avoid and not wants.urgent:
+            best = self._quick(candidates, limit, now_s)
             if best is not None:
                 return best
-        t = pick(
-            [c.target for c in candidates],
-            {c.target.id: c.requests for c in candidates},
-            wants.avoid,
-            limit=limit,
-            last_used={c.target.id: c.last_used for c in candidates},
-            shunned=[c.target.id for c in candidates if c.shunned_until_s > now_s],
-            fall_back=wants.may_return,
+        tier = _tier(candidates, wants, limit, now_s)
+        if not tier:
+            return None
+        if len(tier) == 1 and not isinstance(self._policy, ByPrefix):
+            return tier[0]
+        loads = Loads(now_s, self._fresh_s)
+        if wants.urgent and self._urgent != "any":
+            tier = self._for_urgent(tier, wants, loads)
+        return self._policy.choose(tier, wants, loads)
+
+    def forget(self, replica: ReplicaId) -> None:
+        """This replica is gone."""
+        self._policy.forget(replica)
+
+    def _quick(self, candidates: Sequence[Candidate], limit: int, now_s: float) -> Candidate | None:
+        """The least loaded where nothing is the matter with any of them, as nearly always; else None.
+
+        One loop without a call: it runs for every request.
+        """
+        best: Candidate | None = None
+        best_load = 0.0
+        oldest_s = now_s - self._fresh_s
+        for one in candidates:
+            target = one.target
+            if not target.accepting:
+                continue
+            if not target.preferred or one.shunned_until_s > now_s or one.requests >= limit:
+                return None
+            load = one.tokens + _REQUEST_TOKENS * one.requests
+            if one.waiting and one.told_at_s >= oldest_s:
+                return None
+            if target.throughput != 1.0:
+                load /= target.throughput
+            if best is None or load < best_load or (load == best_load and one.last_used < best.last_used):
+                best, best_load = one, load
+        return best
+
+    def _for_urgent(self, tier: list[Candidate], wants: Wants, loads: Loads) -> list[Candidate]:
+        """Those among which an urgent request should go, as far as they are not overloaded."""
+        fit = loads.within(tier, self._bound, wants.tokens)
+        if self._urgent == "on_demand":
+            fit = [one for one in fit if one.target.market is not Market.SPOT]
+        else:
+            known = [one for one in fit if one.rtt_s is not None]
+            nearest_s = min((one.rtt_s for one in known if one.rtt_s is not None), default=0.0)
+            fit = [one for one in known if one.rtt_s is not None and one.rtt_s <= 1.5 * nearest_s]
+        return fit or tier
+
+
+def make_router(spec: RoutingSpec, dice: Callable[[], float]) -> Router:
+    """The router that model.toml asks for; ``dice`` gives numbers from 0 up to 1."""
+    policy: Policy
+    match spec.policy:
+        case "least_load":
+            policy = LeastLoad()
+        case "round_robin":
+            policy = RoundRobin()
+        case "p2c":
+            policy = TwoChoices(dice)
+        case "prefix":
+            policy = ByPrefix(spec.load_bound, spec.prefix_memory)
+        case "session":
+            policy = BySession(spec.load_bound, spec.session_header)
+    return Router(policy, spec)
+
+
+class LeastLoad:
+    """The replica with the least outstanding work."""
+
+    note = ""
+
+    def choose(self, candidates: Sequence[Candidate], wants: Wants, loads: Loads) -> Candidate:
+        """The least loaded."""
+        return loads.least(candidates)
+
+    def forget(self, replica: ReplicaId) -> None:
+        """Nothing is remembered."""
+
+
+class RoundRobin:
+    """One after the other: the one not used for longest."""
+
+    note = ""
+
+    def choose(self, candidates: Sequence[Candidate], wants: Wants, loads: Loads) -> Candidate:
+        """The one not used for longest."""
+        return min(candidates, key=lambda one: one.last_used)
+
+    def forget(self, replica: ReplicaId) -> None:
+        """Nothing is remembered."""
+
+
+class TwoChoices:
+    """The less loaded of two that were drawn (Mitzenmacher, 2001): close to the least loaded, and no herd follows
+    one that has just come."""
+
+    note = ""
+
+    def __init__(self, dice: Callable[[], float]) -> None:
+        self._dice = dice
+
+    def choose(self, candidates: Sequence[Candidate], wants: Wants, loads: Loads) -> Candidate:
+        """The less loaded of two different ones."""
+        count = len(candidates)
+        if count < 3:
+            return loads.least(candidates)
+        first = int(self._dice() * count)
+        second = int(self._dice() * (count - 1))
+        return loads.least([candidates[first], candidates[second if second < first else second + 1]])
+
+    def forget(self, replica: ReplicaId) -> None:
+        """Nothing is remembered."""
+
+
+class ByPrefix:
+    """Where the longest beginning of the prompt was answered last, and so lies in the engine's cache; where that
+    replica is too loaded, or nothing is known, the least loaded."""
+
+    def __init__(self, bound: float, memory_bytes: int) -> None:
+        self._bound = bound
+        self.prefixes = Prefixes(memory_bytes)
+        self._blind = 0
+
+    @property
+    def note(self) -> str:
+        """Says so where requests carry no prompt that can be read."""
+        if self._blind < _NOT_ENOUGH:
+            return ""
+        return 'routing.policy = "prefix": the requests carry no prompt that can be read; they go by least load'
+
+    def choose(self, candidates: Sequence[Candidate], wants: Wants, loads: Loads) -> Candidate:
+        """The one that knows most of the prompt and is not overloaded."""
+        if not wants.prefix:
+            self._blind += 1
+            return loads.least(candidates)
+        self._blind = 0
+        by_id = {one.target.id: one for one in loads.within(candidates, self._bound, wants.tokens)}
+        known = self.prefixes.longest(wants.prefix, by_id)
+        chosen = by_id[known] if known is not None else loads.least(candidates)
+        self.prefixes.answered(wants.prefix, chosen.target.id)
+        return chosen
+
+    def forget(self, replica: ReplicaId) -> None:
+        """Its cache is gone with it."""
+        self.prefixes.forget(replica)
+
+
+class BySession:
+    """The same replica for the same session, whoever comes and goes: the highest of the hashes of session and
+    replica (rendezvous hashing; Thaler and Ravishankar, 1998), the next one where that replica is too loaded."""
+
+    def __init__(self, bound: float, header: str) -> None:
+        self._bound = bound
+        self._header = header
+        self._blind = 0
+
+    @property
+    def note(self) -> str:
+        """Says so where requests name no session."""
+        if self._blind < _NOT_ENOUGH:
+            return ""
+        return (
+            f'routing.policy = "session": the requests have neither the header {self._header} nor a `user`; '
+            "they go by least load"
         )
-        return None if t is None else next(c for c in candidates if c.target is t)
 
-    def forget(self, replica):
-        pass
+    def choose(self, candidates: Sequence[Candidate], wants: Wants, loads: Loads) -> Candidate:
+        """The session's own, unless it is overloaded."""
+        if not wants.session:
+            self._blind += 1
+            return loads.least(candidates)
+        self._blind = 0
+        session = wants.session.encode("utf-8", "surrogatepass")
+        fit = loads.within(candidates, self._bound, wants.tokens) or candidates
+        return max(fit, key=lambda one: blake2b(session + b"\0" + one.target.id.encode()).digest())
+
+    def forget(self, replica: ReplicaId) -> None:
+        """Nothing is remembered."""
 
 
-def make_router(spec, dice):
-    return Router()
+def _tier(candidates: Sequence[Candidate], wants: Wants, limit: int, now_s: float) -> list[Candidate]:
+    """The best tier that has anybody in it."""
+    accepting = [one for one in candidates if one.target.accepting]
+    if wants.avoid:
+        fresh = [one for one in accepting if one.target.id not in wants.avoid]
+        if fresh or not wants.may_return:
+            accepting = fresh
+    best: list[Candidate] = []
+    best_rank = 4
+    for one in accepting:
+        if one.requests >= limit:
+            continue
+        rank = 2 * (one.shunned_until_s > now_s) + (not one.target.preferred)
+        if rank < best_rank:
+            best, best_rank = [one], rank
+        elif rank == best_rank:
+            best.append(one)
+    return best
+
+
+def fewest(
+    targets: Iterable[RouteTarget],
+    outstanding: Mapping[ReplicaId, int],
+    *,
+    limit: int | None,
+    last_used: Mapping[ReplicaId, int],
+) -> RouteTarget | None:
+    """The target with the fewest requests, of equals the one not used for longest: least load where all requests
+    are the same, as in back-tests. None while each accepting one has ``limit`` (None: any number)."""
+    best: RouteTarget | None = None
+    best_rank: tuple[bool, int, int] | None = None
+    for target in targets:
+        busy = outstanding.get(target.id, 0)
+        if not target.accepting or (limit is not None and busy >= limit):
+            continue
+        rank = (not target.preferred, busy, last_used.get(target.id, 0))
+        if best_rank is None or rank < best_rank:
+            best, best_rank = target, rank
+    return best

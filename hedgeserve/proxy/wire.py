@@ -39,7 +39,7 @@ class Head:
     """The beginning of an answer: the same for the same bytes, and made once for them.
 
     ``lines`` are the header lines that its client gets, ``kind`` and ``encoding`` its content type and encoding in
-    lower case. Of its body ``length`` is the size, where it is said; ``keeps`` that the connection goes on after it.
+    lower case. Of its body ``length`` is the size, where it is said; ``keeps`` that the connection goes on after.
     """
 
     status: int
@@ -148,8 +148,8 @@ class Link(asyncio.Protocol):
         self.beats = 0
         """How often bytes of the present answer's body have come."""
         self.feed: Callable[[bytes], bytes] | None = None
-        """The short way of a stream that passes: what a chunk becomes. What it leaves as it is goes to :attr:`write`
-        as it came, anything else to the sink."""
+        """The short way of a stream that passes: what a chunk becomes. What it leaves as it is goes to
+        :attr:`write` as it came, anything else to the sink."""
         self.write: Callable[[bytes], None] = _nowhere
         self._sink: Sink | None = None
         self._state = _IDLE

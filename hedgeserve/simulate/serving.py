@@ -6,7 +6,7 @@ from enum import StrEnum
 from heapq import heappop, heappush
 
 from hedgeserve.policy.autoscale import LoadSignal
-from hedgeserve.proxy.routing import pick
+from hedgeserve.proxy.routing import fewest
 from hedgeserve.replica import Replica, ReplicaId, RouteTarget
 from hedgeserve.simulate.outcome import LoadOutcome
 from hedgeserve.simulate.servicemodel import (
@@ -86,7 +86,7 @@ class RequestLoad:
 
     Times are exact: it goes from event to event. What happens until ``now_s``, that moment included, happens
     before what the call tells; an arrival at the very moment of a loss is therefore hit by it. Replicas are
-    chosen by the balancer's own function, :func:`hedgeserve.proxy.routing.pick`.
+    chosen as the balancer does, by :func:`hedgeserve.proxy.routing.fewest`.
 
     ``queue_timeout_s`` is how long a request may wait, over all its attempts; ``total_timeout_s`` how long it may
     take from its arrival; ``max_queue`` how many may wait in the line (those that a lost replica sent back
@@ -311,7 +311,7 @@ class RequestLoad:
         if self._round_robin:
             outstanding = _NOBODY
             last_used = self._used_by.setdefault(request.client, {})
-        target = pick(self._targets.values(), outstanding, limit=limit, last_used=last_used)
+        target = fewest(self._targets.values(), outstanding, limit=limit, last_used=last_used)
         if target is None:
             return None
         self._uses += 1
