@@ -186,7 +186,8 @@ class Edge(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             pass  # the request says so too, and is refused for it
         except httptools.HttpParserError as error:
-            self._unreadable(error)
+            if not self._leaving:
+                self._unreadable(error)
             return
         if fresh:
             self._remember(data)
