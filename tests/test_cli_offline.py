@@ -226,8 +226,9 @@ def test_two_names_for_one_service_are_a_misuse(tmp_path: Path) -> None:
     assert "give one" in result.stderr
 
 
-def test_down_with_nothing_ever_started_there_says_so(short_dir: Path) -> None:
+def test_down_with_nothing_ever_started_there_says_so(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No cloud is asked."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(short_dir))
     result = run("down", write(short_dir), "--yes")
     assert result.exit_code == 1
     assert "nor has one ever run there" in result.stderr
