@@ -161,6 +161,44 @@ def test_a_key_that_was_idle_has_saved_nothing() -> None:
     assert served.count("idle so far") == 10
 
 
+def test_a_key_that_asks_for_one_at_a_time_pays_for_what_it_had() -> None:
+    """Its requests cost ten times as much, and it waits with the next as soon as one is served."""
+    line, dear = Line(longest=200), 0
+    for arrival in range(100):
+        line.enter(Place(arrival, key="cheap", tokens=100))
+    line.enter(Place(100, key="dear", tokens=1000))
+    for arrival in range(101, 145):
+        for place, _ in line.assign(slots(1), 0.0):
+            if place.key == "dear":
+                dear += 1
+                line.enter(Place(arrival, key="dear", tokens=1000))
+    assert dear in (4, 5)
+
+
+def test_debts_end_when_nobody_waits() -> None:
+    """One key had a dear request served before the line was empty: that is not held against it afterwards."""
+    line = Line(longest=9)
+    line.enter(Place(1, key="dear", tokens=1000))
+    line.enter(Place(2, key="cheap"))
+    line.assign(choose_always, 0.0)
+    line.enter(Place(3, key="dear"))
+    line.enter(Place(4, key="cheap"))
+    assert arrivals_of(line.assign(choose_always, 0.0)) == [3, 4]
+
+
+def test_between_equal_keys_the_one_that_came_first_is_served() -> None:
+    """By the first that waits now: the first of one key went away, that of another came back."""
+    line = Line(longest=9)
+    gone = Place(1, key="a")
+    line.enter(gone)
+    line.enter(Place(5, key="b"))
+    line.enter(Place(10, key="a"))
+    line.enter(Place(20, key="c"))
+    line.enter(Place(2, key="c"))
+    line.leave(gone)
+    assert arrivals_of(line.assign(slots(3), 0.0)) == [2, 5, 10]
+
+
 @given(st.lists(st.tuples(st.integers(1, 1000), st.integers(1, 1000)), min_size=1, max_size=60), st.data())
 def test_two_keys_that_always_wait_have_equal_shares(costs: list[tuple[int, int]], data: st.DataObject) -> None:
     """At every moment the tokens they were served differ by no more than the dearest request."""
@@ -229,6 +267,40 @@ def test_the_high_keep_their_turns_though_the_low_have_waited_long() -> None:
         line.enter(Place(arrival, key="urgent", priority=2))
     served = [place.key for place, _ in line.assign(slots(20), 300.0)]
     assert served.count("urgent") == 10
+
+
+def test_the_low_have_no_more_than_their_turns_once_they_have_waited_long() -> None:
+    """While they waited a hundred others were served: they do not catch up, they have every other turn."""
+    line = Line(longest=2000)
+    for arrival in range(200):
+        line.enter(Place(arrival, key="urgent", priority=2))
+        line.enter(Place(1000 + arrival, key="patient", priority=0))
+    line.assign(slots(100), 0.0)
+    served = [place.key for place, _ in line.assign(slots(20), 60.0)]
+    assert served.count("patient") == 10
+
+
+def test_of_two_priorities_that_have_waited_long_the_higher_has_the_first_turn() -> None:
+    """Though it had its last turn later than the other."""
+    line = Line(longest=2000)
+    line.enter(Place(1, priority=1))
+    line.assign(choose_always, 0.0)
+    for arrival in range(2, 200):
+        line.enter(Place(arrival, priority=2))
+    line.enter(Place(200, priority=0))
+    line.enter(Place(201, priority=1))
+    line.assign(slots(100), 0.0)
+    assert arrivals_of(line.assign(slots(2), 60.0)) == [201, 200]
+
+
+def test_nobody_has_waited_before_they_came() -> None:
+    """The clock stood at a thousand seconds when they entered: priorities hold."""
+    line = Line(longest=9)
+    line.enter(Place(1, priority=2))
+    line.assign(choose_always, 1000.0)
+    line.enter(Place(2, priority=0))
+    line.enter(Place(3, priority=2))
+    assert arrivals_of(line.assign(slots(1), 1000.0)) == [3]
 
 
 def test_time_spent_at_a_replica_is_no_time_in_the_line() -> None:

@@ -47,8 +47,8 @@ class Quotas:
     """Holds every key to the same limits, each of which may be None: no limit.
 
     A request dearer than a whole bucket is admitted when the bucket is full, and leaves it in debt. At most 10,000
-    keys are kept, not counting those with requests under way. A key that is forgotten begins anew with full buckets:
-    of those that have been silent the longest, the ones whose buckets are full go first.
+    keys are kept, not counting those with requests under way. A key that is forgotten begins anew with full
+    buckets: of those that have been silent the longest, the ones whose buckets are full go first.
     """
 
     def __init__(
