@@ -1,124 +1,138 @@
-"""How much one API key may ask for: requests and tokens a minute, requests at a time. Pure.
+"""How much each API key may ask for: requests and tokens in a minute, requests at once. Pure.
 
-Token buckets that refill all the time and hold a minute's worth. The tokens of a request are estimated when it
-comes and corrected when they are known, so that a bucket may go below zero: then it has to refill first.
+Buckets refill all the time and hold one minute's worth. What a request will cost is not known when it comes: its
+estimate is taken, and put right by :meth:`Quotas.settle`.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+Limit = Literal["requests", "tokens", "concurrent", ""]
 
 _MINUTE_S = 60.0
 _MOST_KEYS = 10_000
+_LOOKED_AT = 64
+_CONCURRENT_RETRY_S = 1.0
+# Sums of floats: who comes back after exactly the seconds named must not be a billionth of a token short.
+_ROUNDING = 1e-6
 
 
-class Verdict(NamedTuple):
-    """Whether a request may go on; else which limit stands in its way, and for how long."""
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a request may come in; where not, which ``limit`` is in its way, and for about how long."""
 
     ok: bool
-    limit: str = ""
+    limit: Limit = ""
     retry_after_s: float = 0.0
 
 
-_OK = Verdict(True)
-_CONCURRENT_RETRY_S = 1.0
-
-
-class _Bucket:
-    """So much a minute, at most a minute's worth at once."""
-
-    __slots__ = ("_at_s", "_size", "left")
-
-    def __init__(self, size: int, now_s: float) -> None:
-        self._size = float(size)
-        self._at_s = now_s
-        self.left = float(size)
-
-    def refill(self, now_s: float) -> None:
-        """Time has passed."""
-        self.left = min(self._size, self.left + max(0.0, now_s - self._at_s) * self._size / _MINUTE_S)
-        self._at_s = max(self._at_s, now_s)
-
-    def lacks_s(self, amount: float) -> float:
-        """Seconds until so much is there; one that is larger than the bucket needs it full."""
-        missing = min(amount, self._size) - self.left
-        return max(0.0, missing * _MINUTE_S / self._size)
-
-    @property
-    def full(self) -> bool:
-        """Whether nothing of it is used."""
-        return self.left >= self._size
+_ADMITTED = Verdict(True)
+_TOO_MANY_AT_ONCE = Verdict(False, "concurrent", _CONCURRENT_RETRY_S)
 
 
 class _Account:
-    """What one key has used."""
+    """What one key has left, as of ``at_s``."""
 
-    __slots__ = ("requests", "running", "tokens")
+    __slots__ = ("at_s", "requests", "tokens", "under_way")
 
-    def __init__(self, requests: _Bucket | None, tokens: _Bucket | None) -> None:
+    def __init__(self, requests: float, tokens: float, at_s: float) -> None:
         self.requests = requests
         self.tokens = tokens
-        self.running = 0
+        self.at_s = at_s
+        self.under_way = 0
 
 
 class Quotas:
-    """The accounts of all keys, at most 10,000 of them; without a limit nothing is kept."""
+    """Holds every key to the same limits, each of which may be None: no limit.
+
+    A request dearer than a whole bucket is admitted when the bucket is full, and leaves it in debt. At most 10,000
+    keys are kept, not counting those with requests under way. A key that is forgotten begins anew with full
+    buckets: of those that have been silent the longest, the ones whose buckets are full go first.
+    """
 
     def __init__(
         self, *, requests_per_minute: int | None, tokens_per_minute: int | None, concurrent: int | None
     ) -> None:
-        self._requests = requests_per_minute
-        self._tokens = tokens_per_minute
-        self._concurrent = concurrent
-        self._limited = any(limit is not None for limit in (requests_per_minute, tokens_per_minute, concurrent))
-        self._accounts: dict[str, _Account] = {}
+        self._unlimited = requests_per_minute is None and tokens_per_minute is None and concurrent is None
+        self._requests = float("inf") if requests_per_minute is None else float(requests_per_minute)
+        self._tokens = float("inf") if tokens_per_minute is None else float(tokens_per_minute)
+        self._concurrent = float("inf") if concurrent is None else concurrent
+        self._accounts: dict[str, _Account] = {}  # the one that asked last stands last
+
+    def __len__(self) -> int:
+        """Keys that are kept."""
+        return len(self._accounts)
 
     def admit(self, key: str, tokens: int, now_s: float) -> Verdict:
-        """Whether this key's request of about so many tokens may go on; if so it counts as running."""
-        if not self._limited:
-            return _OK
-        account = self._accounts.get(key) or self._open(key, now_s)
-        if self._concurrent is not None and account.running >= self._concurrent:
-            return Verdict(False, "concurrent", _CONCURRENT_RETRY_S)
-        asked = (("requests", account.requests, 1.0), ("tokens", account.tokens, float(tokens)))
-        for name, bucket, amount in asked:
-            if bucket is not None:
-                bucket.refill(now_s)
-                if lacks_s := bucket.lacks_s(amount):
-                    return Verdict(False, name, lacks_s)
-        for _, bucket, amount in asked:
-            if bucket is not None:
-                bucket.left -= amount
-        account.running += 1
-        return _OK
+        """Take a request's share, or nothing at all; every request admitted must :meth:`leave` once."""
+        if self._unlimited:
+            return _ADMITTED
+        account = self._open(key, now_s)
+        short_of_requests = 1.0 - account.requests
+        short_of_tokens = min(tokens, self._tokens) - account.tokens
+        if short_of_requests > _ROUNDING or short_of_tokens > _ROUNDING:
+            requests_s = short_of_requests * _MINUTE_S / self._requests if short_of_requests > _ROUNDING else 0.0
+            tokens_s = short_of_tokens * _MINUTE_S / self._tokens if short_of_tokens > _ROUNDING else 0.0
+            if requests_s >= tokens_s:
+                return Verdict(False, "requests", requests_s)
+            return Verdict(False, "tokens", tokens_s)
+        if account.under_way >= self._concurrent:
+            return _TOO_MANY_AT_ONCE
+        account.requests -= 1.0
+        account.tokens -= tokens
+        account.under_way += 1
+        return _ADMITTED
 
     def leave(self, key: str) -> None:
-        """A request of this key has ended."""
-        if self._limited and (account := self._accounts.get(key)) is not None and account.running:
-            account.running -= 1
+        """A request that was admitted is over."""
+        if self._unlimited:
+            return
+        account = self._accounts.get(key)
+        if account is not None and account.under_way > 0:
+            account.under_way -= 1
 
     def settle(self, key: str, estimated: int, used: int, now_s: float) -> None:
-        """A request that was estimated to need so many tokens has used this many."""
-        account = self._accounts.get(key) if self._limited else None
-        if account is not None and account.tokens is not None:
-            account.tokens.refill(now_s)
-            account.tokens.left = min(account.tokens.left + estimated - used, float(self._tokens or 0))
+        """Put right what was taken for a request, now that it is known; the bucket may be in debt afterwards."""
+        if self._unlimited or estimated == used:
+            return
+        account = self._open(key, now_s)
+        account.tokens = min(account.tokens + estimated - used, self._tokens)
 
     def _open(self, key: str, now_s: float) -> _Account:
-        if len(self._accounts) >= _MOST_KEYS:
-            self._close_idle(now_s)
-        made = self._accounts[key] = _Account(
-            None if self._requests is None else _Bucket(self._requests, now_s),
-            None if self._tokens is None else _Bucket(self._tokens, now_s),
-        )
-        return made
+        """The key's account, refilled up to now."""
+        account = self._accounts.pop(key, None)
+        if account is None:
+            if len(self._accounts) >= _MOST_KEYS:
+                self._make_room(now_s)
+            account = _Account(self._requests, self._tokens, now_s)
+        else:
+            self._refill(account, now_s)
+        self._accounts[key] = account
+        return account
 
-    def _close_idle(self, now_s: float) -> None:
-        """Forget keys that have used nothing lately; where there are none, the one known for longest."""
-        idle = []
-        for key, account in self._accounts.items():
-            buckets = [bucket for bucket in (account.requests, account.tokens) if bucket is not None]
-            for bucket in buckets:
-                bucket.refill(now_s)
-            if not account.running and all(bucket.full for bucket in buckets):
-                idle.append(key)
-        for key in idle or [next(iter(self._accounts))]:
-            del self._accounts[key]
+    def _refill(self, account: _Account, now_s: float) -> None:
+        minutes = (now_s - account.at_s) / _MINUTE_S
+        if minutes > 0:
+            account.at_s = now_s
+            account.requests = min(account.requests + minutes * self._requests, self._requests)
+            account.tokens = min(account.tokens + minutes * self._tokens, self._tokens)
+
+    def _make_room(self, now_s: float) -> None:
+        """Forget keys among those that have been silent the longest: the full ones, or else one of the others."""
+        longest_silent = list(islice(self._accounts.items(), _LOOKED_AT))
+        idle = None
+        room = False
+        for key, account in longest_silent:
+            if account.under_way:
+                # Next time others are looked at.
+                self._accounts[key] = self._accounts.pop(key)
+                continue
+            self._refill(account, now_s)
+            if account.requests >= self._requests and account.tokens >= self._tokens:
+                del self._accounts[key]
+                room = True
+            elif idle is None:
+                idle = key
+        if not room and idle is not None:
+            del self._accounts[idle]
