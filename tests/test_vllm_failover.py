@@ -40,15 +40,8 @@ SCHEMA = {
         },
     },
 }
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "ring",
-            "parameters": {"type": "object", "properties": {"n": {"enum": ["one", "two"]}}, "required": ["n"]},
-        },
-    }
-]
+NUMBER = {"type": "object", "properties": {"n": {"enum": ["one", "two"]}}, "required": ["n"]}
+TOOLS = [{"type": "function", "function": {"name": "ring", "parameters": NUMBER}}]
 
 
 def chat(text: str, **fields: Any) -> dict[str, Any]:
@@ -102,7 +95,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DemoProc
 
 
 class Wire:
-    """Passes bytes on to a server; an answer whose request has ``x-cut: N`` ends, broken, behind its N-th event."""
+    """Passes bytes on to a server; an answer whose request has ``x-cut: N`` breaks off behind its N-th event."""
 
     def __init__(self, url: str) -> None:
         self._address = urlsplit(url)
@@ -253,7 +246,7 @@ async def test_a_long_answer_in_one_piece_is_continued(servers: tuple[DemoProces
 
 
 async def test_a_server_that_is_killed_loses_no_stream(servers: tuple[DemoProcess, DemoProcess]) -> None:
-    """kill -9, engine and all, with streams in their middle; the last test of these, for the server is gone then."""
+    """kill -9, engine and all, with streams in their middle; the last of these tests, for the server is gone."""
     first, second = servers
     body = chat("Say something about foxes.", max_tokens=300, ignore_eos=True, **USAGE)
     async with (

@@ -13,6 +13,8 @@ import openai
 import pytest
 
 from hedgeserve.core import Service
+from hedgeserve.engines import make_engine
+from hedgeserve.spec import EngineName, ModelSpec
 from hedgeserve.specfile import parse_spec
 from tests.conftest import processes_of
 from tests.demo_process import DemoProcess, demo_process

@@ -56,8 +56,6 @@ class Place:
         self.failed_on: set[ReplicaId] = set()
         self.may_return = False
         self.admitted = False
-        self.since_s: float | None = None
-        self.waits = False
 
 
 Choose = Callable[[Place], RouteTarget | None]
@@ -309,7 +307,6 @@ class Line:
         knows). ``jitter``, 0 to 1, spreads the answer over a quarter more, so that those turned away together do
         not come back together.
         """
-        wait_s = self.expected_wait_s(now_s, ready=ready, boot_eta_s=boot_eta_s)
         if ready:
             wait_s = (len(self) + 1) / (self._pace(now_s) or 1.0)
         else:

@@ -132,9 +132,10 @@ class Reception:
         ask, report = exchange.ask, exchange.report
         self.active -= 1
         self._quotas.leave(ask.key)
-        if report.tokens:
-            used = ask.approach.prompt_tokens_estimate + report.tokens
+        if report.tokens or report.outcome is not Outcome.OK:
+            used = ask.approach.prompt_tokens_estimate + report.tokens if report.tokens else 0
             self._quotas.settle(ask.key, ask.wants.tokens, used, self._shared.now_s())
+        if report.tokens:
             self._metrics.answered_tokens(report.tokens)
             self.typical_tokens += (report.tokens - self.typical_tokens) * _TYPICAL_SHARE
         self._tell(ask.route, report, ask.request_id)
@@ -179,12 +180,8 @@ class Reception:
             int(self.typical_tokens) if expects is None else min(expects, 4 * int(self.typical_tokens) + 64)
         )
         tokens = approach.prompt_tokens_estimate + answer_tokens
-        key = incoming.client_id or ""
-        verdict = self._quotas.admit(key, tokens, now_s)
-        if not verdict.ok:
-            raise _over_quota(verdict.limit, verdict.retry_after_s)
         policy = self._routing.policy
-        return Ask(
+        ask = Ask(
             route,
             route.raw_path + b"?" + incoming.query if incoming.query else route.raw_path,
             to_replica(incoming.headers, request_id=request_id),
@@ -199,10 +196,15 @@ class Reception:
             ),
             route.generates and not understood.stream and not approach.collect,
             answer_tokens,
-            key,
+            incoming.client_id or "",
             priority,
             deadline_s,
         )
+        # Last of all: what is admitted counts until it has ended.
+        verdict = self._quotas.admit(ask.key, tokens, now_s)
+        if not verdict.ok:
+            raise _over_quota(verdict.limit, verdict.retry_after_s)
+        return ask
 
     def telling(self, ask: Ask) -> Telling:
         """What follows a stream that answers this request."""
