@@ -5,6 +5,7 @@ Needs ``HEDGESERVE_VLLM_PYTHON``, the interpreter of an environment with vLLM (i
 """
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
