@@ -13,12 +13,14 @@ from typing import Any
 import aiohttp
 import pytest
 
+from hedgeserve.proxy.breaker import Breaker
 from hedgeserve.replica import Market, ReplicaId, RouteTarget, ZoneId
 from tests.demo_process import DemoProcess, demo_process
 from tests.upstreams import CHAT, House, open_house
 
 TEXT = "/v1/completions"
 AT_ONCE = 24
+_EVENTS_OF_NO_TOKEN = 3
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,12 @@ def sound() -> Iterator[DemoProcess]:
     """An engine with the same weights that never fails."""
     with demo_process("--enable-auto-tool-choice") as process:
         yield process
+
+
+@pytest.fixture(autouse=True)
+def forgiving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frail engine is asked first again and again, however often it fails: each place is really cut at."""
+    monkeypatch.setattr(Breaker, "failed", lambda self, now_s: 0.0)
 
 
 @dataclass
@@ -172,6 +180,9 @@ async def hold_to_its_twin(house: House, sound: DemoProcess, path: str, body: di
         told = read(answer)
         assert told.same == twin.same, f"cut after {place} tokens"
         assert len(told.names) == 1
+    # The fault strikes after so many tokens of each choice; the role, the usage and the end are events, too.
+    cut = len(places) // len(twin.finish) - _EVENTS_OF_NO_TOKEN
+    assert house.count("resumptions_total", result="ok") >= cut
     return len(places)
 
 
@@ -183,7 +194,7 @@ async def test_a_stream_is_continued_by_ids_wherever_it_is_cut(
     path, body = BY_IDS[case]
     async with two_engines(frail, sound) as house:
         assert await hold_to_its_twin(house, sound, path, body, "cut") > 5
-        assert house.count("resumptions_total", way="continue", result="ok") > 0
+        assert house.count("resumptions_total", way="continue") == house.count("resumptions_total")
 
 
 @pytest.mark.parametrize("case", BY_REPLAY)

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from hedgeserve.proxy.breaker import Breaker
 from hedgeserve.replica import Market, ReplicaId, RouteTarget, ZoneId
 from tests.demo_process import DemoProcess
 from tests.test_failover_demo import Told, read
@@ -81,6 +82,12 @@ BY_REPLAY = {
     "log-probabilities": (CHAT, chat("Hello.", logprobs=True, top_logprobs=1, max_tokens=12)),
     "log-probabilities of a completion": (TEXT, completion("Hello", logprobs=1, max_tokens=12)),
 }
+
+
+@pytest.fixture(autouse=True)
+def forgiving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first server is asked first again and again, however often it fails: each place is really cut at."""
+    monkeypatch.setattr(Breaker, "failed", lambda self, now_s: 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +185,9 @@ async def hold_to_its_twin(
         places = range(1, uncut.count(b"data: "))
         answers = await asyncio.gather(*(ask(http, house.balancer.url + path, body, place) for place in places))
     told = [(read(answer), twin) for answer in answers]
+    assert (
+        house.count("resumptions_total", result="ok") >= len(places) - 1
+    )  # behind the last one nothing is missing
     print(f"{len(told)} cuts")
     return told
 
@@ -192,7 +202,6 @@ async def test_a_stream_goes_on_wherever_it_is_cut(case: str, servers: tuple[Dem
         for place, (told, twin) in enumerate(pairs, start=1):
             assert told.same == twin.same, f"cut behind event {place}"
             assert len(told.names) == 1
-        assert house.count("resumptions_total", result="ok") > 0
 
 
 async def test_stop_strings_are_found_across_the_cut(servers: tuple[DemoProcess, DemoProcess]) -> None:
