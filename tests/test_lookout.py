@@ -9,8 +9,9 @@ import aiohttp
 import pytest
 
 from tests.demo_process import DemoProcess, demo_process
-from tests.test_failover_demo import ask, chat, read, target
-from tests.upstreams import CHAT, House, open_house, until
+from tests.streams import CHAT, chat, read
+from tests.test_failover_demo import ask, target
+from tests.upstreams import House, open_house, until
 
 USAGE = {"stream_options": {"include_usage": True}}
 LONG = chat("Show emoji and Chinese.", max_tokens=90, ignore_eos=True, **USAGE)

@@ -20,7 +20,7 @@ import pytest
 from hedgeserve.proxy.breaker import Breaker
 from hedgeserve.replica import Market, ReplicaId, RouteTarget, ZoneId
 from tests.demo_process import DemoProcess
-from tests.test_failover_demo import Told, read
+from tests.streams import Told, read
 from tests.upstreams import House, open_house, until
 from tests.vllm_process import KEY, NEEDS_VLLM, make_model, vllm_process
 from tests.vllm_rows import CHAT, TEXT
