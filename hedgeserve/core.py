@@ -24,7 +24,7 @@ from hedgeserve.drivers.base import Driver
 from hedgeserve.drivers.catalogue import unknown_words
 from hedgeserve.engines import make_engine
 from hedgeserve.errors import SpecError, SpecProblem, StateDirectoryError
-from hedgeserve.fleet import Authority, EventKind, Fleet, FleetParts, Journal, SshKeys
+from hedgeserve.fleet import EventKind, Fleet, FleetParts, Journal, read_credentials
 from hedgeserve.hedge import Autoscaler, LoadSignal, Observation, Plan, TypeRests, ZoneNews, make_policy
 from hedgeserve.metrics import Metrics
 from hedgeserve.modelfile.apikeys import load_api_keys
@@ -153,7 +153,8 @@ class Service:
         if self._transcript_path is not None:
             self._transcript = await enter(await TranscriptWriter.open(self._transcript_path))
         await self._recall()
-        authority = await asyncio.to_thread(Authority, self._directory.ssh_dir)
+        has_vms = any(cloud is not Cloud.STATIC for cloud in spec.clouds())
+        credentials = await read_credentials(self._directory.ssh_dir) if has_vms else None
         self._balancer = Balancer(
             spec,
             self._metrics,
@@ -161,7 +162,7 @@ class Service:
             boot_eta_s=self._boot_eta_s,
             on_wait=self._wake.set,
             on_silence=lambda replica: self._fleet.suspect(replica),
-            own_trust=authority.trust,
+            own_trust=credentials.authority.trust if credentials else None,
         )
         # The address first: if it is taken, nothing must have been launched.
         await self._balancer.start()
@@ -177,8 +178,7 @@ class Service:
                     engine_key=await asyncio.to_thread(self._directory.secret, "engine_key"),
                     drivers=self._drivers,
                     externals=externals,
-                    keys=await asyncio.to_thread(SshKeys, self._directory.ssh_dir),
-                    authority=authority,
+                    credentials=credentials,
                     journal=self._journal,
                     metrics=self._metrics,
                     traffic=self._balancer,

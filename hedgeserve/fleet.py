@@ -12,9 +12,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain, repeat
+from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 import structlog
@@ -25,13 +26,10 @@ from hedgeserve.drivers.tags import OWNER, is_foreign
 from hedgeserve.engines.base import Engine
 from hedgeserve.errors import AuthError, CloudError, StateDirectoryError
 from hedgeserve.hedge import Action, Drain, Launch, NewsKind, Plan, Terminate, ZoneNews
-from hedgeserve.machines.authority import Authority
 from hedgeserve.machines.external import ExternalLife
 from hedgeserve.machines.hands import Hands, Order, Past
 from hedgeserve.machines.inventory import Inventory
 from hedgeserve.machines.journal import EventKind, Journal
-from hedgeserve.machines.keys import SshKeys
-from hedgeserve.machines.life import ReplicaLife
 from hedgeserve.machines.probe import Prober
 from hedgeserve.machines.reaper import Owned, Reaper
 from hedgeserve.metrics import Metrics
@@ -50,7 +48,11 @@ from hedgeserve.replica import (
 from hedgeserve.spec import Spec
 from hedgeserve.store import StoredReplica
 
-__all__ = ["Authority", "EventKind", "Fleet", "FleetParts", "Journal", "SshKeys"]
+if TYPE_CHECKING:
+    from hedgeserve.machines.credentials import Credentials
+    from hedgeserve.machines.life import ReplicaLife
+
+__all__ = ["EventKind", "Fleet", "FleetParts", "Journal", "read_credentials"]
 
 _log = structlog.get_logger("hedgeserve.fleet")
 
@@ -66,17 +68,32 @@ _SERVED = frozenset({State.READY, State.NOTICED})
 _ROUTABLE = frozenset({State.READY, State.NOTICED, State.DRAINING})
 
 
+async def read_credentials(directory: Path) -> "Credentials":
+    """What a service with VMs proves itself with, from this directory; made there at first use.
+
+    Raises:
+        StateDirectoryError: The certificate authority is damaged, or others can read it; says what to do.
+    """
+
+    def read() -> "Credentials":
+        # Some ten megabytes of libraries, which a service that only has other people's servers does without.
+        from hedgeserve.machines.credentials import Credentials
+
+        return Credentials.read(directory)
+
+    return await asyncio.to_thread(read)
+
+
 @dataclass(frozen=True, slots=True)
 class FleetParts:
-    """What a fleet is made of; ``core`` puts it together."""
+    """What a fleet is made of; ``core`` puts it together. Without ``drivers`` it needs no ``credentials``."""
 
     spec: Spec
     engine: Engine
     engine_key: str = field(repr=False)
     drivers: Mapping[str, Driver]
     externals: Sequence[StaticServer]
-    keys: SshKeys
-    authority: Authority
+    credentials: "Credentials | None"
     journal: Journal
     metrics: Metrics
     traffic: Traffic
@@ -95,13 +112,15 @@ class Fleet:
         self._parts = parts
         self._service = parts.spec.service.name
         self._inventory = Inventory(parts.drivers, call_timeout_s=parts.spec.timeouts.cloud_call)
+        # What our VMs are told from another controller's by; where there are none, nothing is asked.
+        self._controller = parts.credentials.keys.fingerprint if parts.credentials else ""
         self._lives: dict[ReplicaId, ReplicaLife] = {}
         self._externals: dict[ReplicaId, ExternalLife] = {}
         self._offers: dict[str, tuple[Offer, ...]] = {}
         self._boots_s: deque[float] = deque(maxlen=_BOOTS_REMEMBERED)
         self._launch_troubles: dict[str, str] = {}
         self._reaper = Reaper(
-            parts.spec, parts.drivers, self._inventory, parts.journal, self._owned, parts.keys.fingerprint
+            parts.spec, parts.drivers, self._inventory, parts.journal, self._owned, self._controller
         )
         self._version = 0
         self._refused_intent = False
@@ -120,8 +139,7 @@ class Fleet:
             engine_key=parts.engine_key,
             drivers=parts.drivers,
             inventory=self._inventory,
-            keys=parts.keys,
-            authority=parts.authority,
+            credentials=parts.credentials,
             journal=parts.journal,
             prober=Prober(session, parts.spec.probe, parts.engine),
             traffic=parts.traffic,
@@ -164,7 +182,7 @@ class Fleet:
         listed: list[Machine] = []
         for cloud in self._parts.drivers:
             listed += await self._first_list(cloud)
-        _refuse_foreign(self._service, listed, self._parts.keys.fingerprint)
+        _refuse_foreign(self._service, listed, self._controller)
         for known in stored:
             machine = next((m for m in listed if m.name == known.id and known.vm_id in (None, m.id)), None)
             if machine is not None:
@@ -310,7 +328,7 @@ class Fleet:
             created_at=datetime.now(UTC),
             why=action.reason,
         )
-        self._live(ReplicaLife(replica, self._hands, token=token))
+        self._live(self._make_life(replica, token))
         await self._parts.journal.event(
             EventKind.LAUNCH,
             f"{action.offer.market} in {action.offer.zone}: {action.reason}",
@@ -348,7 +366,7 @@ class Fleet:
             replica = replica.to(State.GONE, now_s=self._now_s(), why=why, gone=reason)
             await self._parts.journal.save(replica)
             await self._parts.journal.event(EventKind.GONE, why, replica=replica.id, zone=replica.zone)
-            await self._parts.keys.forget(replica.id)
+            await self._hands.keys.forget(replica.id)
             return
         past = Past(
             age_s=max(0.0, (datetime.now(UTC) - known.created_at).total_seconds()),
@@ -356,12 +374,17 @@ class Fleet:
             served=known.state in _SERVED,
             noticed=known.noticed,
         )
-        self._live(ReplicaLife(replica, self._hands, token=known.token, past=past))
+        self._live(self._make_life(replica, known.token, past))
         await self._parts.journal.event(
             EventKind.ADOPTED, f"taken up again as {replica.state}", replica=replica.id, zone=replica.zone
         )
 
-    def _live(self, life: ReplicaLife) -> None:
+    def _make_life(self, replica: Replica, token: str, past: Past | None = None) -> "ReplicaLife":
+        from hedgeserve.machines.life import ReplicaLife  # with all of SSH: not for those who have no VM
+
+        return ReplicaLife(replica, self._hands, token=token, past=past)
+
+    def _live(self, life: "ReplicaLife") -> None:
         self._lives[life.replica.id] = life
         self._parts.changed()
 

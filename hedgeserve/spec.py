@@ -416,6 +416,10 @@ class LocalZoneSpec(Table):
     """Time from a preemption notice to the end of the VM."""
     no_notice_share: Share | None = None
     """Share of preemptions that come without a notice."""
+    vanish_share: Share | None = None
+    """Share of those without a notice in which the VM falls silent with its connections open, as a real one does."""
+    vanish_seen_after: Duration | None = Field(None, ge=0)
+    """How long the cloud still lists a VM that has fallen silent."""
 
     def conflicts(self) -> Iterator[Conflict]:
         """Two sources for one capacity."""
@@ -444,6 +448,10 @@ class LocalSpec(Table):
     """Time from a preemption notice to the end of the VM."""
     no_notice_share: Share = 0.0
     """Share of preemptions that come without a notice."""
+    vanish_share: Share = 0.0
+    """Share of those without a notice in which the VM falls silent with its connections open, as a real one does; in the others it is killed."""
+    vanish_seen_after: Duration = Field(15.0, ge=0)
+    """How long the cloud still lists a VM that has fallen silent."""
     trace_speed: float = Field(1.0, gt=0)
     """How many times faster than recorded the zones' traces are played."""
     zones: list[LocalZoneSpec] = []

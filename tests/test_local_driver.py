@@ -304,6 +304,46 @@ async def test_preempted_without_notice_the_vm_is_gone_in_a_moment(
         assert list(cloud.directory.iterdir()) == []
 
 
+@pytest.mark.parametrize("server", SERVERS)
+async def test_a_vm_that_vanishes_closes_nothing_and_answers_nobody(
+    clouds: Callable[..., Cloud], server: str
+) -> None:
+    """Its connections stay open and new ones are made; it is listed for a while, then nothing is left."""
+    cloud = clouds(ssh_server=server, vanish_seen_after="2s")
+    async with running_vm(cloud) as (driver, machine):
+        async with connect(machine) as ssh:
+            await ssh.run(DAEMON)
+            await driver.vanish(machine.id)
+            everyone = cloud.processes()
+            answer = asyncio.create_task(ssh.run("true"))
+            reader, writer = await asyncio.open_connection(machine.address, machine.ssh_port)
+            welcome = asyncio.create_task(reader.read(1))
+            done, _ = await asyncio.wait({answer, welcome}, timeout=0.5)
+            assert not done
+            assert not ssh.is_closed()
+            assert cloud.processes() == everyone
+            assert await driver.list() == [machine]
+            await until(lambda: not cloud.processes())
+            farewell, _ = await asyncio.gather(answer, welcome, return_exceptions=True)
+            writer.close()
+            assert isinstance(farewell, asyncssh.Error | OSError)
+        assert await driver.list() == []
+        assert list(cloud.directory.iterdir()) == []
+
+
+async def test_the_weather_has_vms_vanish(clouds: Callable[..., Cloud]) -> None:
+    """What the seed has decided is played: the cloud still lists a VM that answers nobody."""
+    cloud = clouds(preempt_every="10ms", no_notice_share=1.0, vanish_share=1.0, vanish_seen_after="60s")
+    driver = cloud.driver()
+    await driver.launch(request())
+    playing = asyncio.create_task(driver.run())
+    log = cloud.files().log
+    await until(lambda: "the VM vanishes" in log.read_text())
+    assert len(await driver.list()) == 1
+    playing.cancel()
+    await asyncio.wait({playing})
+
+
 async def test_a_notice_is_heard_and_kept(clouds: Callable[..., Cloud]) -> None:
     """The watcher tells of the end over SSH; at the deadline everything dies, with no controller needed."""
     cloud = clouds(notice="2s")

@@ -1,6 +1,7 @@
 """The local driver's weather: pure, so that years of it pass in no time."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -37,6 +38,8 @@ def climate(**differences: object) -> ZoneClimate:
         "preempt_every_s": None,
         "notice_s": 10.0,
         "no_notice_share": 0.0,
+        "vanish_share": 0.0,
+        "vanish_seen_after_s": 15.0,
     }
     return ZoneClimate(**plain | differences)  # type: ignore[arg-type]
 
@@ -91,6 +94,16 @@ def test_the_share_without_notice_is_kept() -> None:
     assert {preemption.notice_s for preemption in taken} == {0.0, 10.0}
 
 
+def test_of_those_without_notice_a_share_falls_silent_and_nobody_elses_fate_changes() -> None:
+    """Half of a quarter vanish; who goes, when and with what notice is as it was without the share."""
+    plain = weather(preempt_every_s=1.0, no_notice_share=0.25).preemptions(vms(2000), later(100))
+    taken = weather(preempt_every_s=1.0, no_notice_share=0.25, vanish_share=0.5).preemptions(vms(2000), later(100))
+    assert [replace(one, seen_after_s=None) for one in taken] == plain
+    silent = [one for one in taken if one.seen_after_s is not None]
+    assert {(one.notice_s, one.seen_after_s) for one in silent} == {(0.0, 15.0)}
+    assert 0.4 < len(silent) / sum(one.notice_s == 0 for one in taken) < 0.6
+
+
 def test_the_share_of_refused_launches_is_kept_and_a_token_keeps_its_luck() -> None:
     """A fifth of the launches is refused; asking again with the same token changes nothing."""
     sky = weather(launch_failure=0.2)
@@ -133,8 +146,10 @@ def test_zones_take_from_the_common_settings_what_they_do_not_say(tmp_path: Path
         {
             "notice": "7s",
             "preempt_every": "5m",
+            "vanish_share": 0.5,
             "zones": [
-                {"zone": "east/a", "dialect": "gcp", "spot_price": "0.10 USD/h", "trace": str(trace)},
+                {"zone": "east/a", "dialect": "gcp", "spot_price": "0.10 USD/h", "trace": str(trace)}
+                | {"vanish_share": 0.25, "vanish_seen_after": "1m"},
                 {"zone": "west/x", "capacity": 1},
             ],
         }
@@ -146,9 +161,12 @@ def test_zones_take_from_the_common_settings_what_they_do_not_say(tmp_path: Path
         spot_usd_per_hour=0.1,
         notice_s=7.0,
         preempt_every_s=300.0,
+        vanish_share=0.25,
+        vanish_seen_after_s=60.0,
         capacity=CapacityTrace(600.0, (4, 0)),
     )
     assert climates[ZoneId("local/east/b")].spot_usd_per_hour == 0.3
+    assert climates[ZoneId("local/east/b")].vanish_share == 0.5
 
 
 @pytest.mark.parametrize(

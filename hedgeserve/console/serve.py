@@ -11,22 +11,19 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 import structlog
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 from hedgeserve.console.log import Steady, configure_logging
 from hedgeserve.console.openfiles import raise_open_files_limit
-from hedgeserve.console.view import status_view
 from hedgeserve.core import Service
 from hedgeserve.spec import Spec
 from hedgeserve.units import format_duration
 
-_REFRESH_S = 0.5
+if TYPE_CHECKING:
+    from hedgeserve.console.live import Screen
 
 
 def serve_spec(
@@ -46,9 +43,11 @@ def serve_spec(
     )
     level = log_level or ("error" if live else "info")
     if live:
-        console = Console(highlight=False)
-        configure_logging(cast(TextIO, _AboveLive(console)), as_json=False, level=level)
-        _run(_serve(service, spec, bool(api_keys), _talk, console))
+        from hedgeserve.console.live import Screen  # who draws nothing need not have what draws
+
+        screen = Screen()
+        configure_logging(cast(TextIO, screen), as_json=False, level=level)
+        _run(_serve(service, spec, bool(api_keys), _talk, screen))
     else:
         as_json = log_format == "json"
         configure_logging(sys.stderr, as_json=as_json, level=level)
@@ -81,22 +80,22 @@ def _talk(message: str) -> None:
 
 
 async def _serve(
-    make: Callable[[], Service], spec: Spec, keys: bool, say: Callable[[str], None], console: Console | None
+    make: Callable[[], Service], spec: Spec, keys: bool, say: Callable[[str], None], screen: "Screen | None"
 ) -> None:
     service = make()
     stopper = _Stopper(service, spec.timeouts.drain, say)
     async with AsyncExitStack() as stack:
         stack.enter_context(stopper)
-        if console is not None:
+        picture = None
+        if screen is not None:
             # Entered before the service, so that the picture goes on while the service drains.
-            view = _View(service, console)
-            await stack.enter_async_context(view)
+            picture = await stack.enter_async_context(screen.picture_of(service))
         async with service:
             _settle()
             click.echo(_welcome(service.url, spec, keys=keys), file=cast(TextIO, Steady(sys.stdout)))
             stopper.started = True
-            if console is not None:
-                view.begin()
+            if picture is not None:
+                picture.begin()
             await service.run_until_stopped()
     say(f"{service.farewell or 'HedgeServe has stopped'}.")
 
@@ -162,51 +161,3 @@ class _Stopper:
                 f"{vms} VM{'s' * (vms != 1)} will keep running and cost {usd_per_hour:.2f} USD/h, as "
                 "service.on_exit says; `hedgeserve down` would end them."
             )
-
-
-class _View:
-    """The live status, from :meth:`begin` until the service has stopped."""
-
-    def __init__(self, service: Service, console: Console) -> None:
-        self._service = service
-        self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._task: asyncio.Task[None] | None = None
-
-    def begin(self) -> None:
-        self._live.start()
-        self._task = asyncio.create_task(self._refresh(), name="live status")
-
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._live.stop()
-
-    async def _refresh(self) -> None:
-        try:
-            while True:
-                self._live.update(status_view(self._service.status()), refresh=True)
-                await asyncio.sleep(_REFRESH_S)
-        except Exception:  # a picture that cannot be drawn must not end the service
-            structlog.get_logger("hedgeserve.cli").exception("the live status failed; the service goes on")
-
-
-class _AboveLive:
-    """A stream whose lines appear above the live status."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def write(self, text: str) -> int:
-        if line := text.rstrip("\n"):
-            self._console.print(Text.from_ansi(line))
-        return len(text)
-
-    def flush(self) -> None:
-        self._console.file.flush()
-
-    def isatty(self) -> bool:
-        return self._console.is_terminal

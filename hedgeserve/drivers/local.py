@@ -68,6 +68,7 @@ class LocalDriver:
             began_at=datetime.now(UTC),
             trace_speed=local.trace_speed,
         )
+        self._seen_after_s = local.vanish_seen_after
         self._doomed: set[str] = set()
 
     async def offers(self) -> Sequence[Offer]:
@@ -118,6 +119,17 @@ class LocalDriver:
             CloudError: There is no such VM.
         """
         await self._in_thread(f"preempt {machine_id}", lambda: self._preempt(machine_id, notice_s))
+
+    async def vanish(self, machine_id: str, *, seen_after_s: float | None = None) -> None:
+        """Take a spot VM back without a word and without a farewell: its connections stay open, nobody answers.
+
+        It is listed for ``seen_after_s`` more (None: as its zone has it), and then killed.
+
+        Raises:
+            UnsupportedError: It is an on-demand VM, which is never preempted.
+            CloudError: There is no such VM.
+        """
+        await self._in_thread(f"have {machine_id} vanish", lambda: self._vanish(machine_id, seen_after_s))
 
     async def rebalance(self, machine_id: str) -> None:
         """Have a VM's metadata service recommend to move elsewhere; only AWS's dialect has a word for it."""
@@ -224,14 +236,24 @@ class LocalDriver:
         return None
 
     def _preempt(self, machine_id: str, notice_s: float | None) -> None:
+        record = self._doom(machine_id)
+        self._vms.preempt(machine_id, notice_s=record.notice_s if notice_s is None else notice_s)
+
+    def _vanish(self, machine_id: str, seen_after_s: float | None) -> None:
+        record = self._doom(machine_id)
+        if seen_after_s is None:
+            climate = self._weather.climates.get(record.zone)
+            seen_after_s = self._seen_after_s if climate is None else climate.vanish_seen_after_s
+        self._vms.vanish(machine_id, seen_after_s=seen_after_s)
+
+    def _doom(self, machine_id: str) -> VmRecord:
+        """The spot VM of this name, which the weather leaves alone from now on."""
         for vm in self._mine():
             if vm.record.name == machine_id:
                 if vm.record.market is not Market.SPOT:
                     raise UnsupportedError(f"{machine_id} is an {vm.record.market} VM; only spot is preempted")
                 self._doomed.add(machine_id)
-                notice_s = vm.record.notice_s if notice_s is None else notice_s
-                self._vms.preempt(machine_id, notice_s=notice_s)
-                return
+                return vm.record
         raise CloudError(f"there is no VM {machine_id}")
 
     def _play(self) -> None:
@@ -244,5 +266,14 @@ class LocalDriver:
         ]
         for preemption in self._weather.preemptions(spared, datetime.now(UTC)):
             self._doomed.add(preemption.vm)
-            self._vms.preempt(preemption.vm, notice_s=preemption.notice_s)
-            _log.info("local_preemption", vm=preemption.vm, notice_s=preemption.notice_s, reason=preemption.why)
+            if preemption.seen_after_s is None:
+                self._vms.preempt(preemption.vm, notice_s=preemption.notice_s)
+            else:
+                self._vms.vanish(preemption.vm, seen_after_s=preemption.seen_after_s)
+            _log.info(
+                "local_preemption",
+                vm=preemption.vm,
+                notice_s=preemption.notice_s,
+                silent=preemption.seen_after_s is not None,
+                reason=preemption.why,
+            )

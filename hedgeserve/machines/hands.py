@@ -3,31 +3,34 @@
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hedgeserve.drivers.base import Driver
 from hedgeserve.engines.base import Engine
 from hedgeserve.hedge import Rule, ZoneNews
-from hedgeserve.machines.authority import Authority
 from hedgeserve.machines.inventory import Inventory
 from hedgeserve.machines.journal import Journal
-from hedgeserve.machines.keys import SshKeys
 from hedgeserve.machines.probe import Prober
 from hedgeserve.metrics import Metrics
 from hedgeserve.replica import GoneReason, Offer, Traffic
 from hedgeserve.spec import Spec
 
+if TYPE_CHECKING:
+    from hedgeserve.machines.authority import Authority
+    from hedgeserve.machines.credentials import Credentials
+    from hedgeserve.machines.keys import SshKeys
+
 
 @dataclass(frozen=True, slots=True)
 class Hands:
-    """What all lives of a fleet share."""
+    """What all lives of a fleet share. ``credentials`` is None where no pool has VMs."""
 
     spec: Spec
     engine: Engine
     engine_key: str = field(repr=False)
     drivers: Mapping[str, Driver]
     inventory: Inventory
-    keys: SshKeys
-    authority: Authority
+    credentials: "Credentials | None"
     journal: Journal
     prober: Prober
     traffic: Traffic
@@ -36,6 +39,21 @@ class Hands:
     changed: Callable[[], None]
     offers: Callable[[], Sequence[Offer]]
     boots_s: deque[float]
+
+    @property
+    def keys(self) -> "SshKeys":
+        """The SSH keys that the lives of VMs need."""
+        return self._for_vms().keys
+
+    @property
+    def authority(self) -> "Authority":
+        """The authority for the engines of VMs."""
+        return self._for_vms().authority
+
+    def _for_vms(self) -> "Credentials":
+        if self.credentials is None:
+            raise RuntimeError("a VM, in a service whose pools have none: there are no credentials for it")
+        return self.credentials
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,18 @@ class VmDirectory:
         if notice_s <= 0 or not _command(files, record, "preempt", {"notice_s": notice_s}):
             _kill(files)
 
+    def vanish(self, name: str, *, seen_after_s: float) -> None:
+        """Have the VM fall silent with its connections open, and end ``seen_after_s`` later; returns at once.
+
+        One that does not take the order is killed, as by :meth:`preempt` without notice.
+
+        Raises:
+            CloudError: There is no such VM, or something of it cannot be killed.
+        """
+        files, record = self._look_up(name)
+        if not _command(files, record, "vanish", {"seen_after_s": seen_after_s}):
+            _kill(files)
+
     def rebalance(self, name: str) -> None:
         """Have the VM's metadata service recommend to move elsewhere.
 

@@ -112,6 +112,15 @@ def family(marker: str, roots: Iterable[Identity] = ()) -> frozenset[int]:
     return frozenset(members)
 
 
+def stop_family(marker: str, roots: Collection[Identity] = (), *, spare: Collection[int] = ()) -> frozenset[int]:
+    """Stop every process of a VM but the spared ones, those forked meanwhile included; returns them all."""
+    found: frozenset[int] = frozenset()
+    while (now_there := family(marker, roots) - frozenset(spare)) - found:
+        _signal(now_there - found, signal.SIGSTOP)
+        found |= now_there
+    return now_there
+
+
 def kill_family(
     marker: str, roots: Collection[Identity] = (), *, spare: Collection[int] = (), deadline_s: float = 10.0
 ) -> frozenset[int]:
@@ -124,10 +133,7 @@ def kill_family(
     give_up_at_s = time.monotonic() + deadline_s
     looked_empty = False
     while True:
-        found: frozenset[int] = frozenset()
-        while (now_there := family(marker, roots) - frozenset(spare)) - found:
-            _signal(now_there - found, signal.SIGSTOP)
-            found |= now_there
+        now_there = stop_family(marker, roots, spare=spare)
         if time.monotonic() > give_up_at_s or (looked_empty and not now_there):
             return now_there
         looked_empty = not now_there

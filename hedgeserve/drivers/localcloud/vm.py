@@ -25,6 +25,7 @@ from hedgeserve.drivers.localcloud.processes import (
     become_subreaper,
     identify,
     kill_family,
+    stop_family,
 )
 from hedgeserve.drivers.localcloud.record import VmFiles, VmRecord, write_identity, write_private
 from hedgeserve.drivers.localcloud.sshd import sshd_config
@@ -64,12 +65,29 @@ class Supervisor:
             raise
         self._end("nothing is left to do")
 
+    @property
+    def _roots(self) -> tuple[Identity, ...]:
+        return () if self._sshd is None else (self._sshd,)
+
+    def _vanish(self, seen_after_s: float) -> None:
+        """Fall silent as a VM does whose cable is gone, and end when the cloud has seen it.
+
+        Every other process is stopped and this one's loop is blocked: connections stay open, new ones are even
+        made, and nobody answers. Ended from here and not by the driver, so that it needs no controller.
+        """
+        _say(f"the VM vanishes; the cloud sees it after {seen_after_s:g} s")
+        try:
+            stop_family(self._files.marker, self._roots, spare={os.getpid()})
+        except OSError as error:
+            self._end(f"it could not fall silent: {error}")
+        time.sleep(seen_after_s)
+        self._end(f"it fell silent {seen_after_s:g} s ago")
+
     def _end(self, why: str) -> NoReturn:
         """Kill everything in the VM, then this process. Blocks the loop on purpose: nothing may happen after."""
         _say(f"the VM ends: {why}")
         try:
-            roots = () if self._sshd is None else (self._sshd,)
-            kill_family(self._files.marker, roots, spare={os.getpid()})
+            kill_family(self._files.marker, self._roots, spare={os.getpid()})
         except OSError as error:
             _say(f"what is left of it is swept by the driver: {error}")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -179,6 +197,16 @@ class Supervisor:
             self._preempt(notice_s)
             return response
 
+        async def vanish(request: web.Request) -> web.StreamResponse:
+            if not authorized(request):
+                return web.Response(status=401)
+            seen_after_s = float((await request.json())["seen_after_s"])
+            response = web.Response()
+            await response.prepare(request)
+            await response.write_eof()
+            self._vanish(seen_after_s)
+            return response
+
         async def rebalance(request: web.Request) -> web.StreamResponse:
             if not authorized(request):
                 return web.Response(status=401)
@@ -186,7 +214,9 @@ class Supervisor:
             return web.Response()
 
         app = web.Application()
-        app.add_routes([web.post("/preempt", preempt), web.post("/rebalance", rebalance)])
+        app.add_routes(
+            [web.post("/preempt", preempt), web.post("/vanish", vanish), web.post("/rebalance", rebalance)]
+        )
         return app
 
     def _preempt(self, notice_s: float) -> None:

@@ -40,6 +40,8 @@ class ZoneClimate:
     preempt_every_s: float | None
     notice_s: float
     no_notice_share: float
+    vanish_share: float
+    vanish_seen_after_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,15 @@ class SpotVm:
 
 @dataclass(frozen=True, slots=True)
 class Preemption:
-    """A spot VM that is to go, ``notice_s`` after it has been told; 0: without a word."""
+    """A spot VM that is to go, ``notice_s`` after it has been told; 0: without a word.
+
+    ``seen_after_s`` is set where it falls silent with its connections open: so long the cloud still lists it.
+    """
 
     vm: str
     notice_s: float
     why: str
+    seen_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +123,10 @@ class Weather:
     def _preempt(self, vm: SpotVm, why: str) -> Preemption:
         climate = self.climates[vm.zone]
         told = self._dice("notice", vm.name).random() >= climate.no_notice_share
-        return Preemption(vm.name, climate.notice_s if told else 0.0, why)
+        if told:
+            return Preemption(vm.name, climate.notice_s, why)
+        silent = self._dice("vanish", vm.name).random() < climate.vanish_share
+        return Preemption(vm.name, 0.0, why, climate.vanish_seen_after_s if silent else None)
 
     def _dice(self, what: str, name: str) -> Random:
         return Random(f"{self.seed}/{what}/{name}")
@@ -149,6 +158,8 @@ def _climate(local: LocalSpec, zone: LocalZoneSpec) -> ZoneClimate:
         preempt_every_s=local.preempt_every if zone.preempt_every is None else zone.preempt_every,
         notice_s=pick(zone.notice, local.notice),
         no_notice_share=pick(zone.no_notice_share, local.no_notice_share),
+        vanish_share=pick(zone.vanish_share, local.vanish_share),
+        vanish_seen_after_s=pick(zone.vanish_seen_after, local.vanish_seen_after),
     )
 
 
