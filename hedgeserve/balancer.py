@@ -17,11 +17,12 @@ from pathlib import Path
 from hedgeserve.errors import ListenError
 from hedgeserve.metrics import Metrics
 from hedgeserve.proxy.dispatch import Dispatcher
-from hedgeserve.proxy.exchange import Exchange, Shared
+from hedgeserve.proxy.exchange import Exchange
 from hedgeserve.proxy.failover import FailoverPolicy
 from hedgeserve.proxy.front import Front, Standing
 from hedgeserve.proxy.keys import Keys
 from hedgeserve.proxy.lookout import Lookout, sweep_every_s
+from hedgeserve.proxy.parties import Shared
 from hedgeserve.proxy.pool import Pool
 from hedgeserve.proxy.reception import Reception
 from hedgeserve.proxy.routes import ROUTES

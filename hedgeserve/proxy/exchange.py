@@ -7,26 +7,24 @@ Until the first byte has gone to the client, everything may be tried again elsew
 is cut later is decided in :mod:`hedgeserve.proxy.failover`, and nowhere else.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Sequence
+from typing import Final
 
 import structlog
 
-from hedgeserve.metrics import FailurePhase, Metrics, Outcome
+from hedgeserve.metrics import FailurePhase, Outcome
 from hedgeserve.proxy.admission import Place
-from hedgeserve.proxy.dispatch import Dispatcher, Ticket
+from hedgeserve.proxy.dispatch import Ticket
 from hedgeserve.proxy.failover import Call, Finished, GiveUp, Recovery, Resume, Step, Stream, Telling, Way
 from hedgeserve.proxy.headers import lines_of
 from hedgeserve.proxy.incoming import Ask
 from hedgeserve.proxy.moving import Moving
+from hedgeserve.proxy.parties import NO_FAULT, ClientSide, Failure, Home, Report, Shared, outcome_of
 from hedgeserve.proxy.pool import Lease
 from hedgeserve.proxy.replies import Code, Refused, error_event
-from hedgeserve.proxy.turns import Turns
 from hedgeserve.proxy.verdict import Dialect, aborted
-from hedgeserve.proxy.wire import Head, Link, Wires
+from hedgeserve.proxy.wire import Head, Link
 from hedgeserve.replica import ReplicaId
-from hedgeserve.spec import FailoverSpec, LimitsSpec, TimeoutsSpec
 from hedgeserve.units import format_duration
 
 _log = structlog.get_logger(__name__)
@@ -50,70 +48,6 @@ _TOLD_BYTES = 4096
 _LONGEST_REPLY_BYTES = 64 * 2**20
 _DONE = b"data: [DONE]\n\n"
 _JSON_LINE = b"Content-Type: application/json\r\n"
-
-
-class ClientSide(Protocol):
-    """Where an answer goes; its methods do nothing when nobody is there any more."""
-
-    def begin(self, status: int, lines: bytes) -> None:
-        """The head of an answer whose length is not known yet."""
-
-    def send(self, payload: bytes, framed: bytes | None = None) -> None:
-        """More of it; ``framed`` is the same as whole chunks, where that is at hand."""
-
-    def short_way(self) -> Callable[[bytes], None] | None:
-        """Where chunks may go as they are, from now to the end of the answer; None where they must not."""
-
-    def end(self, trailers: bytes = b"") -> None:
-        """The answer is whole."""
-
-    def whole(self, status: int, lines: bytes, body: bytes) -> None:
-        """A whole answer."""
-
-    def refuse(self, refused: Refused, lines: bytes = b"", *, counted: bool = False) -> None:
-        """An error of ours; ``counted`` where somebody else tells of it."""
-
-    def abort(self) -> None:
-        """Break the connection: the only honest end of half an answer that is no stream of events."""
-
-
-@dataclass(slots=True)
-class Report:
-    """What became of a request, for the log and the metrics; filled in as it goes along."""
-
-    started_s: float = 0.0
-    status: int = 0  # that was sent; 0 while none was
-    outcome: Outcome = Outcome.INTERNAL_ERROR
-    replica: str = ""
-    attempts: int = 0
-    ttft_s: float | None = None
-    resumed: int = 0
-    tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What all exchanges share."""
-
-    dispatcher: Dispatcher
-    wires: Wires
-    metrics: Metrics
-    limits: LimitsSpec
-    timeouts: TimeoutsSpec
-    failover: FailoverSpec
-    now_s: Callable[[], float]
-    turns: Turns
-    active: set["Exchange"]
-
-
-class Home(Protocol):
-    """Who wants to know of exchanges' ends."""
-
-    def ended(self, exchange: "Exchange") -> None:
-        """Its client has been told the last of it, or has left."""
-
-    def telling(self, ask: Ask) -> Telling:
-        """What follows a stream that answers this request."""
 
 
 class Exchange:
@@ -602,7 +536,7 @@ class Exchange:
         lease.release()
         if self._stage == _OVER:  # pragma: no cover - a release may serve others, never end this one
             return
-        if failure.phase not in _NO_FAULT:
+        if failure.phase not in NO_FAULT:
             self._get_ticket().failed_on(replica)
         collected = self.ask.approach.collect and self.told_tokens > 0
         if self._begun or collected:
@@ -707,7 +641,7 @@ class Exchange:
         )
 
     def _note(self, replica: ReplicaId, failure: "Failure", lease: Lease) -> None:
-        if failure.phase not in _NO_FAULT:
+        if failure.phase not in NO_FAULT:
             lease.failed()
         self._shared.metrics.upstream_failed(failure.phase)
         _log.info(
@@ -818,25 +752,3 @@ class Exchange:
 
     def _trailers(self) -> bytes:
         return lines_of([("X-HedgeServe-Resumed", str(self.report.resumed))]) if self.report.resumed else b""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """How an attempt on a replica has failed, in words for people; ``timed_out`` tells silence from refusal."""
-
-    phase: FailurePhase
-    reason: str
-    timed_out: bool = False
-
-
-_NO_FAULT = frozenset({FailurePhase.VANISHED, FailurePhase.MOVED})
-"""Preempted, or left of our own will: nothing that a replica's record should suffer from."""
-
-
-def outcome_of(code: Code) -> Outcome:
-    """How a request that is answered with an error of ours is counted."""
-    if code.status in (429, 503):
-        return Outcome.SHED
-    if code.status == 500:
-        return Outcome.INTERNAL_ERROR
-    return Outcome.CLIENT_ERROR if code.status < 500 else Outcome.UPSTREAM_ERROR

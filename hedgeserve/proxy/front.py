@@ -12,10 +12,10 @@ from aiohttp import web
 
 from hedgeserve.metrics import Metrics, Outcome
 from hedgeserve.proxy.client import Client, ClientGone
-from hedgeserve.proxy.exchange import outcome_of
 from hedgeserve.proxy.headers import request_id
 from hedgeserve.proxy.incoming import require_model
 from hedgeserve.proxy.keys import Keys
+from hedgeserve.proxy.parties import outcome_of
 from hedgeserve.proxy.replies import Code, Refused
 from hedgeserve.proxy.routes import FORWARDED, MODELS, OTHER, OWN
 from hedgeserve.spec import Spec

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import structlog
 
 from hedgeserve.metrics import FailurePhase
-from hedgeserve.proxy.exchange import Shared
 from hedgeserve.proxy.gauges import Gauges
 from hedgeserve.proxy.moving import plan_moves
+from hedgeserve.proxy.parties import Shared
 from hedgeserve.proxy.pool import Incarnation
 from hedgeserve.proxy.reception import Reception
 from hedgeserve.proxy.wire import Head, Link

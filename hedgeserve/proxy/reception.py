@@ -13,11 +13,12 @@ import structlog
 from hedgeserve.metrics import Metrics, Outcome
 from hedgeserve.proxy import failover
 from hedgeserve.proxy.edge import Edge, Incoming
-from hedgeserve.proxy.exchange import Exchange, Report, Shared
+from hedgeserve.proxy.exchange import Exchange
 from hedgeserve.proxy.failover import FailoverPolicy, Telling
 from hedgeserve.proxy.headers import to_replica
 from hedgeserve.proxy.incoming import Ask, understand
 from hedgeserve.proxy.keys import Keys
+from hedgeserve.proxy.parties import Report, Shared
 from hedgeserve.proxy.quotas import Quotas
 from hedgeserve.proxy.replies import Code, Refused
 from hedgeserve.proxy.routes import FORWARDED, Forwarded
