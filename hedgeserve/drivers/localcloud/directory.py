@@ -125,9 +125,9 @@ class VmDirectory:
             _kill(files)
 
     def vanish(self, name: str, *, seen_after_s: float) -> None:
-        """Have the VM fall silent with its connections open, and end ``seen_after_s`` later; returns at once.
+        """Have the VM fall silent with its connections open, and end ``seen_after_s`` later.
 
-        One that does not take the order is killed, as by :meth:`preempt` without notice.
+        Returns once it is silent. One that does not take the order is killed, as by :meth:`preempt` without notice.
 
         Raises:
             CloudError: There is no such VM, or something of it cannot be killed.

@@ -75,13 +75,16 @@ class Supervisor:
         Every other process is stopped and this one's loop is blocked: connections stay open, new ones are even
         made, and nobody answers. Ended from here and not by the driver, so that it needs no controller.
         """
-        _say(f"the VM vanishes; the cloud sees it after {seen_after_s:g} s")
+        self._stop_others()
+        _say(f"the VM has vanished; the cloud sees it after {seen_after_s:g} s")
+        time.sleep(seen_after_s)
+        self._end(f"it fell silent {seen_after_s:g} s ago")
+
+    def _stop_others(self) -> None:
         try:
             stop_family(self._files.marker, self._roots, spare={os.getpid()})
         except OSError as error:
             self._end(f"it could not fall silent: {error}")
-        time.sleep(seen_after_s)
-        self._end(f"it fell silent {seen_after_s:g} s ago")
 
     def _end(self, why: str) -> NoReturn:
         """Kill everything in the VM, then this process. Blocks the loop on purpose: nothing may happen after."""
@@ -201,6 +204,8 @@ class Supervisor:
             if not authorized(request):
                 return web.Response(status=401)
             seen_after_s = float((await request.json())["seen_after_s"])
+            # Before the answer, so that who has it finds nobody speaking; again after it, for what began since.
+            self._stop_others()
             response = web.Response()
             await response.prepare(request)
             await response.write_eof()
