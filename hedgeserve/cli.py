@@ -261,6 +261,9 @@ def serve(
         environ["HEDGESERVE_SERVICE_STATE_DIR"] = str(Path(state_dir).expanduser().absolute())
     spec = load_spec(model, environ)
     api_keys = load_api_keys(spec, environ)
+    from hedgeserve.console.lean import import_structlog
+
+    import_structlog()  # before those who import it as everybody does
     from hedgeserve.console.serve import serve_spec
 
     record = None if transcript is None else Path(transcript)

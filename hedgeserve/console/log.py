@@ -60,7 +60,11 @@ def configure_logging(out: TextIO, *, as_json: bool, level: str) -> None:
         render: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
         colours = out.isatty() and not os.environ.get("NO_COLOR")
-        render = [structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=0)]
+        render = [
+            structlog.dev.ConsoleRenderer(
+                colors=colours, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
