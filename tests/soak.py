@@ -1,25 +1,26 @@
-"""The soak: steady load on a fleet that is preempted every few seconds, half of the time without a notice.
+"""The soak: steady load on a fleet of which a VM is taken every few seconds, and no answer may show it.
 
 Run by hand (``make soak``), for it takes minutes. It starts ``hedgeserve serve`` as a process of its own on the
-local driver, sends streamed and plain requests all the while, ends it with Ctrl-C, and then judges: every
-request that had not received a byte was answered, nothing was left behind, and memory stayed flat.
+local driver and asks for answers of every kind, most of them streams. VMs are taken with a notice, without one,
+and in silence. Each answer is compared with its twin, which an engine gave that was left alone. In the end Ctrl-C
+stops the service: nothing may be left of it, and its memory must not have grown.
 """
 
 import argparse
 import asyncio
-import json
-import os
+import shutil
 import signal
-import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
 import psutil
+
+from tests.soaking.answers import twins
+from tests.soaking.load import Tally, offer_load
+from tests.soaking.report import End, print_report, problems
+from tests.soaking.watching import Watched, processes_of, read_metrics, read_weather, wait_for_url, watch
 
 SPEC = """
 [service]
@@ -30,7 +31,7 @@ state_dir = "{state}"
 [model]
 id = "demo"
 engine = "demo"
-args = ["--load-time", "500ms", "--tokens-per-second", "40"]
+args = ["--load-time", "500ms", "--tokens-per-second", "60", "--enable-auto-tool-choice"]
 
 [replicas]
 count = 3
@@ -55,8 +56,10 @@ zones = ["east/a", "east/b", "west/a", "west/b"]
 seed = {seed}
 boot_time = "500ms"
 preempt_every = "{preempt_every_s}s"
-notice = "4s"
-no_notice_share = 0.5
+notice = "6s"
+no_notice_share = 0.6
+vanish_share = 0.5
+vanish_seen_after = "15s"
 launch_failure = 0.05
 zones = [
     {{ zone = "east/a", dialect = "aws" }},
@@ -66,219 +69,62 @@ zones = [
 """
 
 
-@dataclass
-class Tally:
-    """What became of the requests, and what the controller needed meanwhile."""
-
-    outcomes: Counter[str] = field(default_factory=Counter)
-    unanswered: list[str] = field(default_factory=list)
-    latencies_s: list[float] = field(default_factory=list)
-    first_bytes_s: list[float] = field(default_factory=list)
-    samples: list[tuple[float, float, int, int]] = field(default_factory=list)  # t, RSS MiB, tasks, descriptors
-
-
-async def ask(session: aiohttp.ClientSession, url: str, number: int, tally: Tally) -> None:
-    """One request; every second one is streamed."""
-    stream = number % 2 == 0
-    body = {
-        "model": "demo",
-        "messages": [{"role": "user", "content": f"Tell me of fox number {number % 50}."}],
-        "max_tokens": 30,
-        "stream": stream,
-    }
-    begun_s = time.monotonic()
-    got = b""
-    try:
-        async with session.post(f"{url}/v1/chat/completions", json=body) as response:
-            if response.status != 200:
-                tally.outcomes["refused"] += 1
-                tally.unanswered.append(f"{response.status}: {(await response.text())[:200]}")
-                return
-            async for chunk in response.content.iter_any():
-                if not got:
-                    tally.first_bytes_s.append(time.monotonic() - begun_s)
-                got += chunk
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        if not got:
-            tally.outcomes["unanswered"] += 1
-            tally.unanswered.append(repr(error))
-        else:
-            tally.outcomes["broken off without a word"] += 1
-        return
-    tally.latencies_s.append(time.monotonic() - begun_s)
-    if stream:
-        whole = got.rstrip().endswith(b"data: [DONE]") and b'"error"' not in got
-        tally.outcomes["streamed whole" if whole else "stream cut, said so in band"] += 1
-    else:
-        whole = json.loads(got)["choices"][0]["finish_reason"] in ("length", "stop")
-        tally.outcomes["answered" if whole else "answer without an end"] += 1
-
-
-async def offer_load(url: str, until_s: float, per_second: float, tally: Tally) -> None:
-    """An open loop: requests start at a steady pace, however long the ones before take."""
-    timeout = aiohttp.ClientTimeout(total=180)
-    async with (
-        aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session,
-        asyncio.TaskGroup() as group,
-    ):
-        number = 0
-        next_s = time.monotonic()
-        while next_s < until_s:
-            await asyncio.sleep(max(0.0, next_s - time.monotonic()))
-            group.create_task(ask(session, url, number, tally))
-            number += 1
-            next_s += 1 / per_second
-
-
-async def watch(process: psutil.Process, socket: Path, until_s: float, tally: Tally) -> dict[str, object]:
-    """Sample the controller's memory, tasks and descriptors; returns its last status."""
-    status: dict[str, object] = {}
-    connector = aiohttp.UnixConnector(path=str(socket))
-    async with aiohttp.ClientSession(connector=connector) as session:
-        while time.monotonic() < until_s:
-            async with session.get("http://admin/admin/v1/status") as response:
-                status = await response.json()
-            rss_mib = process.memory_info().rss / 2**20
-            tally.samples.append((time.monotonic(), rss_mib, int(str(status["tasks"])), process.num_fds()))
-            await asyncio.sleep(5)
-    return status
-
-
-async def find_events(socket: Path) -> Counter[str]:
-    """How often the fleet was preempted, by what its journal says."""
-    kinds: Counter[str] = Counter()
-    after = 1
-    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(socket))) as session:
-        while True:
-            url = f"http://admin/admin/v1/events?after={after}&limit=1000"
-            async with session.get(url) as response:
-                events = (await response.json())["events"]
-            if not events:
-                return kinds
-            for event in events:
-                after = event["id"]
-                kinds[event["kind"]] += 1
-                if event["kind"] == "gone" and event["data"]["gone"] == "preempted":
-                    kinds["gone: preempted"] += 1
-
-
-def quantile(values: list[float], share: float) -> float:
-    """The value below which this share of all lies."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
-
-
-def processes_of(state: Path) -> list[str]:
-    """Processes that name the state directory in their command line or environment."""
-    found = []
-    for process in psutil.process_iter(["pid", "cmdline"]):
+async def soak(given: argparse.Namespace, folder: Path) -> bool:
+    """Run it; whether all is well."""
+    state, spec, log = folder / "state", folder / "model.toml", folder / "log"
+    spec.write_text(SPEC.format(state=state, seed=given.seed, preempt_every_s=given.preempt_every_s))
+    tally, watched = Tally(), Watched()
+    async with twins() as expected:
+        with log.open("wb") as out:
+            command = [sys.executable, "-m", "hedgeserve", "serve", str(spec), "--log-format", "json"]
+            controller = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=out)
+        process, socket = psutil.Process(controller.pid), state / "admin.sock"
         try:
-            told = " ".join(process.info["cmdline"] or []) + " ".join(process.environ().values())
-        except (psutil.Error, OSError):
-            continue
-        if str(state) in told and process.pid != os.getpid():
-            found.append(f"{process.pid}: {' '.join(process.info['cmdline'] or [])[:120]}")
-    return found
-
-
-async def soak(minutes: float, per_second: float, preempt_every_s: float, seed: int) -> int:
-    """Run it; 0 when all is well."""
-    with tempfile.TemporaryDirectory(prefix="soak-", dir="/tmp") as folder:
-        state = Path(folder) / "state"
-        spec = Path(folder) / "model.toml"
-        spec.write_text(SPEC.format(state=state, seed=seed, preempt_every_s=preempt_every_s))
-        log = (Path(folder) / "log").open("wb")
-        command = [sys.executable, "-m", "hedgeserve", "serve", str(spec), "--log-format", "json"]
-        controller = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
-        socket = state / "admin.sock"
-        url = await wait_for_url(socket)
-        tally = Tally()
-        until_s = time.monotonic() + minutes * 60
-        process = psutil.Process(controller.pid)
-        _, status = await asyncio.gather(
-            offer_load(url, until_s, per_second, tally), watch(process, socket, until_s, tally)
-        )
-        events = await find_events(socket)
-        cpu_s = sum(process.cpu_times()[:2])
-        controller.send_signal(signal.SIGINT)
-        exit_status = await asyncio.wait_for(controller.wait(), 60)
-        left = processes_of(state)
-        vms_left = [path.name for path in (state / "local").iterdir()]
-        log.close()
-        ok = report(tally, events, status, cpu_s, exit_status, left, vms_left)
-        if not ok:
-            print((Path(folder) / "log").read_text()[-4000:])
-        return 0 if ok else 1
-
-
-async def wait_for_url(socket: Path) -> str:
-    """The endpoint, once a first replica is ready."""
-    for _ in range(600):
-        await asyncio.sleep(0.1)
-        try:
-            async with (
-                aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(socket))) as session,
-                session.get("http://admin/admin/v1/status") as response,
-            ):
-                status = await response.json()
-        except aiohttp.ClientError:
-            continue
-        if status["ready"]:
-            return str(status["url"])
-    raise SystemExit("no replica became ready within a minute")
-
-
-def report(
-    tally: Tally,
-    events: Counter[str],
-    status: dict[str, object],
-    cpu_s: float,
-    exit_status: int,
-    left: list[str],
-    vms_left: list[str],
-) -> bool:
-    """Print the figures and say whether they are good."""
-    total = sum(tally.outcomes.values())
-    third = max(1, len(tally.samples) // 3)
-    early = statistics.median(sample[1] for sample in tally.samples[:third])
-    late = statistics.median(sample[1] for sample in tally.samples[-third:])
-    tasks = [sample[2] for sample in tally.samples]
-    descriptors = [sample[3] for sample in tally.samples]
-    print(f"requests           {total}")
-    for outcome, count in tally.outcomes.most_common():
-        print(f"  {outcome:<28} {count}")
-    for name, values in (("latency s", tally.latencies_s), ("first byte s", tally.first_bytes_s)):
-        print(f"{name:<18} p50 {quantile(values, 0.5):.2f}  p99 {quantile(values, 0.99):.2f}")
-    print(f"events             {dict(events)}")
-    print(f"controller         CPU {cpu_s:.0f} s, RSS first third {early:.1f} MiB, last third {late:.1f} MiB")
-    print(f"tasks, descriptors median {statistics.median(tasks):.0f} (last {tasks[-1]}), "
-          f"{statistics.median(descriptors):.0f} (last {descriptors[-1]})")  # fmt: skip
-    print(f"exit status        {exit_status}; processes left {left}; VMs left {vms_left}")
-    for text in tally.unanswered[:10]:
-        print("  unanswered:", text)
-    half = len(tasks) // 2
-    return (
-        not tally.unanswered
-        and tally.outcomes["broken off without a word"] == 0
-        and tally.outcomes["answer without an end"] == 0
-        and exit_status == 0
-        and not left
-        and not vms_left
-        and late < early * 1.15
-        and statistics.median(tasks[half:]) <= statistics.median(tasks[:half]) + 10
-        and statistics.median(descriptors[half:]) <= statistics.median(descriptors[:half]) + 20
-    )
+            url = await wait_for_url(socket)
+            watching = asyncio.create_task(watch(process, socket, watched))
+            begun_s = time.monotonic()
+            await offer_load(
+                url,
+                expected,
+                tally,
+                per_second=given.per_second,
+                seed=given.seed,
+                until_s=float("inf") if given.streams else begun_s + given.minutes * 60,
+                streams=given.streams,
+            )
+            took_s = time.monotonic() - begun_s
+            watching.cancel()
+            watched.metrics = await read_metrics(url)
+            watched.cpu_s = sum(process.cpu_times()[:2])
+        finally:
+            if controller.returncode is None:
+                controller.send_signal(signal.SIGINT)
+            exit_status = await asyncio.wait_for(controller.wait(), 60)
+    watched.weather = read_weather(log)
+    end = End(exit_status, processes_of(state), [path.name for path in (state / "local").iterdir()])
+    print_report(tally, watched, end, took_s=took_s)
+    found = problems(tally, watched, end)
+    for problem in found:
+        print("FAILED:", problem)
+    return not found
 
 
 def main() -> None:
     """Read the command line and soak."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=15)
-    parser.add_argument("--per-second", type=float, default=6)
+    parser.add_argument("--minutes", type=float, default=15, help="how long requests are sent (%(default)g)")
+    parser.add_argument("--streams", type=int, help="how many requests are sent; in place of --minutes")
+    parser.add_argument("--per-second", type=float, default=16, help="mean of the arrivals (%(default)g)")
     parser.add_argument("--preempt-every-s", type=float, default=25, help="mean, for one VM; five of them run")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the weather and of the questions (%(default)s)")
     given = parser.parse_args()
-    sys.exit(asyncio.run(soak(given.minutes, given.per_second, given.preempt_every_s, given.seed)))
+    folder = Path(tempfile.mkdtemp(prefix="soak-", dir="/tmp"))
+    well = asyncio.run(soak(given, folder))
+    if well:
+        shutil.rmtree(folder)
+    else:
+        print(f"the log and the journal are kept in {folder}")
+    sys.exit(not well)
 
 
 if __name__ == "__main__":
