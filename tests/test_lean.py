@@ -7,8 +7,8 @@ import sys
 import pytest
 
 _UNUSED = [
-    "asyncssh", "cryptography", "rich", "pygments", "libcloud", "botocore", "boto3", "google.auth", "azure", "numpy",
-    "highspy", "pandas", "matplotlib", "hedgeserve.machines.life", "hedgeserve.simulate",
+    "asyncssh", "cryptography", "rich", "pygments", "libcloud", "botocore", "boto3", "google.auth", "azure",
+    "numpy", "highspy", "pandas", "matplotlib", "hedgeserve.machines.life", "hedgeserve.simulate",
 ]  # fmt: skip
 
 
