@@ -32,9 +32,9 @@ test-vllm: ## the tests against a real vLLM; HEDGESERVE_VLLM_PYTHON names its in
 	@scripts/setup test
 	$(PYTHON_BIN) -m pytest -q -m vllm --timeout 900
 
-soak: ## 15 minutes of requests on a fleet that is preempted all the time, each answer compared with its twin; MINUTES=n, STREAMS=n
+soak: ## 15 minutes of load with a preemption every few seconds, answers compared; MINUTES=n, or STREAMS=n of them
 	@scripts/setup test
-	$(PYTHON_BIN) -m tests.soak --minutes $(or $(MINUTES),15) --streams $(or $(STREAMS),0)
+	$(PYTHON_BIN) -m tests.soak --minutes $(or $(MINUTES),15) $(if $(STREAMS),--streams $(STREAMS)) $(ARGS)
 
 bench-policy: ## measure the policies on recorded capacity (minutes) and write docs/benchmarks.md; ARGS="--only speed"
 	@scripts/setup test

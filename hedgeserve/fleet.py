@@ -17,7 +17,6 @@ from statistics import median
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import aiohttp
 import structlog
 
 from hedgeserve.drivers.base import Driver, Machine
@@ -132,7 +131,6 @@ class Fleet:
 
     async def __aenter__(self) -> Self:
         parts = self._parts
-        session = await self._stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
         self._hands = Hands(
             spec=parts.spec,
             engine=parts.engine,
@@ -141,7 +139,7 @@ class Fleet:
             inventory=self._inventory,
             credentials=parts.credentials,
             journal=parts.journal,
-            prober=Prober(session, parts.spec.probe, parts.engine),
+            prober=Prober(parts.spec.probe, parts.engine),
             traffic=parts.traffic,
             metrics=parts.metrics,
             news=self._hear,

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-import aiohttp
 import pytest
 
 from hedgeserve.engines import make_engine
@@ -90,6 +89,5 @@ async def test_an_unexpected_error_costs_one_probe_interval(tmp_path: Path) -> N
 async def test_a_probe_of_a_host_that_is_none_is_an_answer(host: str) -> None:
     """A name that cannot even be looked up: a sentence, as for every other failure."""
     engine = make_engine(ModelSpec.model_validate({"engine": "demo"}), {})
-    async with aiohttp.ClientSession() as session:
-        prober = Prober(session, ProbeSpec.model_validate({"timeout": "2s"}), engine)
-        assert f"http://{host}/health could not be asked" in await prober.health(f"http://{host}", None)
+    prober = Prober(ProbeSpec.model_validate({"timeout": "2s"}), engine)
+    assert f"http://{host}/health could not be asked" in await prober.health(f"http://{host}", None)

@@ -1,11 +1,11 @@
 """The readiness probe: the engine's health path, then one real token."""
 
+import asyncio
 import ssl
 from dataclasses import dataclass
 
-import aiohttp
-
 from hedgeserve.engines.base import Engine
+from hedgeserve.machines.question import NoAnswerError, Trust, ask
 from hedgeserve.spec import ProbeSpec
 
 _FIRST_TOKEN_TIMEOUT_S = 120.0
@@ -27,19 +27,17 @@ class Prober:
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
         probe: ProbeSpec,
         engine: Engine,
         identity: Identity | None = None,
     ) -> None:
-        self._session = session
         self._probe = probe
         self._engine = engine
         self._identity = identity
 
     def of(self, identity: Identity) -> "Prober":
         """The same, for one VM that must prove its identity."""
-        return Prober(self._session, self._probe, self._engine, identity)
+        return Prober(self._probe, self._engine, identity)
 
     async def health(self, url: str, api_key: str | None) -> str:
         """Empty when the probe of ``model.toml`` is answered with 200, else what came instead."""
@@ -59,23 +57,15 @@ class Prober:
     async def _ask(self, url: str, api_key: str | None, body: object, *, timeout_s: float) -> str:
         identity = self._identity
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        trust = None if identity is None else Trust(identity.trust, identity.name)
         try:
-            async with self._session.request(
-                "GET" if body is None else "POST",
-                url,
-                json=body,
-                headers=headers,
-                timeout=aiohttp.ClientTimeout(total=timeout_s),
-                allow_redirects=False,
-                ssl=True if identity is None else identity.trust,
-                server_hostname=None if identity is None else identity.name,
-            ) as response:
-                if response.status == 200:
-                    await response.read()
-                    return ""
-                text = (await response.content.read(300)).decode("utf-8", "replace").strip()
-                return f"{url} answered {response.status}" + (f": {text}" if text else "")
+            async with asyncio.timeout(timeout_s):
+                answer = await ask(url, headers=headers, body=body, trust=trust)
         except TimeoutError:
             return f"{url} did not answer within {timeout_s:g} s"
-        except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a host that is no name
+        except (NoAnswerError, OSError, ValueError) as error:  # ValueError: a host that is no name
             return f"{url} could not be asked: {error or type(error).__name__}"
+        if answer.status == 200:
+            return ""
+        text = answer.beginning.decode("utf-8", "replace").strip()
+        return f"{url} answered {answer.status}" + (f": {text}" if text else "")
