@@ -10,7 +10,7 @@ import aiohttp
 
 from tests.demo_process import demo_process
 from tests.soaking.kinds import QUESTIONS, Question
-from tests.test_failover_demo import Told, read
+from tests.streams import Told, read
 
 _SHOWN = 60
 
