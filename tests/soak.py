@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -46,15 +45,8 @@ notice_poll = "500ms"
 
 [probe]
 interval = "1s"
-timeout = "2s"
+timeout = "5s"
 initial_delay = "60s"
-
-[failover]
-silence = "1s"
-collect_above = 40
-
-[timeouts]
-connect = "1s"
 
 [[pools]]
 cloud = "local"
@@ -75,18 +67,6 @@ zones = [
     {{ zone = "west/a", dialect = "azure" }},
 ]
 """
-LENGTHS = (20, 60, 140)
-IN_ONE_PIECE = 0.25
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of request, and what its answer must be."""
-
-    name: str
-    path: str
-    body: dict[str, Any]
-    twin: Any
 
 
 async def soak(given: argparse.Namespace, folder: Path) -> bool:
