@@ -326,3 +326,17 @@ async def test_a_replica_that_fails_fast_does_not_draw_the_traffic_to_it() -> No
         for _ in range(20):
             assert (await house.ask()).text == "from good"
         assert len(bad.seen) == 1
+
+
+async def test_a_mistake_of_ours_in_a_recovery_costs_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection is broken, which is all that can be said then; those whose turn is next go on."""
+    bad = Engine("bad").then(streams(event("one "), then="cut"), status(500))
+    good = Engine("good")
+    async with open_house() as house, bad, good:
+        house.show(bad.target(), good.target(preferred=False))
+        monkeypatch.setattr("hedgeserve.proxy.failover.Telling.recover", lambda telling: 1 // 0)
+        spoilt, fine = await asyncio.gather(house.ask(stream=True), house.ask())
+        assert spoilt.broken
+        assert fine.status == 200
+        assert house.count("requests_total", outcome="internal_error") == 1
+        await until(lambda: house.balancer.load().in_flight == 0)

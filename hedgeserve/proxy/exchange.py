@@ -7,7 +7,7 @@ Until the first byte has gone to the client, everything may be tried again elsew
 is cut later is decided in :mod:`hedgeserve.proxy.failover`, and nowhere else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -217,8 +217,11 @@ class Exchange:
         self._stage = _WAITING
         self._stage_due_s = None
         self._asked_at_s = self._shared.now_s()
+        ticket = self._get_ticket()
+        if self._begun:
+            ticket.place.deadline_s = None  # half an answer is of more use late than never
         try:
-            lease = self._shared.dispatcher.claim(self._get_ticket())
+            lease = self._shared.dispatcher.claim(ticket)
         except Refused as refused:
             self._refused(refused)
             return
@@ -237,7 +240,12 @@ class Exchange:
                 tokens=ask.wants.tokens,
             )
             place.admitted = self.report.attempts > 0
-            self._ticket = Ticket(place, ask.wants, self._granted, self._refused)
+            self._ticket = Ticket(
+                place,
+                ask.wants,
+                lambda lease: self._safely(lambda: self._granted(lease)),
+                lambda refused: self._safely(lambda: self._refused(refused)),
+            )
         return self._ticket
 
     def _granted(self, lease: Lease) -> None:
@@ -412,7 +420,7 @@ class Exchange:
         self._link = None
         if stale and self._lease is not None and not self._lease.vanished:
             # It had been closed while it was idle: no fault of the replica, and nothing has been asked of it.
-            self._shared.turns.soon(self._ask_anew)
+            self._in_turn(self._ask_anew)
             return
         if self._mode == _ERROR and self._stage == _BODY:
             self._fail(self._told_failure())
@@ -422,7 +430,7 @@ class Exchange:
         self._fail(Failure(phase, reason, timed_out=timed_out))
 
     def _vanished(self) -> None:
-        self._shared.turns.soon(self._fail_vanished)
+        self._in_turn(self._fail_vanished)
         # From here on nothing of the replica is heard: its turn to go on elsewhere comes in a moment.
         self._drop_link()
         self._stage = _WAITING
@@ -548,7 +556,7 @@ class Exchange:
         if self._spent():
             self._turn_away(self._given_up())
         else:
-            self._shared.turns.soon(self._claim_again)
+            self._in_turn(self._claim_again)
 
     def _go_on(self, replica: ReplicaId, failure: "Failure") -> None:
         """Half of an answer is with the client: another replica must take it up, or it ends with an error."""
@@ -575,7 +583,7 @@ class Exchange:
         self.report.resumed += 1
         if self.ask.approach.way is Way.REPLAY:
             self._shared.metrics.replayed(self.told_tokens)
-        self._shared.turns.soon(self._claim_again)
+        self._in_turn(self._claim_again)
 
     def _end_complete(self) -> None:
         """Nothing is missing, but perhaps the word that nothing is."""
@@ -597,7 +605,7 @@ class Exchange:
             if self._spent():
                 self._turn_away(self._given_up())
             else:
-                self._shared.turns.soon(self._claim_again)
+                self._in_turn(self._claim_again)
 
     def _claim_again(self) -> None:
         if self._stage != _OVER:
@@ -738,6 +746,17 @@ class Exchange:
         link, self._link = self._link, None
         if link is not None:
             link.drop()
+
+    def _in_turn(self, work: Callable[[], None]) -> None:
+        """Do this soon, but not all at once with what hundreds of others have to do."""
+        self._shared.turns.soon(lambda: self._safely(work))
+
+    def _safely(self, work: Callable[[], None]) -> None:
+        """A mistake of ours costs this request, and not those whose turn is next."""
+        try:
+            work()
+        except Exception:
+            self._home.failed(self)
 
     # Headers
 

@@ -66,7 +66,10 @@ class Lookout:
         if now_s >= self._next_s:
             self._next_s = now_s + self._every_s
             for exchange in tuple(self._shared.active):
-                exchange.sweep(now_s)
+                try:
+                    exchange.sweep(now_s)
+                except Exception:  # the clock goes on for the others
+                    self._reception.failed(exchange)
         if self._sweeps % _PACE_EVERY == 0:
             self._learn_pace(now_s)
         incarnations = self._shared.dispatcher.pool.incarnations

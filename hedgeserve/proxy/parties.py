@@ -77,6 +77,9 @@ class Home(Protocol):
     def ended(self, exchange: "Exchange") -> None:
         """Its client has been told the last of it, or has left."""
 
+    def failed(self, exchange: "Exchange") -> None:
+        """A mistake of ours, in the handling of an exception, has spoilt it."""
+
     def telling(self, ask: Ask) -> Telling:
         """What follows a stream that answers this request."""
 
