@@ -63,6 +63,55 @@ async def test_streams_of_a_replica_that_falls_silent_go_on_elsewhere(
         assert house.count("resumptions_total", way="continue", result="ok") == 20
 
 
+async def test_new_requests_do_not_hide_the_silence(first: DemoProcess, second: DemoProcess) -> None:
+    """They go out on connections that were in use before and are as dead as the replica: no sign of life."""
+    silenced = list[str]()
+    async with (
+        open_house(
+            failover={"silence": "300ms"}, timeouts={"connect": "300ms"}, on_silence=silenced.append
+        ) as house,
+        aiohttp.ClientSession() as http,
+    ):
+        twin = read((await ask(http, second.url + CHAT, SHORT))[1]).same
+        show(house, first, second)
+        url = house.balancer.url + CHAT
+        await asyncio.gather(*(ask(http, url, SHORT) for _ in range(30)))  # leaves thirty connections
+        os.kill(first.process.pid, signal.SIGSTOP)
+        streams = list[asyncio.Task[tuple[int, bytes, dict[str, str]]]]()
+        while not silenced and len(streams) < 30:
+            streams.append(asyncio.create_task(ask(http, url, SHORT)))
+            await asyncio.wait(streams, timeout=0.1)
+        assert silenced == ["first"]
+        for _, answer, _ in await asyncio.gather(*streams):
+            assert read(answer).same == twin
+
+
+async def test_nothing_is_sent_to_a_silent_replica_until_it_answers(
+    first: DemoProcess, second: DemoProcess
+) -> None:
+    """However long it is silent, requests go elsewhere at once; when it is back it is asked again."""
+    silenced = list[str]()
+    async with (
+        open_house(
+            failover={"silence": "200ms"}, timeouts={"connect": "200ms"}, on_silence=silenced.append
+        ) as house,
+        aiohttp.ClientSession() as http,
+    ):
+        show(house, first, second)
+        url = house.balancer.url + CHAT
+        os.kill(first.process.pid, signal.SIGSTOP)
+        _, _, headers = await ask(http, url, SHORT)
+        assert (headers["x-hedgeserve-attempts"], silenced) == ("2", ["first"])
+        until_s = asyncio.get_running_loop().time() + 2.0
+        while asyncio.get_running_loop().time() < until_s:
+            _, _, headers = await ask(http, url, SHORT)
+            assert (headers["x-hedgeserve-attempts"], headers["x-hedgeserve-replica"]) == ("1", "second")
+        os.kill(first.process.pid, signal.SIGCONT)
+        while headers["x-hedgeserve-replica"] != "first":
+            _, _, headers = await ask(http, url, SHORT)
+        assert silenced == ["first"]
+
+
 async def test_a_replica_that_thinks_for_long_is_left_alone(first: DemoProcess, second: DemoProcess) -> None:
     """No stream of it says anything for longer than `failover.silence`, but it answers when it is asked."""
     silenced = list[str]()

@@ -437,8 +437,12 @@ class Exchange:
         self._stage_due_s = None
 
     def _fail_vanished(self) -> None:
-        if self._stage != _OVER:
+        if self._stage == _OVER or self._lease is None:
+            return
+        if self._lease.vanished:
             self._fail(Failure(FailurePhase.VANISHED, "the replica is gone"))
+        else:
+            self._fail(Failure(FailurePhase.STALL, "the replica has fallen silent", timed_out=True))
 
     def _ask_anew(self) -> None:
         if self._stage == _HEAD and self._lease is not None and self._link is None:

@@ -91,16 +91,25 @@ class Lookout:
             self._typical_pace += (sum(paces) / len(paces) - self._typical_pace) * _PACE_SHARE
 
     def _listen(self, incarnations: tuple[Incarnation, ...], now_s: float) -> None:
-        """Suspect replicas whose open streams have all been silent, and ask them."""
+        """Suspect replicas whose open streams have all been silent, and ask them until they answer or are gone.
+
+        Nothing is sent there meanwhile where there is another replica.
+        """
         silence_s = self._shared.failover.silence
         seen: dict[Incarnation, tuple[int, float]] = {}
         for incarnation in incarnations:
             beats, since_s = self._beats.get(incarnation, (-1, now_s))
-            if beats != incarnation.beats or not incarnation.leases:
+            if beats != incarnation.beats:
                 beats, since_s = incarnation.beats, now_s
-            elif now_s - since_s >= silence_s and not incarnation.suspected:
+                if incarnation.silent:
+                    self._shared.dispatcher.pool.trust(incarnation)
+            elif incarnation.suspected or not (incarnation.leases or incarnation.silent):
+                since_s = now_s
+            elif now_s - since_s >= silence_s:
+                question = _Question(self._shared, incarnation, now_s - since_s, self._on_silence)
                 incarnation.suspected = True
-                _Question(self._shared, incarnation, now_s - since_s, self._on_silence).ask()
+                self._shared.dispatcher.pool.suspect(incarnation)
+                question.ask()
                 since_s = now_s
             seen[incarnation] = (beats, since_s)
         self._beats = seen
@@ -145,6 +154,7 @@ class _Question:
         self._link: Link | None = None
         self._answered = False
         self._beats = incarnation.beats
+        self._again = incarnation.silent
 
     def ask(self) -> None:
         """Ask; what follows comes by itself."""
@@ -160,12 +170,12 @@ class _Question:
 
     def answered(self, head: Head) -> None:
         """It lives, whatever it says: whether it is well is for the probes of the fleet."""
-        self._done()
+        self._lives()
 
     def answered_whole(self, head: Head, body: bytes) -> None:
         """It lives."""
         self._link = None
-        self._done()
+        self._lives()
 
     def received(self, payload: bytes, framed: bytes | None) -> None:
         """Of no interest."""
@@ -195,15 +205,21 @@ class _Question:
         self._done()
         if alive:
             return  # its streams have gone on meanwhile, or it has been found to be gone
-        _log.warning(
-            "a replica has fallen silent; its requests go on elsewhere",
-            replica=self._incarnation.target.id,
-            silent_s=round(self._silent_s, 1),
-            reason=reason,
-            requests=len(self._incarnation.leases),
-        )
+        if self._incarnation.leases or not self._again:
+            _log.warning(
+                "a replica has fallen silent; its requests go on elsewhere",
+                replica=self._incarnation.target.id,
+                silent_s=round(self._silent_s, 1),
+                reason=reason,
+                requests=len(self._incarnation.leases),
+            )
         self._shared.dispatcher.pool.give_up(self._incarnation)
-        self._on_silence(self._incarnation.target.id)
+        if not self._again:
+            self._on_silence(self._incarnation.target.id)
+
+    def _lives(self) -> None:
+        self._done()
+        self._shared.dispatcher.pool.trust(self._incarnation)
 
     def _done(self) -> None:
         self._answered = True

@@ -5,6 +5,7 @@ is released, once. An id that vanishes and comes back (a server that somebody el
 """
 
 import asyncio
+import math
 import ssl
 from collections.abc import Callable
 from types import TracebackType
@@ -19,10 +20,21 @@ from hedgeserve.replica import ReplicaId, RouteTarget, RoutingSnapshot
 class Incarnation:
     """One target from the snapshot in which it appeared to the one in which it is missing.
 
-    ``beats`` changes whenever anything comes from it, of whatever request: silence of all of them is told by it.
+    ``beats`` grows whenever anything comes from it, of whatever request: silence of all of them is told by it.
+    ``silent`` is one from which nothing has come since it was suspected, ``suspected`` one that is being asked.
     """
 
-    __slots__ = ("answers", "breaker", "candidate", "endpoint", "leases", "suspected", "vanished")
+    __slots__ = (
+        "answers",
+        "breaker",
+        "candidate",
+        "endpoint",
+        "leases",
+        "shunned_until_s",
+        "silent",
+        "suspected",
+        "vanished",
+    )
 
     def __init__(self, target: RouteTarget, endpoint: Endpoint) -> None:
         self.candidate = Candidate(target)
@@ -30,6 +42,8 @@ class Incarnation:
         self.breaker = Breaker()
         self.leases: set[Lease] = set()
         self.answers = 0
+        self.shunned_until_s = 0.0
+        self.silent = False
         self.suspected = False
         self.vanished = False
 
@@ -41,13 +55,18 @@ class Incarnation:
     @property
     def beats(self) -> int:
         """A sign of life."""
-        return self.answers + sum(link.beats for link in self.endpoint.links)
+        return self.answers + self.endpoint.past_beats + sum(link.beats for link in self.endpoint.links)
+
+    def shun(self, until_s: float) -> None:
+        """Let others come first until then; while it is silent that has no end."""
+        self.shunned_until_s = until_s
+        self.candidate.shunned_until_s = math.inf if self.silent else until_s
 
 
 class Lease:
     """One attempt's slot on one incarnation; to be released at the end, whatever happens.
 
-    ``on_vanish`` is called at once when the incarnation leaves the snapshot.
+    ``on_vanish`` is called at once when the incarnation leaves the snapshot or is given up.
     """
 
     __slots__ = ("_pool", "incarnation", "on_vanish", "released", "tokens")
@@ -86,7 +105,8 @@ class Lease:
         """The replica has answered: it is as good as any."""
         if self.incarnation.candidate.shunned_until_s:
             self.incarnation.breaker.worked()
-            self.incarnation.candidate.shunned_until_s = 0.0
+            self.incarnation.silent = False
+            self.incarnation.shun(0.0)
 
     def release(self) -> None:
         """Give the slot back; a second time does nothing."""
@@ -201,15 +221,26 @@ class Pool:
 
     def shun(self, incarnation: Incarnation) -> None:
         """Send requests elsewhere first, for as long as its breaker says."""
-        incarnation.candidate.shunned_until_s = incarnation.breaker.failed(self._now_s())
+        incarnation.shun(incarnation.breaker.failed(self._now_s()))
+
+    def suspect(self, incarnation: Incarnation) -> None:
+        """It may be gone: others come first until it has said something."""
+        incarnation.silent = True
+        incarnation.shun(incarnation.shunned_until_s)
+
+    def trust(self, incarnation: Incarnation) -> None:
+        """It has said something: it is as good as it was."""
+        incarnation.silent = False
+        incarnation.shun(incarnation.shunned_until_s)
+        self._on_free()
 
     def give_up(self, incarnation: Incarnation) -> None:
-        """It does not answer any more: all that it was answering fails now, and others come first for a while.
+        """It does not answer any more: all that it was answering fails now, and others come first until it does.
 
         It may come back (the snapshot still shows it): only the fleet, which asks its cloud, can say that it is
         gone.
         """
-        self.shun(incarnation)
+        self.suspect(incarnation)
         self._tell_leases(incarnation)
         for link in tuple(incarnation.endpoint.links):
             link.abort()
@@ -244,8 +275,9 @@ class Pool:
     @staticmethod
     def _tell_leases(incarnation: Incarnation) -> None:
         for lease in tuple(incarnation.leases):
-            if lease.on_vanish is not None:
-                lease.on_vanish()
+            on_vanish, lease.on_vanish = lease.on_vanish, None  # once, though it be given up first and gone then
+            if on_vanish is not None:
+                on_vanish()
 
     def _get_public_trust(self) -> ssl.SSLContext:
         if self._public_trust is None:

@@ -91,6 +91,8 @@ class Endpoint:
     tls_name: str | None
     idle: list["Link"] = field(default_factory=list)
     links: set["Link"] = field(default_factory=set)
+    past_beats: int = 0
+    """Beats of answers that are over, whatever became of their links: with those under way they only ever grow."""
     closed: bool = False
 
     @classmethod
@@ -168,6 +170,7 @@ class Link(asyncio.Protocol):
         self._state = _HEAD
         self._head = b""
         self._close = self._begun = False
+        self.endpoint.past_beats += self.beats
         self.beats = 0
         self._transport.write(request)
         sink.connected(self)
@@ -246,6 +249,7 @@ class Link(asyncio.Protocol):
         """The connection is gone."""
         endpoint, sink = self.endpoint, self._leave()
         endpoint.links.discard(self)
+        endpoint.past_beats += self.beats
         if self in endpoint.idle:
             endpoint.idle.remove(self)
         if sink is None:
