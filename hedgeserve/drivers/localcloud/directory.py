@@ -127,7 +127,8 @@ class VmDirectory:
     def vanish(self, name: str, *, seen_after_s: float) -> None:
         """Have the VM fall silent with its connections open, and end ``seen_after_s`` later.
 
-        Returns once it is silent. One that does not take the order is killed, as by :meth:`preempt` without notice.
+        Returns once it is silent. One that does not take the order is killed, as :meth:`preempt` does without
+        notice.
 
         Raises:
             CloudError: There is no such VM, or something of it cannot be killed.
