@@ -10,7 +10,7 @@ import aiohttp
 
 from tests.demo_process import demo_process
 from tests.soaking.kinds import QUESTIONS, Question
-from tests.streams import Told, read
+from tests.streams import read
 
 _SHOWN = 60
 
@@ -31,6 +31,17 @@ class Twins:
     """The answers as they should be, each asked for once."""
 
     known: dict[tuple[str, int], Any] = field(default_factory=dict)
+
+    def learn(self, question: Question, body: bytes) -> None:
+        """This is how the answer should be."""
+        if question.streamed:
+            told = read(body)
+            assert told.done, body
+            assert told.finish, body
+            assert not told.errors, body
+            self.known[question.kind, question.variant] = told.same
+        else:
+            self.known[question.kind, question.variant] = _essence(json.loads(body))
 
     def judge(self, question: Question, body: bytes) -> Verdict:
         """Whether a complete answer with status 200 is its twin, and what it is if not."""
@@ -66,9 +77,7 @@ async def twins() -> AsyncIterator[Twins]:
                 async with http.post(engine.url + question.path, json=question.body) as response:
                     body = await response.read()
                 assert response.status == 200, body
-                told: Told | None = read(body) if question.streamed else None
-                assert told is None or (told.done and not told.errors and told.finish), body
-                found.known[question.kind, question.variant] = told.same if told else _essence(json.loads(body))
+                found.learn(question, body)
     yield found
 
 
