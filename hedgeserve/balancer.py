@@ -108,7 +108,7 @@ class Balancer:
             on_busy=self._idle.clear,
             on_idle=self._idle.set,
         )
-        self._front = Front(
+        front = Front(
             spec,
             known_keys,
             metrics,
@@ -124,7 +124,7 @@ class Balancer:
         )
         self._server = Server(
             self._reception,
-            self._front,
+            front,
             tls=_tls(spec),
             max_connections=spec.limits.max_connections,
             max_head=spec.limits.max_head,
@@ -157,11 +157,6 @@ class Balancer:
             await self._server.aclose()
             raise ListenError(_why_not(self._listen, error)) from error
         self._address = self._server.addresses[0]
-
-    @property
-    def front(self) -> Front:
-        """What answers the requests that are not for replicas."""
-        return self._front
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from hedgeserve.balancer import Balancer
 from hedgeserve.errors import ListenError
 from hedgeserve.metrics import Metrics
+from hedgeserve.proxy.edge import Edge
 from hedgeserve.proxy.replies import Code
 from hedgeserve.proxy.routes import FORWARDED, OWN
 from hedgeserve.replica import Market, ReplicaId, RouteTarget, ZoneId
@@ -407,7 +408,6 @@ async def test_an_upgrade_is_refused_clearly() -> None:
         b"GET / HTTP/1.1\r\nHost: x\r\nBad Header\r\n\r\n",
         b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: ten\r\n\r\n",
         b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
     ],
 )
 async def test_broken_http_gets_our_error_body_and_no_more(request_bytes: bytes) -> None:
@@ -508,24 +508,35 @@ async def test_checks_need_no_key_and_metrics_none_on_this_machine() -> None:
     ],
 )
 async def test_metrics_are_for_this_machine_or_for_a_key(
-    remote: str, keys: set[str], sent: str, status: int
+    monkeypatch: pytest.MonkeyPatch, remote: str, keys: set[str], sent: str, status: int
 ) -> None:
     """Requests really come over loopback here; they are made to say that they came from elsewhere."""
+    monkeypatch.setattr(Edge, "peer", property(lambda edge: remote))
     headers = {"Authorization": f"Bearer {sent}"} if sent else {}
     async with open_house(api_keys=frozenset(keys)) as house:
+        assert (await house.get("/metrics", headers=headers)).status == status
 
-        async def from_elsewhere(request: web.BaseRequest) -> web.StreamResponse:
-            return await house.balancer.front.handle(request.clone(remote=remote))
 
-        runner = web.ServerRunner(web.Server(from_elsewhere))
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            url = f"http://127.0.0.1:{runner.addresses[0][1]}/metrics"
-            async with house.http.get(url, headers=headers) as response:
-                assert response.status == status
-        finally:
-            await runner.cleanup()
+async def test_checks_are_answered_one_after_the_other_on_one_connection() -> None:
+    """A load balancer asks every second: it need not connect anew each time, and may ask ahead."""
+    ask = b"GET %b HTTP/1.1\r\nHost: x\r\n%b\r\n"
+    async with open_house() as house:
+        answers = await raw(
+            house,
+            ask % (b"/livez", b"") + ask % (b"/nothing", b"") + ask % (b"/v1/models", b"Connection: close\r\n"),
+        )
+    assert [answers.count(b"HTTP/1.1 %d " % status) for status in (200, 404)] == [2, 1]
+    assert answers.count(b"Connection: close") == 1
+
+
+async def test_an_error_that_answers_head_has_no_body() -> None:
+    """Its length is said all the same; the next answer on the connection begins right behind the head."""
+    async with open_house() as house:
+        answer = await raw(house, b"HEAD /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 404 ")
+    assert b"Content-Length: 0" not in head
+    assert body == b""
 
 
 # Checks

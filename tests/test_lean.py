@@ -7,6 +7,7 @@ import sys
 import pytest
 
 _UNUSED = [
+    "aiohttp",
     "asyncssh", "cryptography", "rich", "pygments", "libcloud", "botocore", "boto3", "google.auth", "azure",
     "numpy", "highspy", "pandas", "matplotlib", "hedgeserve.machines.life", "hedgeserve.simulate",
 ]  # fmt: skip

@@ -89,7 +89,7 @@ class Host(Protocol):
     date_line: bytes
 
     def is_ours(self, method: bytes, path: str) -> bool:
-        """Whether such a request is one for replicas; any other is handed over."""
+        """Whether such a request is one for replicas; any other is answered by :meth:`answer`."""
 
     def judge(self, incoming: Incoming) -> Refused | None:
         """What stands in the way of a request, as far as its head tells."""
@@ -97,8 +97,8 @@ class Host(Protocol):
     def take(self, incoming: Incoming, client: "Edge", request_id: str) -> Running | None:
         """Begin to answer a whole request; None where it has been answered already."""
 
-    def hand_over(self, incoming: Incoming, transport: asyncio.Transport) -> None:
-        """Somebody else speaks on this connection from now on."""
+    def answer(self, incoming: Incoming, client: "Edge", request_id: str) -> None:
+        """Answer a whole request that is not for replicas."""
 
     def told(self, incoming: Incoming | None, status: int, request_id: str) -> None:
         """A request was answered here, with an error."""
@@ -318,10 +318,7 @@ class Edge(asyncio.Protocol):
             self.refuse(incoming.refused)
             return
         if not self._host.is_ours(incoming.method, incoming.path):
-            self._answering = None
-            self._leaving = True
-            self._host.connections().discard(self)
-            self._host.hand_over(incoming, self._transport)
+            self._host.answer(incoming, self, self._request_id)
             return
         running = self._host.take(incoming, self, self._request_id)
         if self._answering is incoming:  # else it has been answered already, in the same call
@@ -370,12 +367,14 @@ class Edge(asyncio.Protocol):
         self._answered()
 
     def whole(self, status: int, lines: bytes, body: bytes) -> None:
-        """A whole answer."""
-        if self._answering is None:
+        """A whole answer; of one to a HEAD the body stays here."""
+        incoming = self._answering
+        if incoming is None:
             return
         self._begun = True
+        said = b"" if incoming.method == b"HEAD" else body
         self._transport.write(
-            b"%bContent-Length: %d\r\n\r\n%b" % (self._head(status, lines)[:-2], len(body), body)
+            b"%bContent-Length: %d\r\n\r\n%b" % (self._head(status, lines)[:-2], len(body), said)
         )
         self._answered()
 
@@ -425,6 +424,12 @@ class Edge(asyncio.Protocol):
             self._transport.abort()
         else:
             self._transport.close()
+
+    @property
+    def peer(self) -> str:
+        """The client's address; empty where it has none."""
+        name = self._transport.get_extra_info("peername")
+        return str(name[0]) if isinstance(name, tuple) else ""
 
     @property
     def flushing(self) -> bool:

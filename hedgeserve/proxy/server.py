@@ -14,7 +14,6 @@ import structlog
 
 from hedgeserve.proxy.edge import Edge, Incoming, Running, date_line
 from hedgeserve.proxy.front import Front
-from hedgeserve.proxy.others import Others
 from hedgeserve.proxy.reception import Reception
 from hedgeserve.proxy.replies import Refused
 from hedgeserve.proxy.routes import FORWARDED
@@ -31,8 +30,7 @@ class Server:
     """Listens, and is the :class:`~hedgeserve.proxy.edge.Host` of its connections.
 
     ``sweep`` is called some ten times a second with the monotonic time; connections are looked at every
-    ``edges_every_s``. Requests that are not for replicas are
-    handed to aiohttp, with their connection, which ends with that request.
+    ``edges_every_s``.
     """
 
     def __init__(
@@ -57,7 +55,7 @@ class Server:
         self._edges_every_s = edges_every_s
         self._edges: set[Edge] = set()
         self._sockets: list[socket.socket] = []
-        self._others = Others(front.handle, access_log=None, handler_cancellation=True)
+        self._front = front
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = asyncio.Event()
@@ -111,7 +109,6 @@ class Server:
         self.stop_listening()
         for edge in tuple(self._edges):
             edge.close()
-        await self._others.shutdown(0.25)
         runner, self._runner = self._runner, None
         if runner is not None:
             self._closed.set()
@@ -136,27 +133,12 @@ class Server:
         self._reception.refused(incoming, status, request_id)
 
     def connections(self) -> set[Edge]:
-        """Connections that are not aiohttp's."""
+        """All that there are."""
         return self._edges
 
-    def hand_over(self, incoming: Incoming, transport: asyncio.Transport) -> None:
-        """Let aiohttp answer this request and close: its head is said anew, its body is of no interest to anybody.
-
-        Said anew from what llhttp understood, so that the second parser cannot understand something else.
-        """
-        lines = b"".join(
-            b"%b: %b\r\n" % (name, value)
-            for lower, name, value in incoming.headers
-            if lower not in (b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade")
-        )
-        version = b"1.0" if incoming.http_10 else b"1.1"
-        head = b"%b %b HTTP/%b\r\n%bConnection: close\r\n\r\n" % (incoming.method, incoming.target, version, lines)
-        protocol = self._others()
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        protocol.data_received(head)
-        if not transport.is_closing():
-            transport.resume_reading()
+    def answer(self, incoming: Incoming, client: Edge, request_id: str) -> None:
+        """Answer a request that is not for replicas."""
+        self._front.answer(incoming, client, request_id)
 
     # How
 
