@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from weakref import ref
 
 import pytest
@@ -12,6 +13,7 @@ from hedgeserve.proxy.admission import Line, Place
 from hedgeserve.replica import Market, ReplicaId, RouteTarget, ZoneId
 
 REPLICA = RouteTarget(ReplicaId("r-1"), "http://r", ZoneId("local/east/a"), Market.SPOT)
+OTHER = RouteTarget(ReplicaId("r-2"), "http://s", ZoneId("local/east/b"), Market.SPOT)
 
 
 def slots(free: int) -> Callable[[Place], RouteTarget | None]:
@@ -372,14 +374,36 @@ STEPS = st.one_of(
         st.integers(0, 2),
         st.one_of(st.none(), st.floats(0, 200)),
         st.integers(1, 500),
-        st.booleans(),
+        st.sets(st.sampled_from([REPLICA.id, OTHER.id])),
     ),
     st.tuples(st.just("leave"), st.integers(0, 10_000)),
     st.tuples(st.just("return"), st.integers(0, 10_000)),
-    st.tuples(st.just("assign"), st.integers(0, 4)),
+    st.tuples(st.just("may return"), st.integers(0, 10_000), st.booleans()),
+    st.tuples(st.just("assign"), st.integers(0, 3), st.integers(0, 3)),
     st.tuples(st.just("expire")),
     st.tuples(st.just("wait"), st.floats(0, 40)),
 )
+
+
+def two_replicas(free: dict[RouteTarget, int]) -> Callable[[Place], RouteTarget | None]:
+    """Chooses as routing does: one that has not failed the place; any if it may return and both have."""
+
+    def choose(place: Place) -> RouteTarget | None:
+        able = [target for target in free if target.id not in place.failed_on]
+        if not able and place.may_return:
+            able = list(free)
+        for target in able:
+            if free[target]:
+                free[target] -= 1
+                return target
+        return None
+
+    return choose
+
+
+def needs(place: Place) -> tuple[frozenset[ReplicaId], bool]:
+    """Places that need the same are served in the order of their arrival."""
+    return frozenset(place.failed_on), place.may_return
 
 
 @given(st.lists(STEPS, max_size=120))
@@ -389,13 +413,12 @@ def test_nobody_is_lost_served_twice_or_served_out_of_turn(steps: list[tuple[obj
     now_s = 0.0
     for number, (what, *details) in enumerate(steps):
         match what, *details:
-            case "enter", int(arrival), str(key), int(priority), deadline_s, int(tokens), bool(burnt):
+            case "enter", int(arrival), str(key), int(priority), deadline_s, int(tokens), set(failed_on):
                 assert deadline_s is None or isinstance(deadline_s, float)
                 place = Place(
                     arrival * 1000 + number, key=key, priority=priority, deadline_s=deadline_s, tokens=tokens
                 )
-                if burnt:
-                    place.failed_on.add(REPLICA.id)
+                place.failed_on |= failed_on
                 assert line.enter(place) == (len(waiting) < 30)
                 if len(waiting) < 30:
                     waiting.append(place)
@@ -405,22 +428,30 @@ def test_nobody_is_lost_served_twice_or_served_out_of_turn(steps: list[tuple[obj
                 back = served_once.pop(index % len(served_once))
                 assert line.enter(back)
                 waiting.append(back)
-            case "assign", int(free):
-                served = [place for place, _ in line.assign(slots(free), now_s)]
-                assert len(served) <= free
+            case "may return", int(index), bool(may_return) if waiting:
+                waiting[index % len(waiting)].may_return = may_return
+            case "assign", int(one), int(other):
+                free = {REPLICA: one, OTHER: other}
+                granted = line.assign(two_replicas(free), now_s)
+                served = [place for place, _ in granted]
                 assert len(set(served)) == len(served)
-                may = [
-                    place
-                    for place in waiting
-                    if not place.failed_on and (place.deadline_s is None or place.deadline_s >= now_s)
-                ]
-                assert len(served) == min(free, len(may))
-                assert set(served) <= set(may)
-                for key, priority in {(place.key, place.priority) for place in served}:
-                    alike = sorted(p.arrival for p in may if (p.key, p.priority) == (key, priority))
-                    got = [p.arrival for p in served if (p.key, p.priority) == (key, priority)]
-                    assert got == alike[: len(got)]
+                assert set(served) <= set(waiting)
+                assert [target for _, target in granted].count(REPLICA) == one - free[REPLICA]
+                assert [target for _, target in granted].count(OTHER) == other - free[OTHER]
+                assert all(place.deadline_s is None or place.deadline_s >= now_s for place in served)
                 waiting = [place for place in waiting if place not in served]
+                could = [p for p in waiting if p.deadline_s is None or p.deadline_s >= now_s]
+                assert not any(two_replicas(dict(free))(place) for place in could)
+                for first, then in pairwise(served):
+                    if (first.key, first.priority, needs(first)) == (then.key, then.priority, needs(then)):
+                        assert first.arrival < then.arrival
+                for place in could:
+                    alike = [
+                        p
+                        for p in served
+                        if (p.key, p.priority, needs(p)) == (place.key, place.priority, needs(place))
+                    ]
+                    assert all(p.arrival < place.arrival for p in alike)
                 served_once += served
             case ("expire",):
                 late = line.expired(now_s)
@@ -457,6 +488,56 @@ def test_serving_one_of_ten_thousand_does_not_sort_them(keys: int) -> None:
     for _ in range(100):
         assert len(line.assign(slots(1), 0.0)) == 1
     assert Counted.compared < 100 * 100
+
+
+def test_a_line_of_which_nobody_can_be_served_costs_little_with_each_newcomer() -> None:
+    """The one replica that has room has failed all five thousand: each round asks for one of them."""
+    line, asked = Line(longest=10_000), 0
+
+    def choose(place: Place) -> RouteTarget | None:
+        nonlocal asked
+        asked += 1
+        return None
+
+    Counted.compared = 0
+    for arrival in range(5000):
+        place = Place(Counted(arrival), key=str(arrival % 50), priority=arrival % 3)
+        place.failed_on.add(REPLICA.id)
+        line.enter(place)
+        assert line.assign(choose, 0.0) == []
+    assert asked == 5000
+    assert Counted.compared < 5000 * 50
+
+
+def test_a_wait_that_was_long_enough_counts_at_once() -> None:
+    """Of three that a replica failed, one may return to it: that one is served, and only that one."""
+    line, places = Line(longest=9), [Place(arrival) for arrival in range(3)]
+    for place in places:
+        place.failed_on.add(REPLICA.id)
+        line.enter(place)
+    assert line.assign(slots(9), 0.0) == []
+    places[1].may_return = True
+    assert arrivals_of(line.assign(slots(9), 0.0)) == [1]
+    places[2].may_return = True
+    places[2].may_return = False
+    assert line.assign(slots(9), 0.0) == []
+    assert len(line) == 2
+
+
+def test_a_key_that_could_not_be_served_for_long_does_not_set_newcomers_back_to_where_it_is() -> None:
+    """Once it is served after all, a key that comes then has its equal share, and not all that it missed."""
+    line, burnt = Line(longest=2000), Place(0, key="burnt")
+    burnt.failed_on.add(REPLICA.id)
+    line.enter(burnt)
+    for arrival in range(1, 200):
+        line.enter(Place(arrival, key="busy", tokens=100))
+    line.assign(slots(100), 0.0)
+    burnt.may_return = True
+    assert arrivals_of(line.assign(slots(1), 0.0)) == [0]
+    for arrival in range(200, 300):
+        line.enter(Place(arrival, key="new", tokens=100))
+    served = [place.key for place, _ in line.assign(slots(20), 0.0)]
+    assert 9 <= served.count("new") <= 11
 
 
 class Watched(Place):

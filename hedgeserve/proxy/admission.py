@@ -1,21 +1,23 @@
 """The waiting line: who may wait, who is served next, when somebody turned away should come back. Pure.
 
-By priority, then fairly between keys, then by time of arrival: a request that a replica failed goes back to where
-it stood, ahead of all of its key that came after it.
+By priority, then fairly between keys (:mod:`hedgeserve.proxy.fairness`), then by time of arrival: a request that a
+replica failed goes back to where it stood, ahead of all of its key that came after it.
 
-Fair is start-time fair queueing: every key has a running sum of the tokens it was served, the key with the
-smallest is next, and one that comes back from idleness starts no lower than where the others are. Nobody starves:
-while the oldest of a priority has waited for 30 s, that priority counts as the next higher one, and priorities
-that count the same take turns, again by tokens. A whole priority rises, not the single place, since otherwise a
-key with thousands of old places would push aside those of its equals who ask for little.
+Nobody starves: while the oldest of a priority has waited for 30 s, that priority counts as the next higher one,
+and priorities that count the same take turns, again by tokens. A whole priority rises, not the single place, since
+otherwise a key with thousands of old places would push aside those of its equals who ask for little.
 """
 
 import math
 from collections import deque
-from collections.abc import Callable
-from heapq import heapify, heappop, heappush, heapreplace
+from collections.abc import Callable, Container
+from heapq import heapify, heappop, heappush
 
-from hedgeserve.replica import ReplicaId, RouteTarget
+from hedgeserve.proxy.fairness import ANY, Lot, Needs, Rank, Stay, needs_of
+from hedgeserve.proxy.place import HIGHEST, LOWEST, Place
+from hedgeserve.replica import RouteTarget
+
+__all__ = ["Choose", "Line", "Place"]
 
 _SHORTEST_S = 1.0
 _LONGEST_S = 300.0
@@ -23,181 +25,13 @@ _UNKNOWN_S = 10.0
 _SPREAD = 0.25
 _RECENT_S = 60.0
 _RISES_AFTER_S = 30.0
-_HIGHEST = 2
 _MOST_GONE = 64
-
-
-class Place:
-    """One request's place in the line, and which replicas have failed it.
-
-    ``arrival`` orders those of one ``key``. ``priority`` is 0 (low), 1 (normal) or 2 (high), ``tokens`` what it
-    is thought to cost; after ``deadline_s`` it is not served any more. ``may_return`` says that it has waited
-    long enough to be sent to a replica that failed it before, should there be no other. ``admitted`` is set by
-    the first entry (or by being served without one) and exempts from the bound: who was let in once is not
-    turned away for coming back.
-    """
-
-    __slots__ = ("admitted", "arrival", "deadline_s", "failed_on", "key", "may_return", "priority", "tokens")
-
-    def __init__(
-        self,
-        arrival: int,
-        *,
-        key: str = "",
-        priority: int = 1,
-        deadline_s: float | None = None,
-        tokens: int = 1,
-    ) -> None:
-        self.arrival = arrival
-        self.key = key
-        self.priority = min(max(priority, 0), _HIGHEST)
-        self.deadline_s = deadline_s
-        self.tokens = max(tokens, 1)
-        self.failed_on: set[ReplicaId] = set()
-        self.may_return = False
-        self.admitted = False
-
 
 Choose = Callable[[Place], RouteTarget | None]
 """Takes a slot for a place on some replica and says on which, or None where there is none for it.
 
-It must not touch the line."""
-
-
-class _Stay:
-    """One stay of a place in the line; ``here`` until it ends. What has ended is swept out of the heaps later."""
-
-    __slots__ = ("here", "number", "place", "rank", "since_s")
-
-    def __init__(self, place: Place, rank: "_Rank", number: int) -> None:
-        self.place = place
-        self.rank = rank
-        self.number = number
-        self.since_s: float | None = None
-        self.here = True
-
-
-class _Flow:
-    """What waits of one key and priority. ``start``: tokens it was served, or forgone, before its next place."""
-
-    __slots__ = ("key", "start", "version", "waiting")
-
-    def __init__(self, key: str, start: int) -> None:
-        self.key = key
-        self.start = start
-        self.version = 0
-        self.waiting: list[tuple[int, int, _Stay]] = []
-
-
-class _Rank:
-    """Those of one priority, fairly between keys. ``turn`` is its own sum, for its turns among the ranks."""
-
-    def __init__(self, priority: int) -> None:
-        self.priority = priority
-        self.turn = 0
-        self._served_to = 0
-        self._flows: dict[str, _Flow] = {}
-        self._debts: dict[str, int] = {}  # sums of idle keys that are ahead of the others
-        self._order: list[tuple[int, int, int, _Flow]] = []  # an entry counts if it has the flow's version
-        self._entered: deque[_Stay] = deque()
-        self._version = 0
-
-    def enter(self, stay: _Stay) -> None:
-        self._entered.append(stay)
-        self.put(stay)
-
-    def put(self, stay: _Stay) -> None:
-        """Let it be served in its turn; for a new one, and for one that was put aside."""
-        key = stay.place.key
-        flow = self._flows.get(key)
-        if flow is None:
-            flow = self._flows[key] = _Flow(key, max(self._served_to, self._debts.pop(key, 0)))
-        item = (stay.place.arrival, stay.number, stay)
-        heappush(flow.waiting, item)
-        if flow.waiting[0] is item:
-            heappush(self._order, self._ordered(flow))
-
-    def first(self) -> Place | None:
-        """Whose turn it is."""
-        order = self._order
-        while order:
-            _, arrival, version, flow = order[0]
-            if version != flow.version:
-                heappop(order)
-                continue
-            waiting = flow.waiting
-            while waiting and not waiting[0][2].here:
-                heappop(waiting)
-            if not waiting:
-                self._idle(flow)
-            elif waiting[0][0] != arrival:
-                heapreplace(order, self._ordered(flow))
-            else:
-                return waiting[0][2].place
-        return None
-
-    def serve_first(self) -> None:
-        """It is served: its key pays for it."""
-        flow = self._order[0][3]
-        self._served_to = flow.start
-        flow.start += heappop(flow.waiting)[2].place.tokens
-        self._next_of(flow)
-
-    def put_first_aside(self) -> _Stay:
-        """It cannot be served in this round; those behind it may be."""
-        flow = self._order[0][3]
-        stay = heappop(flow.waiting)[2]
-        self._next_of(flow)
-        return stay
-
-    def waited_s(self, now_s: float) -> float:
-        """How long the one that entered first has waited."""
-        entered = self._entered
-        while entered and not entered[0].here:
-            entered.popleft()
-        if not entered or (since_s := entered[0].since_s) is None:
-            return 0.0
-        return now_s - since_s
-
-    def tell_time(self, now_s: float) -> None:
-        """Those who have entered since it was last told wait from now on."""
-        for stay in reversed(self._entered):
-            if stay.since_s is not None:
-                break
-            stay.since_s = now_s
-
-    def sweep(self) -> None:
-        """Forget all that has left."""
-        self._entered = deque(stay for stay in self._entered if stay.here)
-        self._debts = {key: start for key, start in self._debts.items() if start > self._served_to}
-        for flow in tuple(self._flows.values()):
-            flow.waiting = [item for item in flow.waiting if item[2].here]
-            heapify(flow.waiting)
-            if not flow.waiting:
-                self._idle(flow)
-        self._order = [self._ordered(flow) for flow in self._flows.values()]
-        heapify(self._order)
-
-    def _next_of(self, flow: _Flow) -> None:
-        if flow.waiting:
-            heapreplace(self._order, self._ordered(flow))
-        else:
-            self._idle(flow)
-
-    def _ordered(self, flow: _Flow) -> tuple[int, int, int, _Flow]:
-        self._version += 1
-        flow.version = self._version
-        return flow.start, flow.waiting[0][0], flow.version, flow
-
-    def _idle(self, flow: _Flow) -> None:
-        flow.version = 0
-        del self._flows[flow.key]
-        if not self._flows:
-            # Nobody waits: all begin anew as equals.
-            self._debts.clear()
-            self._served_to = 0
-        elif flow.start > self._served_to:
-            self._debts[flow.key] = flow.start
+What is none for one place must be none for all that the same replicas have failed, until something becomes free:
+these are not asked for in the same round. It must not touch the line."""
 
 
 class Line:
@@ -205,11 +39,12 @@ class Line:
 
     def __init__(self, longest: int) -> None:
         self.longest = longest
-        self._ranks = tuple(_Rank(priority) for priority in range(_HIGHEST, -1, -1))
-        self._stays: dict[Place, _Stay] = {}
+        self._ranks = tuple(Rank(priority) for priority in range(HIGHEST, LOWEST - 1, -1))
+        self._stays: dict[Place, Stay] = {}
         self._late: dict[Place, None] = {}  # past their deadline, and not told of yet
-        self._deadlines: list[tuple[float, int, _Stay]] = []
-        self._entries = 0
+        self._deadlines: list[tuple[float, int, Stay]] = []
+        self._changed: list[Place] = []  # whose needs have changed since the last round
+        self._numbers = 0
         self._gone = 0
         self._turn = 0
         # The pace of the line is measured by a clock that stands still while nobody waits.
@@ -232,10 +67,9 @@ class Line:
         if self.full and not place.admitted:
             return False
         place.admitted = True
-        self._entries += 1
-        stay = _Stay(place, self._ranks[_HIGHEST - place.priority], self._entries)
-        self._stays[place] = stay
-        stay.rank.enter(stay)
+        stay = self._stays[place] = Stay(place, self._ranks[HIGHEST - place.priority])
+        stay.rank.enter(stay, self._number())
+        place.watch(self._changed.append)
         if place.deadline_s is not None:
             heappush(self._deadlines, (place.deadline_s, stay.number, stay))
         return True
@@ -255,25 +89,24 @@ class Line:
         past its deadline is not served: it stays until :meth:`expired` tells of it.
         """
         self._tell_time(now_s)
+        self._move_changed()
         served: list[tuple[Place, RouteTarget]] = []
-        aside: list[_Stay] = []
+        refused: set[Needs] = set()
         try:
-            while (foremost := self._foremost(now_s)) is not None:
-                rank, place = foremost
+            while (foremost := self._foremost(now_s, refused)) is not None:
+                rank, lot, place = foremost
                 target = choose(place)
                 if target is not None:
-                    rank.serve_first()
+                    rank.serve_first(lot)
                     self._turn = max(rank.turn, self._turn)
                     rank.turn = self._turn + place.tokens
                     self._end(place)
                     served.append((place, target))
-                elif place.failed_on:
-                    aside.append(rank.put_first_aside())
-                else:
+                elif lot.needs == ANY:
                     break  # it would have taken anything: there is nothing free for those behind it either
+                else:
+                    refused.add(lot.needs)
         finally:
-            for stay in aside:
-                stay.rank.put(stay)
             self._served_at_s.extend([self._waited_s] * len(served))
             self._sweep()
         return served
@@ -314,33 +147,47 @@ class Line:
         wait_s = min(max(wait_s, _SHORTEST_S), _LONGEST_S)
         return math.ceil(wait_s * (1 + _SPREAD * jitter))
 
-    def _foremost(self, now_s: float) -> tuple[_Rank, Place] | None:
-        """The rank that is served next, and its first."""
-        best: tuple[_Rank, Place] | None = None
+    def _foremost(self, now_s: float, refused: Container[Needs]) -> tuple[Rank, Lot, Place] | None:
+        """The rank that is served next, and its first that was not refused."""
+        best: tuple[Rank, Lot, Place] | None = None
         best_order = 0, 0
         for rank in self._ranks:
-            place = rank.first()
-            if place is None:
+            first = rank.first(refused)
+            if first is None:
                 continue
-            level = min(rank.priority + int(rank.waited_s(now_s) / _RISES_AFTER_S), _HIGHEST)
+            level = min(rank.priority + int(rank.waited_s(now_s) / _RISES_AFTER_S), HIGHEST)
             order = -level, max(rank.turn, self._turn)
             if best is None or order < best_order:
-                best, best_order = (rank, place), order
+                best, best_order = (rank, *first), order
         return best
 
     def _end(self, place: Place) -> None:
-        self._stays.pop(place).here = False
+        self._stays.pop(place).number = 0
+        place.watch(None)
         self._gone += 1
+
+    def _number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def _move_changed(self) -> None:
+        for place in self._changed:
+            stay = self._stays.get(place)
+            if stay is not None and stay.needs != needs_of(place):
+                stay.rank.put(stay, self._number())
+                self._gone += 1  # what stands for it in its old lot
+        self._changed.clear()
 
     def _sweep(self) -> None:
         """Once more have left than are here, forget them: each is looked at once or twice in all."""
         if not self._stays and not self._late:
             self._told_s = None
+            self._changed.clear()
         if self._gone > len(self._stays) + _MOST_GONE:
             self._gone = 0
             for rank in self._ranks:
                 rank.sweep()
-            self._deadlines = [item for item in self._deadlines if item[2].here]
+            self._deadlines = [item for item in self._deadlines if item[2].number]
             heapify(self._deadlines)
 
     def _tell_time(self, now_s: float) -> None:
@@ -351,9 +198,9 @@ class Line:
         for rank in self._ranks:
             rank.tell_time(now_s)
         deadlines = self._deadlines
-        while deadlines and (deadlines[0][0] < now_s or not deadlines[0][2].here):
+        while deadlines and (deadlines[0][0] < now_s or not deadlines[0][2].number):
             stay = heappop(deadlines)[2]
-            if stay.here:
+            if stay.number:
                 self._end(stay.place)
                 self._late[stay.place] = None
 
