@@ -540,6 +540,19 @@ def test_a_key_that_could_not_be_served_for_long_does_not_set_newcomers_back_to_
     assert 9 <= served.count("new") <= 11
 
 
+def test_a_key_pays_for_all_that_it_was_served_whatever_failed_it_before() -> None:
+    """Half of one key's requests were failed by a replica that is out of it: it has no second share for them."""
+    line = Line(longest=2000)
+    for arrival in range(100):
+        twice = Place(3 * arrival, key="twice", tokens=100)
+        twice.failed_on.add(OTHER.id)
+        line.enter(twice)
+        line.enter(Place(3 * arrival + 1, key="twice", tokens=100))
+        line.enter(Place(3 * arrival + 2, key="once", tokens=100))
+    served = [place.key for place, _ in line.assign(slots(40), 0.0)]
+    assert served.count("once") == 20
+
+
 class Watched(Place):
     """A place whose end can be seen."""
 

@@ -63,6 +63,8 @@ def standings(draw: st.DrawFn) -> list[Candidate]:
             last_used=draw(st.integers(0, 9)),
             shunned_until_s=draw(st.sampled_from([0.0, 5.0])),
             waiting=draw(st.sampled_from([None, 0.0, 7.0])),
+            cache_usage=draw(st.sampled_from([None, 0.5, 0.99])),
+            told_at_s=draw(st.sampled_from([1.0, -99.0])),
             rtt_s=draw(st.sampled_from([None, 0.001, 0.2])),
         )
         for replica in draw(st.lists(st.sampled_from(IDS), unique=True))
@@ -112,6 +114,30 @@ def test_work_counts_and_not_requests() -> None:
     """One long answer weighs more than three short ones."""
     long, short = candidate(IDS[0], requests=1, tokens=2000), candidate(IDS[1], requests=3, tokens=90)
     assert router().pick([long, short], Wants(), limit=9, now_s=0.0) is short
+
+
+@given(standings())
+def test_the_least_loaded_is_taken_and_of_equals_the_one_not_used_for_longest(standing: list[Candidate]) -> None:
+    """By tokens, requests, and what its engine told a moment ago, over what the replica can do."""
+
+    def load(one: Candidate) -> float:
+        fresh = one.told_at_s == 1.0
+        others = max(0.0, (one.waiting or 0.0) - one.requests) if fresh else 0.0
+        full = fresh and (one.cache_usage or 0.0) > 0.95
+        return (one.tokens + 16 * one.requests + 256 * others) * (2 if full else 1) / one.target.throughput
+
+    well = [one for one in standing if one.target.accepting and one.target.preferred and one.shunned_until_s == 0]
+    best = router().pick(standing, PLAIN, limit=9, now_s=1.0)
+    if well:
+        assert best in well
+        assert (load(best), best.last_used) == min((load(one), one.last_used) for one in well)
+
+
+def test_a_cache_that_is_full_counts_though_nothing_waits() -> None:
+    """Whatever is given to it throws another request out."""
+    full = candidate(IDS[0], tokens=300, cache_usage=0.99, waiting=0.0, told_at_s=1.0)
+    half = candidate(IDS[1], tokens=400, cache_usage=0.5, waiting=0.0, told_at_s=1.0)
+    assert router().pick([full, half], PLAIN, limit=9, now_s=1.0) is half
 
 
 def test_a_faster_kind_of_machine_gets_more() -> None:
@@ -194,6 +220,26 @@ def test_a_session_stays_where_it_is_while_others_come_and_go() -> None:
     assert len({id(one) for one in home.values()}) == len(IDS)
 
 
+def test_a_faster_kind_of_machine_has_more_sessions() -> None:
+    """Three times the throughput, three times the sessions."""
+    crowd = [candidate(IDS[0], throughput=3.0), candidate(IDS[1])]
+    by_session = router("session", load_bound=100)
+    picks = [by_session.pick(crowd, Wants(session=str(number)), limit=9, now_s=0.0) for number in range(2000)]
+    assert picks.count(crowd[0]) / 2000 == pytest.approx(0.75, abs=0.04)
+
+
+def test_a_prompt_finds_its_home_after_another_was_preempted() -> None:
+    """Both had the same system prompt; the one that is taken away was the last to answer it."""
+    one, other, third = (candidate(replica) for replica in IDS[:3])
+    by_prefix = router("prefix", load_bound=100)
+    system, talk = b"system: be kind. " * 60, b"system: be kind. " * 60 + b"user: hello. " * 60
+    assert by_prefix.pick([one], Wants(prefix=talk), limit=9, now_s=0.0) is one
+    assert by_prefix.pick([other], Wants(prefix=system + b"user: no? " * 60), limit=9, now_s=0.0) is other
+    by_prefix.forget(other.target.id)
+    one.tokens = 10
+    assert by_prefix.pick([one, third], Wants(prefix=talk + b"more"), limit=9, now_s=0.0) is one
+
+
 def test_a_policy_whose_input_is_missing_says_so() -> None:
     """After some requests, and no longer once there is some."""
     crowd = [candidate(one) for one in IDS[:2]]
@@ -219,3 +265,26 @@ def test_urgent_requests_go_to_near_replicas() -> None:
     """By their round-trip time; one that nobody has measured comes later."""
     crowd = [candidate(IDS[0], rtt_s=0.09), candidate(IDS[1]), candidate(IDS[2], rtt_s=0.002)]
     assert router(urgent="near").pick(crowd, Wants(urgent=True), limit=9, now_s=0.0) is crowd[2]
+
+
+def test_where_all_near_replicas_are_overloaded_those_not_measured_come_before_them() -> None:
+    """Near is no excuse for a hot spot."""
+    crowd = [
+        candidate(IDS[0], rtt_s=0.002, tokens=5000),
+        candidate(IDS[1], tokens=100),
+        candidate(IDS[2], tokens=90),
+    ]
+    by_turns = router("round_robin", urgent="near")
+    assert by_turns.pick(crowd, Wants(urgent=True), limit=9, now_s=0.0) is crowd[1]
+
+
+def test_near_says_so_where_nobody_was_measured() -> None:
+    """After some urgent requests, and no longer once one was measured."""
+    crowd = [candidate(one) for one in IDS[:2]]
+    near = router(urgent="near")
+    for _ in range(40):
+        near.pick(crowd, Wants(urgent=True), limit=9, now_s=0.0)
+    assert 'routing.urgent = "near"' in near.note
+    crowd[0].rtt_s = 0.01
+    near.pick(crowd, Wants(urgent=True), limit=9, now_s=0.0)
+    assert near.note == ""

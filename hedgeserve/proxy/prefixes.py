@@ -6,13 +6,41 @@ one that is known says where the engine's cache is warm, to a block's length. vL
 
 from collections import OrderedDict
 from collections.abc import Container
-from hashlib import blake2b
 
 from hedgeserve.replica import ReplicaId
 
 _BLOCK_BYTES = 256
-_ENTRY_BYTES = 200
-"""What an entry takes in memory: a key of 16 bytes, a place in an ordered map, a reference."""
+_ENTRY_BYTES = 288
+"""What an entry takes in memory at most, in the moment in which the map is copied since old entries have made room
+for new ones; else half of it."""
+
+Beginnings = list[int]
+"""The beginnings of one prompt, the shortest first."""
+
+
+def beginnings(prompt: bytes) -> Beginnings:
+    """A hash for each beginning that ends with a whole block; a prompt shorter than a block has one of its own.
+
+    Python's own hash, salted for each process: nobody can make prompts that meet by intent, and two that meet by
+    chance cost one of them a cold cache.
+    """
+    whole = len(prompt) - len(prompt) % _BLOCK_BYTES or len(prompt)
+    known_by: Beginnings = []
+    so_far = 0
+    for start in range(0, whole, _BLOCK_BYTES):
+        so_far = hash((so_far, prompt[start : start + _BLOCK_BYTES]))
+        known_by.append(so_far)
+    return known_by
+
+
+class _Home:
+    """One incarnation of a replica, for as long as its cache lasts."""
+
+    __slots__ = ("gone", "replica")
+
+    def __init__(self, replica: ReplicaId) -> None:
+        self.replica = replica
+        self.gone = False
 
 
 class Prefixes:
@@ -20,44 +48,46 @@ class Prefixes:
 
     def __init__(self, most_bytes: int) -> None:
         self._most = max(1, most_bytes // _ENTRY_BYTES)
-        self._known: OrderedDict[bytes, ReplicaId] = OrderedDict()
+        self._known: OrderedDict[int, _Home] = OrderedDict()
+        self._homes: dict[ReplicaId, _Home] = {}
 
     @property
     def memory_bytes(self) -> int:
-        """What is remembered takes about this much."""
+        """What is remembered takes no more than this."""
         return len(self._known) * _ENTRY_BYTES
 
-    def longest(self, prompt: bytes, among: Container[ReplicaId]) -> ReplicaId | None:
-        """Who of these has answered the longest beginning of this prompt; None where nobody has."""
-        found: ReplicaId | None = None
-        for key in _keys(prompt):
-            replica = self._known.get(key)
-            if replica is None:
-                break
-            if replica in among:
-                found = replica
-        return found
+    def longest(self, prompt: Beginnings, among: Container[ReplicaId]) -> ReplicaId | None:
+        """Who of these has answered the longest beginning of this prompt; None where nobody has.
 
-    def answered(self, prompt: bytes, replica: ReplicaId) -> None:
+        A shorter beginning may be unknown, since whoever answered it last is gone: the longer ones count all the
+        same.
+        """
+        for beginning in reversed(prompt):
+            home = self._known.get(beginning)
+            if home is not None and not home.gone and home.replica in among:
+                return home.replica
+        return None
+
+    def answered(self, prompt: Beginnings, replica: ReplicaId) -> None:
         """This replica answers it: all its beginnings are in its cache now."""
-        for key in _keys(prompt):
-            self._known[key] = replica
-            self._known.move_to_end(key)
-        while len(self._known) > self._most:
-            self._known.popitem(last=False)
+        home = self._homes.get(replica)
+        if home is None:
+            home = self._homes[replica] = _Home(replica)
+        known = self._known
+        # The shortest last: it is of use to most, so that it goes last, too.
+        for beginning in reversed(prompt):
+            known[beginning] = home
+            known.move_to_end(beginning)
+        while len(known) > self._most:
+            known.popitem(last=False)
 
     def forget(self, replica: ReplicaId) -> None:
-        """This replica's cache is gone."""
-        for key in [key for key, known in self._known.items() if known == replica]:
-            del self._known[key]
+        """This replica's cache is gone; what it has taken here makes room as the oldest does.
 
-
-def _keys(prompt: bytes) -> list[bytes]:
-    """A key for each beginning that ends with a whole block; a prompt shorter than a block has one of its own."""
-    chain = blake2b(digest_size=16)
-    keys = []
-    whole = len(prompt) - len(prompt) % _BLOCK_BYTES or len(prompt)
-    for start in range(0, whole, _BLOCK_BYTES):
-        chain.update(prompt[start : min(start + _BLOCK_BYTES, whole)])
-        keys.append(chain.digest())
-    return keys
+        At once, however much it is: streams of other replicas wait meanwhile.
+        """
+        home = self._homes.pop(replica, None)
+        if home is not None:
+            home.gone = True
+        if not self._homes:
+            self._known.clear()

@@ -8,9 +8,10 @@ last replica standing is better than none.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from hashlib import blake2b
+from math import log
 from typing import NamedTuple, Protocol
 
-from hedgeserve.proxy.prefixes import Prefixes
+from hedgeserve.proxy.prefixes import Prefixes, beginnings
 from hedgeserve.replica import Market, ReplicaId, RouteTarget
 from hedgeserve.spec import RoutingSpec
 
@@ -21,6 +22,8 @@ _WAITING_TOKENS = 256.0
 _FULL_CACHE = 0.95
 """Cache use from which an engine begins to throw requests out and start them anew."""
 _FRESH_PERIODS = 3
+_AS_NEAR = 1.5
+"""Replicas whose round trip takes up to so many times the shortest are as near as the nearest."""
 _NOT_ENOUGH = 32
 """Requests after which a policy whose input never came says so."""
 
@@ -88,19 +91,16 @@ class Policy(Protocol):
 class Loads:
     """How much candidates have to do, at one moment; engine metrics count while they are fresh."""
 
-    __slots__ = ("_fresh_s", "_now_s")
+    __slots__ = ("_oldest_s",)
 
-    def __init__(self, now_s: float, fresh_s: float) -> None:
-        self._now_s = now_s
-        self._fresh_s = fresh_s
+    def __init__(self, oldest_s: float) -> None:
+        self._oldest_s = oldest_s  # what was told before is not believed
 
     def of(self, one: Candidate) -> float:
         """Outstanding work in tokens, relative to what the replica can do."""
         load = one.tokens + _REQUEST_TOKENS * one.requests
-        if one.waiting is not None and self._now_s - one.told_at_s <= self._fresh_s:
-            load += _WAITING_TOKENS * max(0.0, one.waiting - one.requests)
-            if one.cache_usage is not None and one.cache_usage >= _FULL_CACHE:
-                load *= 2
+        if one.told_at_s >= self._oldest_s:
+            load = told_load(one, load)
         return load / one.target.throughput
 
     def least(self, candidates: Sequence[Candidate]) -> Candidate:
@@ -119,6 +119,15 @@ class Loads:
         return [one for one in candidates if self.of(one) + extra / one.target.throughput <= most]
 
 
+def told_load(one: Candidate, load: float) -> float:
+    """The load with what its engine tells: others' requests that wait there, and a cache that is nearly full."""
+    if one.waiting is not None and one.waiting > one.requests:
+        load += _WAITING_TOKENS * (one.waiting - one.requests)
+    if one.cache_usage is not None and one.cache_usage >= _FULL_CACHE:
+        load *= 2
+    return load
+
+
 class Router:
     """Tiers first, then a policy."""
 
@@ -127,12 +136,17 @@ class Router:
         self._least = isinstance(policy, LeastLoad)
         self._fresh_s = _FRESH_PERIODS * spec.engine_metrics
         self._urgent = spec.urgent
+        self._prefers = spec.urgent != "any"
         self._bound = spec.load_bound
+        self._unmeasured = 0
 
     @property
     def note(self) -> str:
-        """Which input of the policy is missing, as a sentence; empty while none is."""
-        return self._policy.note
+        """Which input is missing, as a sentence; empty while none is."""
+        if self._unmeasured < _NOT_ENOUGH:
+            return self._policy.note
+        far = 'routing.urgent = "near": no replica is known to be near; urgent requests go like all others'
+        return f"{self._policy.note}. {far}" if self._policy.note else far
 
     @property
     def memory_bytes(self) -> int:
@@ -141,7 +155,7 @@ class Router:
 
     def pick(self, candidates: Sequence[Candidate], wants: Wants, *, limit: int, now_s: float) -> Candidate | None:
         """The replica that takes a request, of which each has at most ``limit``; None while none may."""
-        if self._least and not wants.avoid and not wants.urgent:
+        if self._least and not wants.avoid and not (wants.urgent and self._prefers):
             best = self._quick(candidates, limit, now_s)
             if best is not None:
                 return best
@@ -150,8 +164,8 @@ class Router:
             return None
         if len(tier) == 1 and not isinstance(self._policy, ByPrefix):
             return tier[0]
-        loads = Loads(now_s, self._fresh_s)
-        if wants.urgent and self._urgent != "any":
+        loads = Loads(now_s - self._fresh_s)
+        if wants.urgent and self._prefers:
             tier = self._for_urgent(tier, wants, loads)
         return self._policy.choose(tier, wants, loads)
 
@@ -174,8 +188,8 @@ class Router:
             if not target.preferred or one.shunned_until_s > now_s or one.requests >= limit:
                 return None
             load = one.tokens + _REQUEST_TOKENS * one.requests
-            if one.waiting and one.told_at_s >= oldest_s:
-                return None
+            if one.told_at_s >= oldest_s and (one.waiting or one.cache_usage is not None):
+                load = told_load(one, load)
             if target.throughput != 1.0:
                 load /= target.throughput
             if best is None or load < best_load or (load == best_load and one.last_used < best.last_used):
@@ -186,11 +200,14 @@ class Router:
         """Those among which an urgent request should go, as far as they are not overloaded."""
         fit = loads.within(tier, self._bound, wants.tokens)
         if self._urgent == "on_demand":
-            fit = [one for one in fit if one.target.market is not Market.SPOT]
-        else:
-            known = [one for one in fit if one.rtt_s is not None]
-            nearest_s = min((one.rtt_s for one in known if one.rtt_s is not None), default=0.0)
-            fit = [one for one in known if one.rtt_s is not None and one.rtt_s <= 1.5 * nearest_s]
+            return [one for one in fit if one.target.market is not Market.SPOT] or tier
+        known = [(one.rtt_s, one) for one in fit if one.rtt_s is not None]
+        if known:
+            self._unmeasured = 0
+            nearest_s = min(rtt_s for rtt_s, _ in known)
+            return [one for rtt_s, one in known if rtt_s <= _AS_NEAR * nearest_s]
+        if all(one.rtt_s is None for one in tier):
+            self._unmeasured += 1
         return fit or tier
 
 
@@ -282,9 +299,10 @@ class ByPrefix:
             return loads.least(candidates)
         self._blind = 0
         by_id = {one.target.id: one for one in loads.within(candidates, self._bound, wants.tokens)}
-        known = self.prefixes.longest(wants.prefix, by_id)
+        prompt = beginnings(wants.prefix)
+        known = self.prefixes.longest(prompt, by_id)
         chosen = by_id[known] if known is not None else loads.least(candidates)
-        self.prefixes.answered(wants.prefix, chosen.target.id)
+        self.prefixes.answered(prompt, chosen.target.id)
         return chosen
 
     def forget(self, replica: ReplicaId) -> None:
@@ -293,8 +311,9 @@ class ByPrefix:
 
 
 class BySession:
-    """The same replica for the same session, whoever comes and goes: the highest of the hashes of session and
-    replica (rendezvous hashing; Thaler and Ravishankar, 1998), the next one where that replica is too loaded."""
+    """The same replica for the same session, whoever comes and goes: the best draw of session and replica
+    (rendezvous hashing; Thaler and Ravishankar, 1998), the next one where that replica is too loaded. A replica of
+    twice the throughput has twice as many sessions."""
 
     def __init__(self, bound: float, header: str) -> None:
         self._bound = bound
@@ -319,10 +338,17 @@ class BySession:
         self._blind = 0
         session = wants.session.encode("utf-8", "surrogatepass")
         fit = loads.within(candidates, self._bound, wants.tokens) or candidates
-        return max(fit, key=lambda one: blake2b(session + b"\0" + one.target.id.encode()).digest())
+        return max(fit, key=lambda one: one.target.throughput / -log(_draw(session, one.target.id)))
 
     def forget(self, replica: ReplicaId) -> None:
         """Nothing is remembered."""
+
+
+def _draw(session: bytes, replica: ReplicaId) -> float:
+    """A number above 0 and below 1, ever the same for the two."""
+    drawn = blake2b(session + b"\0" + replica.encode(), digest_size=8).digest()
+    # 52 bits and a half: neither end is reached by rounding.
+    return ((int.from_bytes(drawn) >> 12) + 0.5) / 2**52
 
 
 def _tier(candidates: Sequence[Candidate], wants: Wants, limit: int, now_s: float) -> list[Candidate]:
