@@ -1,17 +1,10 @@
 """A real vLLM, started as our engine starts it, and the demo engine held against it, key for key.
 
-Needs ``HEDGESERVE_VLLM_PYTHON``, the interpreter of an environment with vLLM (its CPU build will do);
-``HEDGESERVE_VLLM_MODEL`` may name a model's directory, else a tiny one with random weights is made.
+What is needed for it is told in :mod:`tests.vllm_server`.
 """
 
 import json
 import os
-import random
-import signal
-import socket
-import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +14,12 @@ import pytest
 
 from hedgeserve.core import Service
 from hedgeserve.engines import make_engine
-from hedgeserve.engines.base import EngineContext
 from hedgeserve.spec import EngineName, ModelSpec
 from hedgeserve.specfile import parse_spec
-from tests import tiny_model
 from tests.conftest import processes_of
 from tests.demo_process import DemoProcess, demo_process
 from tests.vllm_rows import CHAT, FORMAT, KINDS, REQUESTS, STREAMS, TEXT, chat, completion, flat, kinds, shape
+from tests.vllm_server import ARGS, ENV, make_model, vllm_servers
 
 pytestmark = [
     pytest.mark.vllm,
@@ -41,81 +33,18 @@ pytestmark = [
 
 KEY = "key-of-this-test"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
-ARGS = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "8"]
-ARGS += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
-# A gigabyte of cache and one thread are plenty for a tiny model, and spare the machine.
-ENV = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "VLLM_HOST_IP": "127.0.0.1",
-}
 
 
 @pytest.fixture(scope="module")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    given = os.environ.get("HEDGESERVE_VLLM_MODEL")
-    if given:
-        return Path(given)
-    directory = tmp_path_factory.mktemp("model")
-    python = os.environ["HEDGESERVE_VLLM_PYTHON"]
-    subprocess.run(
-        [python, str(tiny_model.__file__), str(directory)], check=True, capture_output=True, timeout=200
-    )
-    return directory
-
-
-def free_address() -> tuple[str, int]:
-    """A port of a loopback address of our own, free now."""
-    host = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{random.randrange(1, 255)}"
-    with socket.socket() as listener:
-        listener.bind((host, 0))
-        return host, int(listener.getsockname()[1])
+    return make_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def vllm(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
     """vLLM, started with the command of our engine, answering when the tests begin."""
-    spec = ModelSpec(
-        id="tiny",
-        aliases=["small"],
-        engine=EngineName.VLLM,
-        python=os.environ["HEDGESERVE_VLLM_PYTHON"],
-        args=["--model", str(model_directory), *ARGS],
-        env=ENV,
-    )
-    engine = make_engine(spec, {})
-    host, port = free_address()
-    workdir = tmp_path_factory.mktemp("work")
-    command = engine.command(EngineContext(host, port, "python3", str(workdir)), KEY)
-    environ = {**os.environ, **command.env, **command.secret_env}
-    log = workdir / "engine.log"
-    with log.open("wb") as sink:
-        # A session of its own: vLLM's engine and workers outlive a server that is killed alone.
-        process = subprocess.Popen(
-            command.argv, env=environ, cwd=workdir, stdout=sink, stderr=sink, start_new_session=True
-        )
-    try:
-        _wait_healthy(f"http://{host}:{port}{engine.health_path}", process, log)
-        yield DemoProcess(f"http://{host}:{port}", process, log)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _wait_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline_s = time.monotonic() + 300
-    while time.monotonic() < deadline_s:
-        assert process.poll() is None, f"vLLM exited: {log.read_text()[-3000:]}"
-        try:
-            with urllib.request.urlopen(url, timeout=5) as response:
-                if response.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError(f"vLLM is not healthy after 300 s: {log.read_text()[-3000:]}")
+    with vllm_servers(model_directory, tmp_path_factory.mktemp("work"), (), key=KEY) as [server]:
+        yield server
 
 
 @pytest.fixture(scope="module")
