@@ -381,6 +381,22 @@ async def test_a_sampled_answer_keeps_its_form(request_of: Any, fields: dict[str
                 assert len(told.ids[0]) == 32
 
 
+@pytest.mark.parametrize("fields", [{"response_format": FORMAT}, {"tools": [TOOL], "tool_choice": "required"}])
+async def test_a_sampled_answer_of_a_grammar_is_drawn_again_alike(
+    fields: dict[str, Any], servers: Servers
+) -> None:
+    """The balancer gives it a seed of its own, so that what was told comes again and is whole in the end."""
+    async with place(servers) as at:
+        request = chat("Ring 🌊", temperature=1, max_tokens=200, ignore_eos=False, **fields)
+        _, answers = await cut_everywhere(at, request, places=range(1, 25, 2))
+        for told in map(read, answers):
+            assert (told.errors, told.done, len(told.names), told.roles) == ([], 1, 1, 1)
+            if "tools" in fields:
+                assert all(name == "ring" for _, name, _ in told.calls.values())
+            elif told.finish == {0: "stop"}:
+                assert json.loads(told.texts[0]) == {"bell": "big"}
+
+
 @pytest.mark.parametrize("case", ["a chat in emoji", "a completion in Hindi", "a schema", "a seed", "penalties"])
 async def test_an_answer_in_one_piece_is_collected_over_the_cut(case: str, servers: Servers) -> None:
     """A long one is asked for as a stream, and is what vLLM would have said in one piece, key for key."""
