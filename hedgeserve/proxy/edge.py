@@ -24,6 +24,8 @@ from hedgeserve.units import format_bytes, format_duration
 _IDLE_CLIENT_S = 75.0
 _BODY_STALL_S = 30.0
 _LINGER_S = 2.0
+_FEW_AHEAD = 8
+_SMALL_BYTES = 64 * 2**10
 _MOST_AHEAD = 64
 _JOINED_AT_ONCE = 512
 _FRAMING_BYTES = 64 * 2**10
@@ -170,6 +172,8 @@ class Edge(asyncio.Protocol):
         self._full = True
         if self._running is not None:
             self._running.pause()
+        else:  # it asks without reading the answers
+            self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """It does again."""
@@ -186,7 +190,7 @@ class Edge(asyncio.Protocol):
         if self._leaving:
             return
         if self._full and self._answering is None:
-            self._transport.pause_reading()  # it asks without reading the answers
+            self._transport.pause_reading()
         known = self._known
         fresh = self._coming is None and self._answering is None
         if fresh and known is not None and self._begin_known(*known, data):
@@ -214,8 +218,9 @@ class Edge(asyncio.Protocol):
                 self._limits[0] + _FRAMING_BYTES + 2 * coming.body_bytes + _FRAMING_BYTES_PER_CHUNK * coming.pieces
             ):
                 self._refuse_coming(_not_http("its chunks are of extensions and trailers more than of a body"))
-        if self._ahead and not self._leaving:
-            self._transport.pause_reading()
+        ahead = self._ahead
+        if ahead and not self._leaving and (len(ahead) >= _FEW_AHEAD or ahead[-1].body_bytes > _SMALL_BYTES):
+            self._transport.pause_reading()  # not before: whoever is not read from cannot be seen to leave
 
     # What llhttp finds
 
