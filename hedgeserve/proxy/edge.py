@@ -26,7 +26,7 @@ _BODY_STALL_S = 30.0
 _LINGER_S = 2.0
 _FEW_AHEAD = 8
 _SMALL_BYTES = 64 * 2**10
-_MOST_AHEAD = 64
+_MOST_AT_ONCE = 64
 _JOINED_AT_ONCE = 512
 _FRAMING_BYTES = 64 * 2**10
 _FRAMING_BYTES_PER_CHUNK = 16
@@ -118,8 +118,8 @@ class Edge(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_ahead", "_answering", "_before", "_begun", "_chunked", "_coming", "_complete", "_due_s", "_full",
-        "_head_bytes", "_host", "_known", "_leaving", "_limits", "_now_s", "_parser", "_request_id",
+        "_ahead", "_answering", "_at_once", "_before", "_begun", "_chunked", "_coming", "_complete", "_due_s",
+        "_full", "_head_bytes", "_host", "_known", "_leaving", "_limits", "_now_s", "_parser", "_request_id",
         "_running", "_transport", "_unread_bytes",
     )  # fmt: skip
 
@@ -136,6 +136,7 @@ class Edge(asyncio.Protocol):
         self._running: Running | None = None
         self._request_id = ""
         self._head_bytes = 0
+        self._at_once = 0
         self._before = b""
         self._known: tuple[bytes, Incoming] | None = None
         self._complete: Incoming | None = None
@@ -196,6 +197,7 @@ class Edge(asyncio.Protocol):
         if fresh and known is not None and self._begin_known(*known, data):
             return
         self._head_bytes += len(data)
+        self._at_once = 0
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -299,13 +301,14 @@ class Edge(asyncio.Protocol):
             return
         coming.whole = True
         self._complete = coming
+        self._at_once += 1
+        if self._at_once >= _MOST_AT_ONCE:
+            coming.keep_alive = False  # what else it has sent, it must send again
+            self._leaving = True
         if self._answering is None:
             self._begin(coming)
         elif coming is not self._answering:
             self._ahead.append(coming)
-            if len(self._ahead) >= _MOST_AHEAD:
-                coming.keep_alive = False  # what else it has sent, it must send again
-                self._leaving = True
 
     # The same head again
 
