@@ -15,6 +15,7 @@ from tests.callers import LOOPS, Caller, LoopFactory, Stage, run_on, stage
 from tests.upstreams import (
     CHAT,
     WHOLE_STREAM,
+    Behaviour,
     Engine,
     Seen,
     event,
@@ -711,7 +712,7 @@ async def with_more_sent_ahead(it: Stage, caller: Caller) -> None:
     await caller.reader.readuntil(b"\n\n")
 
 
-BEHAVIOURS = {waiting_for_an_answer: silent}
+BEHAVIOURS: dict[object, Behaviour] = {waiting_for_an_answer: silent}
 STAGES = [half_a_head, half_a_body, waiting_in_line, waiting_for_an_answer, in_the_middle_of_a_stream]
 
 

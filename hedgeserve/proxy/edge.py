@@ -516,17 +516,19 @@ class Edge(asyncio.Protocol):
     def _leave(self) -> None:
         """Close, but not before the client has had time to read what was said: what it still sends is swallowed.
 
-        Closing a socket with unread bytes resets the connection, and the client would never see our answer.
+        Closing a socket with unread bytes, or more of them on their way, resets the connection, and the client
+        might never see our answer (RFC 9112, section 9.6).
         """
-        swallows = self._leaving or self._coming is not None
+        sends_more = self._leaving or self._coming is not None
         self._leaving = True
         self._ahead.clear()
-        if not swallows:
+        half = self._transport.can_write_eof()
+        if not half and not sends_more:
             self._transport.close()
             return
         self._due_s = self._now_s() + _LINGER_S
         try:
-            if self._transport.can_write_eof():  # not with TLS: there the length of the answer must be enough
+            if half:  # not with TLS: there the length of the answer must be enough
                 self._transport.write_eof()
             self._transport.resume_reading()
         except (OSError, RuntimeError):
