@@ -22,7 +22,7 @@ from tests import vllm_server
 from tests.cutting import Cut, CuttingProxy, cutting_proxy
 from tests.demo_process import DemoProcess
 from tests.test_failover_demo import Told, read
-from tests.upstreams import House, open_house, until
+from tests.upstreams import House, open_house
 from tests.vllm_rows import CHAT, FORMAT, NAMED, TEXT, TOOL, kinds
 
 pytestmark = [
@@ -152,7 +152,9 @@ async def cut_everywhere(
     _, twin = await ask(at, path, body)
     assert read(twin).finish, twin
     if places is None:
-        places = range(twin.count(b"data: "))
+        # A busy machine may have put many tokens into an event just now.
+        tokens = 0 if "stream_interval" in body else (read(twin).usage or {}).get("completion_tokens", 0)
+        places = range(max(twin.count(b"data: "), tokens + 1))
     show(at, len(places) + SPARE)
     before = at.proxy.cut.total()
     answers = await asyncio.gather(
@@ -219,7 +221,21 @@ PLAIN = {
     "an end of a completion": completion("Ring", ignore_eos=False, logit_bias={"2": 100}, min_tokens=21, **SUMS),
     "special tokens shown": completion("Ring", logit_bias={"1": 9, "2": 9}, skip_special_tokens=False, **SUMS),
     "special tokens hidden": completion("Ring", logit_bias={"1": 9, "2": 9}, **SUMS),
+    "special tokens hidden, a stop string": chat(
+        "Ring 🌊", logit_bias={"1": 6, "0": 6}, max_tokens=60, stop=["never to be found"], **SUMS
+    ),
     "no tools": chat("Ring", tools=[TOOL], tool_choice="none", **SUMS),
+    "an answer that was begun by the client": chat(
+        "Ring",
+        messages=[{"role": "user", "content": "Ring"}, {"role": "assistant", "content": "The bell 🌊"}],
+        add_generation_prompt=False,
+        continue_final_message=True,
+        **SUMS,
+    ),
+    "four tokens in an event": chat("Ring 🌊", stream_interval=4, max_tokens=60, **SUMS),
+    "five tokens in an event, and their ids": completion(
+        "Ring 🌊", stream_interval=5, max_tokens=60, return_token_ids=True, **SUMS
+    ),
 }
 FAR = "Ring the bell 🌊 and wave a lantern at nobody. " * 60
 REPLAYED = {
@@ -243,16 +259,37 @@ REPLAYED = {
     "penalties": chat("Ring", presence_penalty=1.5, frequency_penalty=0.5, **SUMS),
     "two choices": chat("Ring", n=2, seed=7, temperature=0.9, max_tokens=20, **SUMS),
     "two choices of a completion": completion("Ring", n=2, seed=7, temperature=0.9, max_tokens=20),
+    "two choices with tools": chat(
+        "Ring", n=2, seed=5, temperature=1, tools=[TOOL], tool_choice="required", ignore_eos=False, **SUMS
+    ),
+    "two choices and their ids": completion(
+        "Ring 🌊", n=2, seed=5, temperature=1, return_token_ids=True, max_tokens=20, **ALL_SUMS
+    ),
     "two prompts": completion(["The bell 🌊", "灯台守"], max_tokens=20, **SUMS),
     "two prompts of ids": completion([[10, 11], [12, 13, 14]], max_tokens=20, return_token_ids=True),
     "log-probabilities": chat("Ring", logprobs=True, top_logprobs=2, max_tokens=20, **SUMS),
     "log-probabilities of a completion": completion("Ring", logprobs=2, max_tokens=20, **SUMS),
+    "log-probabilities of ids": completion("Ring 🌊", logprobs=1, return_tokens_as_token_ids=True, **SUMS),
+    "four likely tokens in an event": completion(
+        "Ring 🌊", stream_interval=4, logprobs=1, seed=4, temperature=1, **SUMS
+    ),
     "an echo": completion("Ring 🌊", echo=True, max_tokens=20, **SUMS),
     "going in circles": completion(
         "chorus",
         max_tokens=60,
         repetition_detection={"max_pattern_size": 2, "min_pattern_size": 1, "min_count": 2},
     ),
+}
+COLLECTED = {
+    **{
+        case: PLAIN[case]
+        for case in ("a chat in emoji", "a completion in Hindi", "an end", "the client's own ids")
+    },
+    **{case: PLAIN[case] for case in ("the client's own ids of a chat", "ids that end inside a character")},
+    **{case: REPLAYED[case] for case in ("a schema", "a seed", "penalties", "two choices")},
+    "two prompts, two choices": completion(["Ring", "🌊"], n=2, seed=3, temperature=1, max_tokens=12),
+    "a stop string": chat("Ring", stop=["t"], ignore_eos=False),
+    "a stop string that is kept": completion(PROMPTS["English"], stop=["9 e"], include_stop_str_in_output=True),
 }
 
 
@@ -397,14 +434,14 @@ async def test_a_sampled_answer_of_a_grammar_is_drawn_again_alike(
                 assert json.loads(told.texts[0]) == {"bell": "big"}
 
 
-@pytest.mark.parametrize("case", ["a chat in emoji", "a completion in Hindi", "a schema", "a seed", "penalties"])
+@pytest.mark.parametrize("case", COLLECTED)
 async def test_an_answer_in_one_piece_is_collected_over_the_cut(case: str, servers: Servers) -> None:
     """A long one is asked for as a stream, and is what vLLM would have said in one piece, key for key."""
     async with place(servers, failover={"collect_above": 8}) as at:
-        path, body = {**PLAIN, **REPLAYED}[case]
+        path, body = COLLECTED[case]
         whole = {key: value for key, value in body.items() if key not in ("stream", "stream_options")}
         twin = json.loads((await ask(at, path, whole))[1])
-        places = range(1, twin["usage"]["completion_tokens"] - 1)
+        places = range(1, twin["usage"]["completion_tokens"])
         show(at, len(places) + SPARE)
         answers = await asyncio.gather(*(ask(at, path, whole, f"{number} close {number}") for number in places))
         assert at.proxy.cut.total() == len(places)
@@ -442,11 +479,23 @@ async def test_a_server_that_is_killed_loses_nothing(
                 RouteTarget(ReplicaId("doomed"), doomed.url, zone, Market.SPOT),
                 RouteTarget(ReplicaId("sound"), servers.sound.url, zone, Market.SPOT, preferred=False),
             )
-            answers = [asyncio.create_task(ask(at, path, body, "by SIGKILL")) for path, body in requests]
-            await until(lambda: doomed.metric("generation_tokens_total") > 200)
+            under_way, many = set[int](), asyncio.Event()
+
+            async def follow(number: int, path: str, body: dict[str, Any]) -> bytes:
+                told = b""
+                async with at.http.post(at.url + path, json=body) as response:
+                    assert response.status == 200
+                    async for payload in response.content.iter_any():
+                        told += payload
+                        if told.count(b"data: ") > 5:
+                            under_way.add(number)
+                            if len(under_way) > 5:
+                                many.set()
+                return told
+
+            answers = [asyncio.create_task(follow(number, *each)) for number, each in enumerate(requests)]
+            await many.wait()
             vllm_server.kill(doomed)
-            told = await asyncio.gather(*answers)
-            for (_, twin), (status, answer) in zip(twins, told, strict=True):
-                assert status == 200
+            for (_, twin), answer in zip(twins, await asyncio.gather(*answers), strict=True):
                 hold_to(twin, [answer])
             assert at.house.count("resumptions_total", result="ok") > 4
