@@ -4,9 +4,10 @@ import math
 from collections import Counter, deque
 from enum import StrEnum
 from heapq import heappop, heappush
+from typing import Literal
 
 from hedgeserve.policy.autoscale import LoadSignal
-from hedgeserve.proxy.routing import pick
+from hedgeserve.proxy.routing import Candidate, Wants, make_router
 from hedgeserve.replica import Replica, ReplicaId, RouteTarget
 from hedgeserve.simulate.outcome import LoadOutcome
 from hedgeserve.simulate.servicemodel import (
@@ -19,10 +20,12 @@ from hedgeserve.simulate.servicemodel import (
     positive,
 )
 from hedgeserve.simulate.workload import Workload, seeded
+from hedgeserve.spec import RoutingSpec
 
 __all__ = ["OnLoss", "PaperService", "RequestLoad", "Routing", "ServiceModel", "ServingError", "TokenService"]
 
-_NOBODY: dict[ReplicaId, int] = {}
+_ANY = Wants()
+_ENDLESS = 2**63
 
 # What may happen, in the order in which it does where the times are equal: an answer that is complete at its
 # deadline is in time, and the slot that it frees is there for one whose patience ends now.
@@ -86,7 +89,7 @@ class RequestLoad:
 
     Times are exact: it goes from event to event. What happens until ``now_s``, that moment included, happens
     before what the call tells; an arrival at the very moment of a loss is therefore hit by it. Replicas are
-    chosen by the balancer's own function, :func:`hedgeserve.proxy.routing.pick`.
+    chosen by the balancer's own routers, :mod:`hedgeserve.proxy.routing`.
 
     ``queue_timeout_s`` is how long a request may wait, over all its attempts; ``total_timeout_s`` how long it may
     take from its arrival; ``max_queue`` how many may wait in the line (those that a lost replica sent back
@@ -158,9 +161,9 @@ class RequestLoad:
         self._next = 0
         self._events: list[tuple[float, int, int, int, _Request]] = []
         self._servers: dict[ReplicaId, _Server] = {}
-        self._targets: dict[ReplicaId, RouteTarget] = {}
-        self._outstanding: dict[ReplicaId, int] = {}
-        self._last_used: dict[ReplicaId, int] = {}
+        self._candidates: dict[ReplicaId, Candidate] = {}
+        policy: Literal["round_robin", "least_load"] = "round_robin" if self._round_robin else "least_load"
+        self._router = make_router(RoutingSpec(policy=policy), dice=lambda: 0.0)
         self._used_by: dict[int, dict[ReplicaId, int]] = {}
         self._uses = 0
         self._line: list[tuple[int, int, _Request]] = []
@@ -196,8 +199,8 @@ class RequestLoad:
         """From now on it takes requests."""
         self._go_on(now_s)
         self._servers.setdefault(replica.id, _Server(replica.id))
-        self._targets[replica.id] = RouteTarget(replica.id, replica.url or "", replica.zone, replica.market)
-        self._outstanding.setdefault(replica.id, 0)
+        target = RouteTarget(replica.id, replica.url or "", replica.zone, replica.market)
+        self._candidates.setdefault(replica.id, Candidate(target)).target = target
         self._serve_line()
 
     def noticed(self, replica: ReplicaId, now_s: float) -> None:
@@ -222,8 +225,7 @@ class RequestLoad:
         server = self._servers.pop(replica, None)
         if server is None:
             return
-        del self._targets[replica], self._outstanding[replica]
-        self._last_used.pop(replica, None)
+        del self._candidates[replica]
         for used in self._used_by.values():
             used.pop(replica, None)
         hit = [*server.serving, *(each for each in server.queue if each.server is server)]
@@ -306,24 +308,27 @@ class RequestLoad:
             self._serve_line()
 
     def _choose(self, request: _Request) -> _Server | None:
-        last_used, outstanding = self._last_used, self._outstanding
-        limit = None if self._per_replica else self._slots
-        if self._round_robin:
-            outstanding = _NOBODY
-            last_used = self._used_by.setdefault(request.client, {})
-        target = pick(self._targets.values(), outstanding, limit=limit, last_used=last_used)
-        if target is None:
+        candidates = tuple(self._candidates.values())
+        limit = _ENDLESS if self._per_replica else self._slots
+        if self._round_robin:  # each client goes round by itself
+            used = self._used_by.setdefault(request.client, {})
+            for each in candidates:
+                each.last_used = used.get(each.target.id, 0)
+        best = self._router.pick(candidates, _ANY, limit=limit, now_s=self._now_s)
+        if best is None:
             return None
         self._uses += 1
-        last_used[target.id] = self._uses
-        return self._servers[target.id]
+        best.last_used = self._uses
+        if self._round_robin:
+            used[best.target.id] = self._uses
+        return self._servers[best.target.id]
 
     def _give(self, request: _Request, server: _Server) -> None:
         """Hand it to a replica, which answers it now or, with queues of their own, later."""
         if request.place is _Place.LINE:
             self._in_line -= 1
         request.server = server
-        self._outstanding[server.id] += 1
+        self._candidates[server.id].requests += 1
         if len(server.serving) < self._slots:
             self._begin(request, server)
             return
@@ -393,8 +398,8 @@ class RequestLoad:
         request.server = None
         request.place = _Place.OVER
         self._active_s = self._now_s
-        if server is not None and server.id in self._outstanding:
-            self._outstanding[server.id] -= 1
+        if server is not None and server.id in self._candidates:
+            self._candidates[server.id].requests -= 1
         if place is _Place.SERVED:
             self._in_flight -= 1
             if server is not None:
@@ -435,10 +440,11 @@ class RequestLoad:
             self._give(request, server)
 
     def _show(self, replica: ReplicaId, *, accepting: bool | None = None, preferred: bool | None = None) -> None:
-        old = self._targets.get(replica)
-        if old is None:
+        candidate = self._candidates.get(replica)
+        if candidate is None:
             return
-        self._targets[replica] = RouteTarget(
+        old = candidate.target
+        candidate.target = RouteTarget(
             old.id,
             old.url,
             old.zone,
