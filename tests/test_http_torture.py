@@ -324,6 +324,7 @@ async def test_an_absurd_id_goes_nowhere(given: bytes) -> None:
     ("request_line", "status", "code"),
     [
         (b"OPTIONS * HTTP/1.1", 404, "not_found"),
+        (b"OPTIONS *: HTTP/1.1", 400, "bad_request"),
         (b"OPTIONS /v1/chat/completions HTTP/1.1", 405, "method_not_allowed"),
         (b"CONNECT example.com:443 HTTP/1.1", 404, "not_found"),
         (b"CONNECT /v1/completions HTTP/1.1", 404, "not_found"),

@@ -3,6 +3,7 @@
 from aiohttp import web
 from multidict import CIMultiDict
 
+from hedgeserve.proxy.headers import request_id
 from hedgeserve.proxy.replies import Code, Refused
 
 
@@ -27,7 +28,9 @@ class Protocol(web.RequestHandler):
                 Code.BAD_REQUEST,
                 f"The request is not valid HTTP: {told}." if told else "The request is not valid HTTP.",
             )
-        headers = CIMultiDict({"Content-Type": "application/json", "Server": "hedgeserve"})
+        headers = CIMultiDict(
+            {"Content-Type": "application/json", "Server": "hedgeserve", "X-Request-Id": request_id(b"")}
+        )
         response = web.Response(status=refused.code.status, headers=headers, body=refused.body())
         response.force_close()
         return response
