@@ -22,6 +22,8 @@ from tests.soaking.load import Tally, offer_load
 from tests.soaking.report import End, print_report, problems
 from tests.soaking.watching import Watched, processes_of, read_metrics, read_weather, wait_for_url, watch
 
+_STOP_S = 60.0
+
 SPEC = """
 [service]
 name = "soak"
@@ -97,9 +99,7 @@ async def soak(given: argparse.Namespace, folder: Path) -> bool:
             watched.metrics = await read_metrics(url)
             watched.cpu_s = sum(process.cpu_times()[:2])
         finally:
-            if controller.returncode is None:
-                controller.send_signal(signal.SIGINT)
-            exit_status = await asyncio.wait_for(controller.wait(), 60)
+            exit_status = await _stop(controller)
     watched.weather = read_weather(log)
     end = End(exit_status, processes_of(state), [path.name for path in (state / "local").iterdir()])
     print_report(tally, watched, end, took_s=took_s)
@@ -107,6 +107,18 @@ async def soak(given: argparse.Namespace, folder: Path) -> bool:
     for problem in found:
         print("FAILED:", problem)
     return not found
+
+
+async def _stop(controller: asyncio.subprocess.Process) -> int | None:
+    """Its exit status after Ctrl-C; None where it had to be killed."""
+    if controller.returncode is None:
+        controller.send_signal(signal.SIGINT)
+    try:
+        return await asyncio.wait_for(controller.wait(), _STOP_S)
+    except TimeoutError:
+        controller.kill()
+        await controller.wait()
+        return None
 
 
 def main() -> None:

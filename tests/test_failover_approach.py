@@ -27,7 +27,7 @@ PLAIN: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"tools": [{}], "tool_choice": "none", "n": 1, "presence_penalty": 0, "logprobs": False}),
     (CHAT, {"response_format": {"type": "text"}, "chat_template_kwargs": {"enable_thinking": False}}),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}),
-    (COMPLETIONS, {"prompt": [1, 2, 3], "logit_bias": {"1": 2}, "bad_words": ["x"], "repetition_penalty": 1.2}),
+    (COMPLETIONS, {"prompt": [1, 2, 3], "logit_bias": {"1": 2}, "bad_words": [], "repetition_penalty": 1.2}),
 ]
 
 
@@ -57,6 +57,10 @@ STATEFUL: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"include_reasoning": False}),
     (CHAT, {"thinking_token_budget": 5}),
     (CHAT, {"repetition_detection": {}}),
+    (CHAT, {"bad_words": ["two tokens"]}),
+    (CHAT, {"vllm_xargs": {"count": 1}}),
+    (CHAT, {"kv_transfer_params": {"do_remote_prefill": True}}),
+    (CHAT, {"ec_transfer_params": {"x": 1}}),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}),
     (COMPLETIONS, {"prompt": ["a", "b"]}),
     (COMPLETIONS, {"prompt": [[1, 2], [3]]}),

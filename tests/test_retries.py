@@ -288,6 +288,47 @@ async def test_a_stream_whose_answer_is_whole_is_whole_though_its_connection_bro
         assert house.count("requests_total", outcome="ok", code="200") == 1
 
 
+@pytest.mark.parametrize("then", ["eof", "cut"])
+async def test_sums_that_were_asked_for_are_told_though_the_stream_ended_without_them(then: str) -> None:
+    """All of the text had come, and the ids: what is left of the end is known, however the stream ended."""
+    choice = {"index": 0, "text": "", "finish_reason": None, "prompt_token_ids": [7, 8], "token_ids": [9]}
+    last = {**choice, "text": "two", "finish_reason": "length", "prompt_token_ids": None, "token_ids": [10]}
+    body = b"".join(
+        b"data: %b\n\n" % json.dumps({"id": "a", "choices": [each]}).encode() for each in (choice, last)
+    )
+    engine = Engine("bad").then(streams(body, then=then))
+    async with open_house(engine, failover={"token_ids": "on"}) as house:
+        options = {"stream_options": {"include_usage": True}, "prompt": "p"}
+        reply = await house.ask("/v1/completions", stream=True, **options)
+        *_, sums, done, rest = reply.body.split(b"\n\n")
+        assert (done, rest) == (b"data: [DONE]", b"")
+        usage = {"prompt_tokens": 2, "total_tokens": 4, "completion_tokens": 2}
+        assert json.loads(sums.removeprefix(b"data: "))["usage"] == usage
+        assert house.count("requests_total", outcome="ok", code="200") == 1
+
+
+@pytest.mark.parametrize("then", ["eof", "cut"])
+async def test_nothing_is_added_to_a_stream_that_said_all(then: str) -> None:
+    """After `[DONE]` nothing is missing, whatever became of the connection: its client's can be used again."""
+    engine = Engine("bad").then(streams(WHOLE_STREAM, then=then))
+    async with open_house(engine) as house:
+        address = house.balancer.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(*address)
+        body = b'{"stream": true}'
+        writer.write(
+            b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body)
+        )
+        await reader.readuntil(b"\r\n\r\n")
+        whole = await reader.readuntil(b"\r\n0\r\n")
+        assert whole.count(b"data: ") == WHOLE_STREAM.count(b"data: ")
+        while (await reader.readline()).strip():
+            pass  # trailers
+        writer.write(b"GET /v1/models HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        assert house.count("requests_total", outcome="ok", code="200") >= 1
+
+
 async def test_an_answer_too_large_to_hold_is_passed_on_and_a_cut_of_it_shows() -> None:
     """Half a JSON answer cannot be mended in-band: the connection breaks, as it did for us."""
     big = answer("x" * 300_000)

@@ -172,8 +172,12 @@ _STATEFUL: dict[str, Callable[[Any], bool]] = {
     "best_of": _above_one,
     "presence_penalty": bool,
     "frequency_penalty": bool,
+    "bad_words": bool,  # one of several tokens may have begun before the cut, and vLLM looks at new tokens only
     "repetition_detection": _given,
     "thinking_token_budget": _given,
+    "vllm_xargs": bool,  # for processors of somebody's own, which may count what they like
+    "kv_transfer_params": bool,
+    "ec_transfer_params": bool,
     "response_format": _formatted,
     "structured_outputs": _given,
     "structural_tag": _given,

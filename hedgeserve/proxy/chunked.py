@@ -91,6 +91,8 @@ class Dechunker:
     def _read_trailers(self, *, whole: bool) -> None:
         if len(self._line) > _LONGEST_TRAILERS_BYTES:
             raise ChunkError("the trailers are too long")
+        if whole and not self._line.endswith(b"\r\n"):
+            raise ChunkError("a trailer does not end with CR and LF")
         if whole and (self._line == b"\r\n" or self._line.endswith(b"\r\n\r\n")):
             self._line = b""
             self.ended = True

@@ -49,6 +49,7 @@ _NOT_PASSED = frozenset(
         "tools",
         "top_logprobs",
         "truncate_prompt_tokens",
+        "truncation_side",
     }
 )
 

@@ -24,7 +24,12 @@ from hedgeserve.units import format_bytes, format_duration
 _IDLE_CLIENT_S = 75.0
 _BODY_STALL_S = 30.0
 _LINGER_S = 2.0
-_MOST_AHEAD = 64
+_FEW_AHEAD = 8
+_SMALL_BYTES = 64 * 2**10
+_MOST_AT_ONCE = 64
+_JOINED_AT_ONCE = 512
+_FRAMING_BYTES = 64 * 2**10
+_FRAMING_BYTES_PER_CHUNK = 16
 _REMEMBERED_BYTES = 4096
 _JSON_LINE = b"Content-Type: application/json\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -39,8 +44,8 @@ class Incoming:
     """One request as it comes: its head, then its body."""
 
     __slots__ = (
-        "body", "chunked", "client_id", "declared", "first", "head_bytes", "headers", "hosts", "http_10",
-        "keep_alive", "method", "path", "query", "refused", "target", "whole",
+        "body", "body_bytes", "chunked", "client_id", "declared", "first", "head_bytes", "headers", "hosts",
+        "http_10", "keep_alive", "method", "path", "pieces", "query", "refused", "target", "whole",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -58,6 +63,8 @@ class Incoming:
         self.declared: int | None = None
         self.chunked = False
         self.body: list[bytes] = []
+        self.body_bytes = 0
+        self.pieces = 0
         self.whole = False
         self.refused: Refused | None = None
         self.client_id: str | None = None
@@ -111,9 +118,9 @@ class Edge(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_ahead", "_answering", "_before", "_begun", "_chunked", "_coming", "_complete", "_due_s", "_full",
-        "_head_bytes", "_host", "_known", "_leaving", "_limits", "_now_s", "_parser", "_request_id",
-        "_running", "_transport",
+        "_ahead", "_answering", "_at_once", "_before", "_begun", "_chunked", "_coming", "_complete", "_due_s",
+        "_full", "_head_bytes", "_host", "_known", "_leaving", "_limits", "_now_s", "_parser", "_request_id",
+        "_running", "_transport", "_unread_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -129,13 +136,15 @@ class Edge(asyncio.Protocol):
         self._running: Running | None = None
         self._request_id = ""
         self._head_bytes = 0
+        self._at_once = 0
         self._before = b""
         self._known: tuple[bytes, Incoming] | None = None
         self._complete: Incoming | None = None
         self._begun = False
         self._chunked = False
         self._full = False
-        self._leaving = False
+        self._leaving = False  # nothing more is read as requests; what there is already is answered still
+        self._unread_bytes = 0
         self._due_s = now_s() + _IDLE_CLIENT_S
 
     # What asyncio tells it
@@ -164,46 +173,63 @@ class Edge(asyncio.Protocol):
         self._full = True
         if self._running is not None:
             self._running.pause()
+        else:  # it asks without reading the answers
+            self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """It does again."""
         self._full = False
+        if not self._ahead and not self._transport.is_closing():
+            self._transport.resume_reading()
         if self._running is not None:
             self._running.resume()
+        elif self._answering is not None:  # it was to be handed over, with nothing of ours in the way
+            self._begin(self._answering)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of requests."""
         if self._leaving:
             return
+        if self._full and self._answering is None:
+            self._transport.pause_reading()
         known = self._known
         fresh = self._coming is None and self._answering is None
         if fresh and known is not None and self._begin_known(*known, data):
             return
         self._head_bytes += len(data)
-        self._complete = None
+        self._at_once = 0
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # the request says so too, and is refused for it
+        except httptools.HttpParserCallbackError:
+            raise  # a mistake of ours, not of the client
         except httptools.HttpParserError as error:
-            if not self._leaving:
+            if not self._leaving:  # else it has been refused already, for another reason
                 self._unreadable(error)
             return
         if fresh:
             self._remember(data)
+        self._complete = None
         coming = self._coming
-        if coming is not None and not coming.path and self._head_bytes > self._limits[0]:
-            self._too_long()
-        elif self._ahead and not self._leaving:
-            if len(self._ahead) > _MOST_AHEAD:
-                self._leave()
-            else:
-                self._transport.pause_reading()
+        if coming is not None and not self._leaving:
+            if not coming.path:
+                if self._head_bytes > self._limits[0]:
+                    self._refuse_coming(self._headers_too_long())
+            elif coming.chunked and self._head_bytes > (
+                self._limits[0] + _FRAMING_BYTES + 2 * coming.body_bytes + _FRAMING_BYTES_PER_CHUNK * coming.pieces
+            ):
+                self._refuse_coming(_not_http("its chunks are of extensions and trailers more than of a body"))
+        ahead = self._ahead
+        if ahead and not self._leaving and (len(ahead) >= _FEW_AHEAD or ahead[-1].body_bytes > _SMALL_BYTES):
+            self._transport.pause_reading()  # not before: whoever is not read from cannot be seen to leave
 
     # What llhttp finds
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
+        if self._leaving:
+            return
         self._coming = Incoming()
         if self._answering is None:
             self._due_s = self._now_s() + self._limits[2]
@@ -216,8 +242,9 @@ class Edge(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""
         coming = self._coming
-        if coming is not None:
+        if coming is not None and not coming.path:  # trailers come here too, and nobody asked for them
             lower = name.lower()
+            value = value.rstrip(b" \t")
             coming.headers.append((lower, name, value))
             coming.head_bytes += len(name) + len(value) + 4
             coming.first.setdefault(lower, value)
@@ -254,21 +281,30 @@ class Edge(asyncio.Protocol):
         if coming is None or self._leaving or coming.refused is not None:
             return
         coming.body.append(body)
+        coming.body_bytes += len(body)
+        coming.pieces = pieces = coming.pieces + 1
+        if not pieces % _JOINED_AT_ONCE:  # a million chunks of a byte must not take the room of a million objects
+            joined = pieces // _JOINED_AT_ONCE - 1
+            coming.body[joined:] = [b"".join(coming.body[joined:])]
         self._due_s = self._now_s() + _BODY_STALL_S
-        if coming.declared is None and sum(map(len, coming.body)) > self._limits[1]:
-            coming.refused = too_large(self._limits[1])
+        if coming.declared is None and coming.body_bytes > self._limits[1]:
             coming.body.clear()
-            if self._answering is None:
-                self._begin(coming)
+            self._refuse_coming(too_large(self._limits[1]))
 
     def on_message_complete(self) -> None:
         """It is whole."""
+        if self._leaving:
+            return
         coming, self._coming = self._coming, None
         self._head_bytes = 0
-        if coming is None or self._leaving:
+        if coming is None:
             return
         coming.whole = True
         self._complete = coming
+        self._at_once += 1
+        if self._at_once >= _MOST_AT_ONCE:
+            coming.keep_alive = False  # what else it has sent, it must send again
+            self._leaving = True
         if self._answering is None:
             self._begin(coming)
         elif coming is not self._answering:
@@ -398,21 +434,27 @@ class Edge(asyncio.Protocol):
 
     def sweep(self, now_s: float) -> None:
         """See whether the client takes too long; called some times a second."""
-        if self._answering is not None or now_s < self._due_s:
+        if self._running is not None or now_s < self._due_s:
             return
         coming = self._coming
-        if self._leaving or coming is None:
-            self._transport.abort() if self._leaving else self._transport.close()
+        unread_bytes = self._transport.get_write_buffer_size()
+        if unread_bytes:
+            if unread_bytes == self._unread_bytes:
+                self._transport.abort()  # for all of the time, it has read nothing of what it was told
+            self._unread_bytes = unread_bytes
+            self._due_s = now_s + _IDLE_CLIENT_S
+        elif self._leaving or coming is None:
+            self._transport.close()
         elif coming.path:
-            coming.refused = too_slow(_BODY_STALL_S)
-            self._begin(coming)
+            self._refuse_coming(too_slow(_BODY_STALL_S))
         else:
-            coming.refused = Refused(
-                Code.REQUEST_TIMEOUT,
-                f"The request's headers did not come within {format_duration(self._limits[2])}; send it again.",
-                close=True,
+            self._refuse_coming(
+                Refused(
+                    Code.REQUEST_TIMEOUT,
+                    f"The headers did not come within {format_duration(self._limits[2])}; send the request again.",
+                    close=True,
+                )
             )
-            self._begin(coming)
 
     def close(self) -> None:
         """Close: at once where an answer is under way, it will never be whole."""
@@ -459,6 +501,7 @@ class Edge(asyncio.Protocol):
         self._running = None
         self._begun = False
         assert incoming is not None
+        incoming.body = []
         self._due_s = self._now_s() + _IDLE_CLIENT_S
         if not incoming.keep_alive:
             self._leave()
@@ -466,22 +509,37 @@ class Edge(asyncio.Protocol):
             self._begin(self._ahead.popleft())
             if not self._ahead and not self._transport.is_closing():
                 self._transport.resume_reading()
-        elif self._coming is not None and self._coming.path and self._coming.refused is not None:
-            self._begin(self._coming)
+        elif self._coming is not None:
+            self._turn_to(self._coming)
+
+    def _turn_to(self, coming: Incoming) -> None:
+        """What is still coming is next: give it the time, and the word, that it would have had at once."""
+        if coming.refused is not None:
+            self._begin(coming)
+        elif not coming.path:
+            self._due_s = self._now_s() + self._limits[2]
+        else:
+            self._due_s = self._now_s() + _BODY_STALL_S
+            if not coming.http_10 and coming.value(b"expect"):
+                self._transport.write(_CONTINUE)
 
     def _leave(self) -> None:
         """Close, but not before the client has had time to read what was said: what it still sends is swallowed.
 
-        Closing a socket with unread bytes resets the connection, and the client would never see our answer.
+        Closing a socket with unread bytes, or more of them on their way, resets the connection, and the client
+        might never see our answer (RFC 9112, section 9.6).
         """
+        sends_more = self._leaving or self._coming is not None
         self._leaving = True
         self._ahead.clear()
-        if self._coming is None or not self._transport.can_write_eof():
+        half = self._transport.can_write_eof()
+        if not half and not sends_more:
             self._transport.close()
             return
         self._due_s = self._now_s() + _LINGER_S
         try:
-            self._transport.write_eof()
+            if half:  # not with TLS: there the length of the answer must be enough
+                self._transport.write_eof()
             self._transport.resume_reading()
         except (OSError, RuntimeError):
             self._transport.abort()
@@ -491,9 +549,11 @@ class Edge(asyncio.Protocol):
         names = coming.first
         if len(coming.target) + coming.head_bytes > max_head:
             return self._headers_too_long()
-        if coming.chunked and coming.declared is not None:
-            return _not_http("it has both a Content-Length and a Transfer-Encoding")
-        if coming.hosts != 1 and not coming.http_10:
+        if coming.http_10 and self._parser.get_http_version() != "1.0":
+            return _not_http("its version must be 1.0 or 1.1")
+        if coming.chunked and (why := _framing_trouble(coming)):
+            return _not_http(why)
+        if coming.hosts != 1 and (coming.hosts or not coming.http_10):
             return _not_http("it must have one Host header")
         if b"upgrade" in names and self._parser.should_upgrade():
             upgrade = coming.value(b"upgrade").decode("latin-1")[:40]
@@ -516,16 +576,18 @@ class Edge(asyncio.Protocol):
 
     def _unreadable(self, error: Exception) -> None:
         """What cannot be parsed is answered with our error body, never with text or HTML."""
-        if self._answering is not None:
-            # An answer is under way: the mess behind it is seen when it has ended.
-            self._answering.keep_alive = False
-            self._coming = None
+        self._coming = self._coming or Incoming()
+        self._refuse_coming(_not_http(" ".join(str(error).split())[:200]))
+
+    def _refuse_coming(self, refused: Refused) -> None:
+        """Read no more of it, nor of what is behind it; what is before it is answered first."""
+        coming = self._coming
+        assert coming is not None
+        coming.refused = refused
+        if self._answering is None:
+            self._begin(coming)
+        else:
             self._leaving = True
-            return
-        incoming = self._coming or Incoming()
-        incoming.refused = _not_http(" ".join(str(error).split())[:200])
-        self._coming = incoming
-        self._begin(incoming)
 
     def _headers_too_long(self) -> Refused:
         limit = format_bytes(self._limits[0])
@@ -534,15 +596,6 @@ class Edge(asyncio.Protocol):
             f"The request line and headers are larger than {limit}, the most that is taken here.",
             close=True,
         )
-
-    def _too_long(self) -> None:
-        assert self._coming is not None
-        self._coming.refused = self._headers_too_long()
-        if self._answering is None:
-            self._begin(self._coming)
-        else:
-            self._answering.keep_alive = False
-            self._leaving = True
 
 
 def date_line() -> bytes:
@@ -556,3 +609,16 @@ def _not_http(why: str) -> Refused:
         f"The request is not valid HTTP: {why}." if why else "The request is not valid HTTP.",
         close=True,
     )
+
+
+def _framing_trouble(incoming: Incoming) -> str:
+    """Why a request with a Transfer-Encoding must not be taken: with any other than ``chunked``, once.
+
+    llhttp refuses most of it; the rest is what some other server might read otherwise.
+    """
+    if incoming.http_10:
+        return "HTTP/1.0 knows no Transfer-Encoding"
+    if incoming.declared is not None:
+        return "it has both a Content-Length and a Transfer-Encoding"
+    encodings = [value.lower() for lower, _, value in incoming.headers if lower == b"transfer-encoding"]
+    return "" if encodings == [b"chunked"] else "the only Transfer-Encoding that is understood is chunked"

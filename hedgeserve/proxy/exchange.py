@@ -496,10 +496,20 @@ class Exchange:
             self._fail(Failure(FailurePhase.ABORT, stream.failure))
         elif not stream.complete:
             self._fail(Failure(FailurePhase.BODY, "the stream ended before the answer did"))
+        elif not stream.done and (step := self._unsaid_end()) is not None:
+            self._follow(step)
         elif self.ask.approach.collect:
             self._answer_whole()
         else:
             self._finish()
+
+    def _unsaid_end(self) -> Finished | None:
+        """What a stream that ended after its last token, and not with ``[DONE]``, has left unsaid."""
+        if self.ask.route.dialect is not Dialect.CHOICES:
+            return None
+        recovery = self._telling.recover()
+        step = None if isinstance(recovery, GiveUp) else recovery.start()
+        return step if isinstance(step, Finished) else None
 
     def _end_held(self) -> None:
         if self._begun:
@@ -629,7 +639,8 @@ class Exchange:
                 if self.ask.approach.collect:
                     self._answer_whole()
                     return
-                self._pass_on(payload)
+                if payload:  # an empty chunk would be the end of the body, and then another one followed
+                    self._pass_on(payload)
                 self._finish()
             case GiveUp(why=why):
                 self._release()

@@ -25,6 +25,7 @@ from hedgeserve.units import format_duration
 _IDLE_CONNECTION_S = 4.0
 _LONGEST_HEAD_BYTES = 256 * 2**10
 _REMEMBERED_BYTES = 2048
+_SENT_AT_ONCE_BYTES = 16 * 2**10
 # What the next byte of a connection belongs to; plain numbers, for they are looked at for every token.
 _IDLE: Final = 0
 _HEAD: Final = 1
@@ -140,8 +141,8 @@ class Link(asyncio.Protocol):
     """One connection to a replica."""
 
     __slots__ = (
-        "_begun", "_chunks", "_close", "_fresh", "_head", "_left", "_line", "_sink", "_state", "_transport",
-        "_whole", "beats", "endpoint", "feed", "idle_sweeps", "write",
+        "_begun", "_chunks", "_close", "_fresh", "_head", "_large", "_left", "_line", "_sink", "_state",
+        "_transport", "_whole", "beats", "endpoint", "feed", "idle_sweeps", "write",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -161,6 +162,7 @@ class Link(asyncio.Protocol):
         self._left = 0
         self._close = False
         self._begun = False
+        self._large = False
         self._fresh = True
         self._chunks = Dechunker()
 
@@ -172,10 +174,16 @@ class Link(asyncio.Protocol):
         self._state = _HEAD
         self._head = b""
         self._close = self._begun = False
+        self._large = len(request) > _SENT_AT_ONCE_BYTES
         self.endpoint.past_beats += self.beats
         self.beats = 0
         self._transport.write(request)
         sink.connected(self)
+
+    def spare(self) -> None:
+        """Nobody wants it after all: it is there for the next request, which may find it closed by then."""
+        self._fresh = False
+        self.endpoint.idle.append(self)
 
     def drop(self) -> None:
         """Nobody wants the answer any more: close at once, which is how an engine learns of it."""
@@ -293,21 +301,25 @@ class Link(asyncio.Protocol):
             if end < 0:
                 if len(self._head) > _LONGEST_HEAD_BYTES:
                     self._broken(f"its headers are longer than {_LONGEST_HEAD_BYTES} bytes")
+                elif not self._head.startswith(b"HTTP/"[: len(self._head)]):
+                    self._broken("its answer is not HTTP")
                 return
             head, self._head = self._head[: end + 4], self._head[end + 4 :]
             try:
                 parsed = parse_head(head)
+            except httptools.HttpParserUpgrade:
+                self._broken("it switched protocols unasked")
+                return
             except httptools.HttpParserError as error:
                 self._broken(f"its answer is not valid HTTP: {error}")
                 return
             if parsed.status >= 200:
                 self._begin_body(parsed)
-            elif parsed.status == 101:
-                self._broken("it switched protocols unasked")
 
     def _begin_body(self, head: Head) -> None:
         rest, self._head = self._head, b""
-        self._close = not head.keeps
+        # Answered before it was read: whether the rest of the request is ever read, nobody knows.
+        self._close = not head.keeps or (self._large and self._transport.get_write_buffer_size() > 0)
         if head.status in (204, 304):
             self._state, self._left = _LENGTH, 0
         elif head.chunked:
@@ -318,7 +330,7 @@ class Link(asyncio.Protocol):
             self._state, self._close = _TO_THE_END, True
         sink = self._sink
         assert sink is not None
-        if self._state == _LENGTH and len(rest) == self._left and head.keeps and not self.endpoint.closed:
+        if self._state == _LENGTH and len(rest) == self._left and not self._close and not self.endpoint.closed:
             # All of it at once, as nearly every answer in one piece comes.
             self._sink = None
             self._state = _IDLE
@@ -435,7 +447,7 @@ class Wires:
         elif endpoint.closed:
             link.abort()
         else:
-            endpoint.idle.append(link)
+            link.spare()
 
     @staticmethod
     def sweep(endpoint: Endpoint, every_s: float) -> None:
@@ -455,23 +467,26 @@ def parse_head(head: bytes) -> Head:
     """What the head of an answer says.
 
     Raises:
-        httptools.HttpParserError: It is not valid HTTP.
+        httptools.HttpParserError: It is not valid HTTP, or its body has another encoding than ``chunked``, once.
+        httptools.HttpParserUpgrade: It is the end of HTTP on this connection.
     """
     return _parse_known(head) if len(head) <= _REMEMBERED_BYTES else _parse(head)
 
 
 def _parse(head: bytes) -> Head:
     reader = _HeadReader()
-    parser = httptools.HttpResponseParser(reader)
+    parser = reader.parser = httptools.HttpResponseParser(reader)
     parser.feed_data(head)
+    if reader.encodings not in ([], [b"chunked"]):
+        raise httptools.HttpParserError("its Transfer-Encoding is not chunked")
     return Head(
         status=parser.get_status_code(),
         lines=to_client(reader.headers),
         kind=value_of(reader.headers, b"content-type").decode("latin-1").partition(";")[0].strip().lower(),
         encoding=value_of(reader.headers, b"content-encoding").decode("latin-1").lower(),
-        chunked=reader.chunked,
+        chunked=bool(reader.encodings),
         length=reader.length,
-        keeps=bool(parser.should_keep_alive()),
+        keeps=reader.keeps,
     )
 
 
@@ -482,11 +497,14 @@ _parse_known = lru_cache(maxsize=256)(_parse)
 class _HeadReader:
     """Takes what llhttp finds in the head of an answer."""
 
-    __slots__ = ("chunked", "headers", "length")
+    __slots__ = ("encodings", "headers", "keeps", "length", "parser")
+
+    parser: httptools.HttpResponseParser
 
     def __init__(self) -> None:
         self.headers: list[Header] = []
-        self.chunked = False
+        self.encodings: list[bytes] = []
+        self.keeps = False
         self.length: int | None = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -495,5 +513,9 @@ class _HeadReader:
         if lower == b"content-length":
             self.length = int(value)
         elif lower == b"transfer-encoding":
-            self.chunked = True
+            self.encodings.append(value.strip().lower())
         self.headers.append((lower, name, value))
+
+    def on_headers_complete(self) -> None:
+        """Only now can be asked whether the connection goes on: at the end of an empty body it is forgotten."""
+        self.keeps = bool(self.parser.should_keep_alive())

@@ -14,9 +14,9 @@ _MORE_DESCRIPTORS = 20
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How the controller ended, and what it left behind."""
+    """How the controller ended (None: it did not and was killed), and what it left behind."""
 
-    exit_status: int
+    exit_status: int | None
     processes: list[str]
     vms: list[str]
 
@@ -29,7 +29,9 @@ def problems(tally: Tally, watched: Watched, end: End) -> list[str]:
     found = [f"{count} × {outcome}" for outcome, count in tally.outcomes.items() if outcome != EQUAL.outcome]
     if sum(tally.outcomes.values()) != tally.asked:
         found.append(f"{tally.asked} requests were sent and {sum(tally.outcomes.values())} have ended")
-    if end.exit_status:
+    if end.exit_status is None:
+        found.append("it did not stop when it was told to")
+    elif end.exit_status:
         found.append(f"exit status {end.exit_status}")
     if end.processes or end.vms:
         found.append(f"left behind: {end.processes} {end.vms}")
