@@ -259,9 +259,6 @@ REPLAYED = {
     "penalties": chat("Ring", presence_penalty=1.5, frequency_penalty=0.5, **SUMS),
     "two choices": chat("Ring", n=2, seed=7, temperature=0.9, max_tokens=20, **SUMS),
     "two choices of a completion": completion("Ring", n=2, seed=7, temperature=0.9, max_tokens=20),
-    "two choices with tools": chat(
-        "Ring", n=2, seed=5, temperature=1, tools=[TOOL], tool_choice="required", ignore_eos=False, **SUMS
-    ),
     "two choices and their ids": completion(
         "Ring 🌊", n=2, seed=5, temperature=1, return_token_ids=True, max_tokens=20, **ALL_SUMS
     ),
