@@ -338,7 +338,7 @@ def examine(pieces: list[bytes], *, at_once: bool, busy: int) -> None:
     edge = Edge(desk, lambda: 0.0, max_head=2048, max_body=4096, head_s=1.0)
     edge.connection_made(line)
     for number, piece in enumerate(pieces):
-        if line.closed or desk.handed:
+        if line.closed:
             break
         edge.data_received(piece)
         if desk.waiting and number % busy == 0:
@@ -351,12 +351,12 @@ def examine(pieces: list[bytes], *, at_once: bool, busy: int) -> None:
     reading = Reading()
     reading.feed(line.told)
     answers = [answer for answer in reading.answers if answer.status >= 200]
-    assert len(answers) == len(desk.taken) + desk.refused
+    assert len(answers) == len(desk.taken) + desk.refused + desk.handed
     assert not any(answer.closes for answer in answers[:-1])
     if line.closed or line.eof:
         assert answers[-1].closes or not answers
-    elif not desk.handed:  # nothing that was whole is forgotten
-        assert len(desk.taken) + desk.refused == len(oracle.whole)
+    else:  # nothing that was whole is forgotten
+        assert len(answers) == len(oracle.whole)
         assert edge._leaving is False
 
 
