@@ -21,7 +21,7 @@ from hedgeserve.replica import Market, ReplicaId, RouteTarget, ZoneId
 from tests import vllm_server
 from tests.cutting import Cut, CuttingProxy, cutting_proxy
 from tests.demo_process import DemoProcess
-from tests.test_failover_demo import Told, read
+from tests.streams import Told, read
 from tests.upstreams import House, open_house
 from tests.vllm_rows import CHAT, FORMAT, NAMED, TEXT, TOOL, kinds
 

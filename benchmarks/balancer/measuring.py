@@ -63,13 +63,14 @@ def measure(scenario: Scenario, port: int, pid: int | None, cores: Cores) -> Mea
         if scenario.memory_at_s is not None and pid is not None:
             time.sleep(scenario.memory_at_s)
             memory_mib = pss_mib(pid)
-        output = _said(process, scenario.most_s + _GRACE_S)
+        output = said(process, scenario.most_s)
     spent = None if pid is None or before is None else cost(pid).since(before)
     return measurement(scenario, report(output), spent, memory_mib)
 
 
-def _said(process: "subprocess.Popen[str]", most_s: float) -> str:
+def said(process: "subprocess.Popen[str]", most_s: float) -> str:
+    """All that a load generator says; nothing where it does not end soon after ``most_s``."""
     try:
-        return process.communicate(timeout=most_s)[0]
+        return process.communicate(timeout=most_s + _GRACE_S)[0]
     except subprocess.TimeoutExpired:
         return ""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from benchmarks.balancer.bars import NOT_MEASURED, Verdict, middle, worst
 from benchmarks.balancer.measured import Measurements
 from benchmarks.balancer.scenarios import OURS, SCENARIOS, VANISH, Scenario
-from benchmarks.markdown import table
+from benchmarks.markdown import PASS, table
 
 HEADINGS = ("bar", "measured", "required", "verdict")
 _STREAMED = ("events/CPU s", "CPU µs/event", "first byte P50 ms", "first byte P99 ms", "gap P99 ms")
@@ -19,13 +19,15 @@ def verdicts(found: Sequence[Verdict]) -> str:
     return table(HEADINGS, [(one.bar.what, one.measured, one.bar.required, one.verdict) for one in found], words=3)
 
 
-def passed(found: Sequence[Verdict], *, asked: Sequence[str]) -> bool:
-    """Whether no bar was missed, and none lacks a figure of a peer that was asked for."""
+def passed(found: Sequence[Verdict], measurements: Measurements, *, asked: Sequence[str]) -> bool:
+    """Whether no bar was missed, and nothing is lacking of ours or of a peer that was asked for."""
+    if any(target == OURS for target, _ in measurements.missing):
+        return False
     for one in found:
         if one.verdict == NOT_MEASURED:
             if one.bar.peer in asked or not one.bar.peer:
                 return False
-        elif one.verdict != "pass":
+        elif one.verdict != PASS:
             return False
     return True
 
@@ -53,7 +55,7 @@ def _row(measurements: Measurements, target: str, scenario: Scenario) -> list[st
     if not measurements.of(target, scenario.name):
         why = measurements.missing.get((target, scenario.name), "")
         return [target, f"{NOT_MEASURED}: {why}", *[""] * (len(_headings(scenario)) - 1)] if why else []
-    names = _STREAMED_FIGURES if "--stream" in scenario.load else _WHOLE_FIGURES
+    names: Sequence[str] = _STREAMED_FIGURES if "--stream" in scenario.load else _WHOLE_FIGURES
     if scenario.memory_at_s is not None:
         names = (*names, "memory_mib")
     return [target, *(_cell(middle(measurements, target, scenario.name, name)) for name in names)]

@@ -5,7 +5,7 @@ import time
 
 from benchmarks.balancer.asking import NotReadyError, put, replicas, wait_until
 from benchmarks.balancer.measured import Measurement, report
-from benchmarks.balancer.measuring import load
+from benchmarks.balancer.measuring import load, said
 from benchmarks.balancer.places import REPLICAS, Cores
 from benchmarks.balancer.processes import cost
 
@@ -14,7 +14,6 @@ _VICTIM = 0
 _TOKENS, _OTHERS_TOKENS = 480, 400
 _INTERVAL_US = 50_000
 _MOST_S = 60.0
-_GRACE_S = 10.0
 _WAIT_S = 15.0
 _APART = 10_000
 """Between the numbers of the two loads' streams, so that none can pass for one of the others."""
@@ -58,15 +57,15 @@ def vanish(port: int, pid: int, cores: Cores) -> Measurement:
             taken_s = _taken_up()
             others.send_signal(signal.SIGUSR2)
             spent = cost(pid).since(begun)
-            said = report(victims.communicate(timeout=_MOST_S + _GRACE_S)[0])
-            beside = report(others.communicate(timeout=_MOST_S + _GRACE_S)[0])
+            moved = report(said(victims, _MOST_S))
+            beside = report(said(others, _MOST_S))
     faults = [
         f"{STREAMS - beside['done']} of the others ({beside['example']})" if beside["done"] != STREAMS else "",
-        f"{STREAMS - said['done']} of the victim's ({said['example']})" if said["done"] != STREAMS else "",
+        f"{STREAMS - moved['done']} of the victim's ({moved['example']})" if moved["done"] != STREAMS else "",
     ]
     figures = {
-        "continued": float(said["done"]),
-        "lost": float(STREAMS - said["done"]),
+        "continued": float(moved["done"]),
+        "lost": float(STREAMS - moved["done"]),
         "others_gap_p99_ms": beside["gap"]["p99_ms"],
         "others_gap_most_ms": beside["gap"]["most_ms"],
         "cpu_s": spent.cpu_s,
