@@ -1,7 +1,6 @@
 """A real vLLM, started as our engine starts it, and the demo engine held against it, key for key.
 
-Needs ``HEDGESERVE_VLLM_PYTHON``, the interpreter of an environment with vLLM (its CPU build will do);
-``HEDGESERVE_VLLM_MODEL`` may name a model's directory, else a tiny one with random weights is made.
+What is needed for it is told in :mod:`tests.vllm_server`.
 """
 
 import json
@@ -19,11 +18,20 @@ from hedgeserve.spec import EngineName, ModelSpec
 from hedgeserve.specfile import parse_spec
 from tests.conftest import processes_of
 from tests.demo_process import DemoProcess, demo_process
-from tests.vllm_process import ARGS, ENV, KEY, NEEDS_VLLM, make_model, vllm_process
 from tests.vllm_rows import CHAT, FORMAT, KINDS, REQUESTS, STREAMS, TEXT, chat, completion, flat, kinds, shape
+from tests.vllm_server import ARGS, ENV, make_model, vllm_servers
 
-pytestmark = NEEDS_VLLM
+pytestmark = [
+    pytest.mark.vllm,
+    # Loading takes a minute or two on two cores, and the first test waits for it.
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(
+        "HEDGESERVE_VLLM_PYTHON" not in os.environ,
+        reason="set HEDGESERVE_VLLM_PYTHON to the interpreter of an environment with vLLM",
+    ),
+]
 
+KEY = "key-of-this-test"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
 
@@ -35,8 +43,8 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def vllm(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
     """vLLM, started with the command of our engine, answering when the tests begin."""
-    with vllm_process(model_directory, tmp_path_factory.mktemp("work")) as process:
-        yield process
+    with vllm_servers(model_directory, tmp_path_factory.mktemp("work"), (), key=KEY) as [server]:
+        yield server
 
 
 @pytest.fixture(scope="module")
