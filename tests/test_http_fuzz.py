@@ -15,8 +15,9 @@ import httptools
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from hedgeserve.proxy.edge import Edge, Incoming
+from hedgeserve.proxy.edge import Edge
 from hedgeserve.proxy.replies import Refused
+from hedgeserve.proxy.request import Incoming
 from hedgeserve.proxy.routes import FORWARDED
 from tests.callers import Reading, Stage, stage
 from tests.upstreams import Engine, until

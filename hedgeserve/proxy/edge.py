@@ -16,9 +16,10 @@ from typing import Protocol, cast
 import httptools
 
 from hedgeserve.proxy.chunked import END, chunk
-from hedgeserve.proxy.headers import Header, lines_of, request_id
+from hedgeserve.proxy.headers import lines_of, request_id
 from hedgeserve.proxy.incoming import too_large, too_slow
 from hedgeserve.proxy.replies import Code, Refused
+from hedgeserve.proxy.request import Incoming, not_http
 from hedgeserve.units import format_bytes, format_duration
 
 _IDLE_CLIENT_S = 75.0
@@ -27,9 +28,6 @@ _LINGER_S = 2.0
 _FEW_AHEAD = 8
 _SMALL_BYTES = 64 * 2**10
 _MOST_AT_ONCE = 64
-_JOINED_AT_ONCE = 512
-_FRAMING_BYTES = 64 * 2**10
-_FRAMING_BYTES_PER_CHUNK = 16
 _REMEMBERED_BYTES = 4096
 _JSON_LINE = b"Content-Type: application/json\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -38,41 +36,6 @@ _STATUS_LINES = {
     for version in (b"1.0", b"1.1")
     for status in HTTPStatus
 }
-
-
-class Incoming:
-    """One request as it comes: its head, then its body."""
-
-    __slots__ = (
-        "body", "body_bytes", "chunked", "client_id", "declared", "first", "head_bytes", "headers", "hosts",
-        "http_10", "keep_alive", "method", "path", "pieces", "query", "refused", "target", "whole",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.method = b""
-        self.target = b""
-        self.path = ""
-        self.query = b""
-        self.headers: list[Header] = []
-        self.first: dict[bytes, bytes] = {}
-        """The first value of each header, by its name in lower case."""
-        self.hosts = 0
-        self.head_bytes = 0
-        self.http_10 = False
-        self.keep_alive = True
-        self.declared: int | None = None
-        self.chunked = False
-        self.body: list[bytes] = []
-        self.body_bytes = 0
-        self.pieces = 0
-        self.whole = False
-        self.refused: Refused | None = None
-        self.client_id: str | None = None
-        """Whose key it carries, once that has been asked."""
-
-    def value(self, name: bytes) -> bytes:
-        """A header's first value, by its name in lower case."""
-        return self.first.get(name, b"")
 
 
 class Running(Protocol):
@@ -216,10 +179,8 @@ class Edge(asyncio.Protocol):
             if not coming.path:
                 if self._head_bytes > self._limits[0]:
                     self._refuse_coming(self._headers_too_long())
-            elif coming.chunked and self._head_bytes > (
-                self._limits[0] + _FRAMING_BYTES + 2 * coming.body_bytes + _FRAMING_BYTES_PER_CHUNK * coming.pieces
-            ):
-                self._refuse_coming(_not_http("its chunks are of extensions and trailers more than of a body"))
+            elif coming.chunked and self._head_bytes - self._limits[0] > coming.most_wire_bytes:
+                self._refuse_coming(not_http("its chunks are of extensions and trailers more than of a body"))
         ahead = self._ahead
         if ahead and not self._leaving and (len(ahead) >= _FEW_AHEAD or ahead[-1].body_bytes > _SMALL_BYTES):
             self._transport.pause_reading()  # not before: whoever is not read from cannot be seen to leave
@@ -280,12 +241,7 @@ class Edge(asyncio.Protocol):
         coming = self._coming
         if coming is None or self._leaving or coming.refused is not None:
             return
-        coming.body.append(body)
-        coming.body_bytes += len(body)
-        coming.pieces = pieces = coming.pieces + 1
-        if not pieces % _JOINED_AT_ONCE:  # a million chunks of a byte must not take the room of a million objects
-            joined = pieces // _JOINED_AT_ONCE - 1
-            coming.body[joined:] = [b"".join(coming.body[joined:])]
+        coming.add(body)
         self._due_s = self._now_s() + _BODY_STALL_S
         if coming.declared is None and coming.body_bytes > self._limits[1]:
             coming.body.clear()
@@ -550,11 +506,11 @@ class Edge(asyncio.Protocol):
         if len(coming.target) + coming.head_bytes > max_head:
             return self._headers_too_long()
         if coming.http_10 and self._parser.get_http_version() != "1.0":
-            return _not_http("its version must be 1.0 or 1.1")
-        if coming.chunked and (why := _framing_trouble(coming)):
-            return _not_http(why)
+            return not_http("its version must be 1.0 or 1.1")
+        if coming.chunked and (why := coming.framing_trouble()):
+            return not_http(why)
         if coming.hosts != 1 and (coming.hosts or not coming.http_10):
-            return _not_http("it must have one Host header")
+            return not_http("it must have one Host header")
         if b"upgrade" in names and self._parser.should_upgrade():
             upgrade = coming.value(b"upgrade").decode("latin-1")[:40]
             return Refused(
@@ -577,7 +533,7 @@ class Edge(asyncio.Protocol):
     def _unreadable(self, error: Exception) -> None:
         """What cannot be parsed is answered with our error body, never with text or HTML."""
         self._coming = self._coming or Incoming()
-        self._refuse_coming(_not_http(" ".join(str(error).split())[:200]))
+        self._refuse_coming(not_http(" ".join(str(error).split())[:200]))
 
     def _refuse_coming(self, refused: Refused) -> None:
         """Read no more of it, nor of what is behind it; what is before it is answered first."""
@@ -601,24 +557,3 @@ class Edge(asyncio.Protocol):
 def date_line() -> bytes:
     """The ``Date`` of this second, as a header line."""
     return b"Date: %b\r\n" % formatdate(usegmt=True).encode()
-
-
-def _not_http(why: str) -> Refused:
-    return Refused(
-        Code.BAD_REQUEST,
-        f"The request is not valid HTTP: {why}." if why else "The request is not valid HTTP.",
-        close=True,
-    )
-
-
-def _framing_trouble(incoming: Incoming) -> str:
-    """Why a request with a Transfer-Encoding must not be taken: with any other than ``chunked``, once.
-
-    llhttp refuses most of it; the rest is what some other server might read otherwise.
-    """
-    if incoming.http_10:
-        return "HTTP/1.0 knows no Transfer-Encoding"
-    if incoming.declared is not None:
-        return "it has both a Content-Length and a Transfer-Encoding"
-    encodings = [value.lower() for lower, _, value in incoming.headers if lower == b"transfer-encoding"]
-    return "" if encodings == [b"chunked"] else "the only Transfer-Encoding that is understood is chunked"

@@ -12,7 +12,7 @@ import structlog
 
 from hedgeserve.metrics import Metrics, Outcome
 from hedgeserve.proxy import failover
-from hedgeserve.proxy.edge import Edge, Incoming
+from hedgeserve.proxy.edge import Edge
 from hedgeserve.proxy.exchange import Exchange
 from hedgeserve.proxy.failover import FailoverPolicy, Telling
 from hedgeserve.proxy.headers import to_replica
@@ -21,6 +21,7 @@ from hedgeserve.proxy.keys import Keys
 from hedgeserve.proxy.parties import Report, Shared
 from hedgeserve.proxy.quotas import Quotas
 from hedgeserve.proxy.replies import Code, Refused
+from hedgeserve.proxy.request import Incoming
 from hedgeserve.proxy.routes import FORWARDED, Forwarded
 from hedgeserve.proxy.routing import Wants
 from hedgeserve.spec import RoutingSpec, Spec

@@ -12,10 +12,11 @@ from typing import Any
 
 import structlog
 
-from hedgeserve.proxy.edge import Edge, Incoming, Running, date_line
+from hedgeserve.proxy.edge import Edge, Running, date_line
 from hedgeserve.proxy.front import Front
 from hedgeserve.proxy.reception import Reception
 from hedgeserve.proxy.replies import Refused
+from hedgeserve.proxy.request import Incoming
 from hedgeserve.proxy.routes import FORWARDED
 
 _log = structlog.get_logger(__name__)
