@@ -207,7 +207,6 @@ class Edge(asyncio.Protocol):
             lower = name.lower()
             value = value.rstrip(b" \t")
             coming.headers.append((lower, name, value))
-            coming.head_bytes += len(name) + len(value) + 4
             coming.first.setdefault(lower, value)
             if lower == b"host":
                 coming.hosts += 1
@@ -503,7 +502,7 @@ class Edge(asyncio.Protocol):
     def _judge_head(self, coming: Incoming) -> Refused | None:
         max_head, max_body, _ = self._limits
         names = coming.first
-        if len(coming.target) + coming.head_bytes > max_head:
+        if (self._head_bytes > max_head or self._at_once) and coming.head_bytes > max_head:
             return self._headers_too_long()
         if coming.http_10 and self._parser.get_http_version() != "1.0":
             return not_http("its version must be 1.0 or 1.1")

@@ -12,7 +12,7 @@ class Incoming:
     """One request as it comes: its head, then its body."""
 
     __slots__ = (
-        "body", "body_bytes", "chunked", "client_id", "declared", "first", "head_bytes", "headers", "hosts",
+        "body", "body_bytes", "chunked", "client_id", "declared", "first", "headers", "hosts",
         "http_10", "keep_alive", "method", "path", "pieces", "query", "refused", "target", "whole",
     )  # fmt: skip
 
@@ -25,7 +25,6 @@ class Incoming:
         self.first: dict[bytes, bytes] = {}
         """The first value of each header, by its name in lower case."""
         self.hosts = 0
-        self.head_bytes = 0
         self.http_10 = False
         self.keep_alive = True
         self.declared: int | None = None
@@ -41,6 +40,11 @@ class Incoming:
     def value(self, name: bytes) -> bytes:
         """A header's first value, by its name in lower case."""
         return self.first.get(name, b"")
+
+    @property
+    def head_bytes(self) -> int:
+        """How large its target and headers are."""
+        return len(self.target) + sum(len(name) + len(value) + 4 for _, name, value in self.headers)
 
     def add(self, body: bytes) -> None:
         """A piece of its body: counted once, and kept in few objects, though it come in chunks of a byte."""
