@@ -10,11 +10,12 @@ from urllib.parse import unquote
 import structlog
 
 from hedgeserve.metrics import Metrics, Outcome
-from hedgeserve.proxy.edge import Edge, Incoming
+from hedgeserve.proxy.edge import Edge
 from hedgeserve.proxy.incoming import require_model
 from hedgeserve.proxy.keys import Keys
 from hedgeserve.proxy.parties import outcome_of
 from hedgeserve.proxy.replies import Code, Refused
+from hedgeserve.proxy.request import Incoming
 from hedgeserve.proxy.routes import FORWARDED, MODELS, OTHER, OWN
 from hedgeserve.spec import Spec
 
