@@ -66,8 +66,9 @@ class Remote:
         self, command: str, *, stdin: str | None = None, timeout_s: float = _COMMAND_TIMEOUT_S
     ) -> Output:
         """Run a shell command to its end."""
-        run = self.connection.run(command, input=stdin, encoding="utf-8", errors="replace")
-        done = await asyncio.wait_for(run, timeout_s)
+        # Not wait_for: before Python 3.12 it loses a cancellation that comes just as the command ends.
+        async with asyncio.timeout(timeout_s):
+            done = await self.connection.run(command, input=stdin, encoding="utf-8", errors="replace")
         if done.exit_status is None:  # neither a status nor a signal came: the VM itself went away
             raise ConnectionResetError("the connection ended before the command did")
         return Output(done.exit_status, str(done.stdout or ""), str(done.stderr or ""))
