@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from hedgeserve.race import race
+from hedgeserve.race import is_cancelled, race
 
 pytestmark = pytest.mark.looptime
 
@@ -54,3 +54,35 @@ async def test_cancelled_from_outside_it_ends_all_contenders() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert sorted(ended) == ["a", "b"]
+
+
+async def test_a_contender_that_cancels_itself_is_no_cancellation_of_the_caller() -> None:
+    """It would end the caller in silence; it is an error instead, and the others are ended as ever."""
+
+    async def stray() -> None:
+        raise asyncio.CancelledError
+
+    ended: list[str] = []
+    with pytest.raises(RuntimeError, match="watch ended as cancelled"):
+        await race(other=after(5, ended, "other"), watch=stray())
+    assert ended == ["other"]
+
+
+async def test_a_true_cancellation_is_told_from_a_stray_one() -> None:
+    """By whether anybody has cancelled the task."""
+    told: list[bool] = []
+
+    async def ended_by(stray: bool) -> None:
+        try:
+            if stray:
+                raise asyncio.CancelledError
+            await asyncio.sleep(5)
+        except asyncio.CancelledError:
+            told.append(is_cancelled())
+
+    await ended_by(stray=True)
+    task = asyncio.create_task(ended_by(stray=False))
+    await asyncio.sleep(1)
+    task.cancel()
+    await task
+    assert told == [False, True]

@@ -15,6 +15,8 @@ from openai import AsyncOpenAI
 from hedgeserve.core import Service
 from hedgeserve.drivers.local import LocalDriver
 from hedgeserve.errors import ListenError, StateLockedError
+from hedgeserve.machines.life import ReplicaLife
+from hedgeserve.machines.session import VmSession
 from hedgeserve.takedown import reap
 from tests.conftest import eventually, messages, processes_of, replicas, small_spec, small_toml
 
@@ -105,6 +107,28 @@ async def test_a_vm_that_vanishes_without_a_word_costs_no_request_that_had_no_by
         assert [task.result() for task in asked] == [200] * 5
         told = await messages(service, replica=old)
         assert any("taken away without a notice" in message for message in told)
+
+
+@pytest.mark.parametrize("where", [(VmSession, "_watch"), (ReplicaLife, "_work"), (ReplicaLife, "_provision")])
+async def test_a_life_that_a_stray_cancellation_ends_leaves_no_vm_behind(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
+) -> None:
+    """However deep it comes from: the replica fails, for a reason that is told, and another takes its place."""
+    owner, name = where
+    sound, strays = getattr(owner, name), [asyncio.CancelledError()]
+
+    async def cancelled_once(*args: Any) -> Any:
+        if strays:
+            raise strays.pop()
+        return await sound(*args)
+
+    monkeypatch.setattr(owner, name, cancelled_once)
+    async with running(short_dir) as service:
+        await service.wait_ready()
+        assert not strays
+        told = await messages(service, replica="small-1")
+        assert any("an unexpected error: " in message for message in told)
+        assert "→ gone: " in told[-1]
 
 
 async def test_the_service_scales_to_zero_and_wakes_for_a_request(short_dir: Path) -> None:

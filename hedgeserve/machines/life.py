@@ -22,7 +22,7 @@ from hedgeserve.machines.probe import Identity
 from hedgeserve.machines.readiness import Readiness
 from hedgeserve.machines.refusals import is_certain, news_of
 from hedgeserve.machines.session import VmSession, transport_to
-from hedgeserve.race import race
+from hedgeserve.race import is_cancelled, race
 from hedgeserve.replica import STARTING, GoneReason, Market, Notice, Replica, State
 from hedgeserve.spec import Transport
 from hedgeserve.units import format_duration
@@ -111,7 +111,9 @@ class ReplicaLife:
         """Live until nothing is left of it. When cancelled the VM is left as it is, for a later adoption."""
         try:
             over = await self._live()
-        except Exception as error:  # a bug of ours must cost one replica, not the fleet
+        except (Exception, asyncio.CancelledError) as error:  # a bug of ours must cost one replica, not the fleet
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
             _log.exception("the task of a replica failed", replica=self.replica.id)
             over = _Over(GoneReason.FAILED, f"an unexpected error: {error!r}", self._failure())
         if over is None or self.replica.state is State.GONE:
