@@ -14,6 +14,7 @@ from hedgeserve.proxy import edge
 from tests.callers import LOOPS, Caller, LoopFactory, Stage, run_on, stage
 from tests.upstreams import (
     CHAT,
+    WHOLE_STREAM,
     Behaviour,
     Engine,
     Seen,
@@ -703,3 +704,81 @@ async def test_a_stream_that_an_engine_mangles_does_not_break_the_framing_of_our
         answer = await caller.ask(stream())
         assert evil in answer.body
         assert (await caller.ask(post())).status == 200
+
+
+# What is not for engines
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status", "code"),
+    [
+        (b"OPTIONS * HTTP/1.1", 404, "not_found"),
+        (b"OPTIONS *: HTTP/1.1", 404, "not_found"),
+        (b"OPTIONS /v1/chat/completions HTTP/1.1", 405, "method_not_allowed"),
+        (b"CONNECT example.com:443 HTTP/1.1", 404, "not_found"),
+        (b"CONNECT /v1/completions HTTP/1.1", 405, "method_not_allowed"),
+        (b"TRACE /v1/chat/completions HTTP/1.1", 405, "method_not_allowed"),
+        (b"GET http://elsewhere/nothing HTTP/1.1", 404, "not_found"),
+        (b"GET //v1/models HTTP/1.1", 404, "not_found"),
+        (b"GET /../livez HTTP/1.1", 404, "not_found"),
+        (b"GET /%2e%2e/%00 HTTP/1.1", 404, "not_found"),
+        (b"PUT /v1/completions HTTP/1.1", 405, "method_not_allowed"),
+    ],
+)
+async def test_other_methods_and_targets_get_an_error_of_ours(request_line: bytes, status: int, code: str) -> None:
+    """And nothing of them reaches an engine."""
+    engine = Engine("e")
+    async with stage(engine) as it:
+        caller = await it.call()
+        caller.say(request_line + b"\r\nHost: x\r\nConnection: close\r\n\r\n" + SMUGGLED)
+        (answer,) = await caller.hear_all()
+        assert (answer.status, answer.code) == (status, code)
+        assert not engine.seen
+
+
+@pytest.mark.parametrize(("path", "status"), [(b"/livez", b"200"), (CHAT.encode(), b"405"), (b"/x", b"404")])
+async def test_head_gets_no_body(path: bytes, status: bytes) -> None:
+    """Neither of an answer nor of an error."""
+    async with stage(Engine("e")) as it:
+        caller = await it.call()
+        caller.say(b"HEAD %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path)
+        told = await asyncio.wait_for(caller.reader.read(), 5)
+        head, _, body = told.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 " + status)
+        assert body == b""
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_check_behind_a_stream_is_answered_after_it(loop: LoopFactory) -> None:
+    """On the same connection, which goes on."""
+
+    async def story() -> None:
+        engine = Engine("e").then(when_told)
+        async with stage(engine) as it:
+            caller = await it.call()
+            caller.say(stream() + LIVEZ + post())
+            await until(lambda: engine.running == 1)
+            engine.gate.set()
+            whole, check, other = await caller.hear(3)
+            assert (whole.status, whole.body) == (200, WHOLE_STREAM)
+            assert (check.status, check.body, check.closes) == (200, b'{"status": "alive"}', False)
+            assert (other.status, len(engine.seen)) == (200, 2)
+
+    run_on(loop, story())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_check_behind_a_large_answer_waits_until_that_has_been_read(loop: LoopFactory) -> None:
+    """The client reads nothing for a while: its check is answered all the same, after what came before it."""
+
+    async def story() -> None:
+        engine = Engine("e").then(big_answer)
+        async with stage(engine) as it:
+            caller = await it.call(limit=2**12)
+            caller.say(post(path=b"/v1/embeddings") + LIVEZ)
+            await until(lambda: it.house.balancer.load().arrived_total == 1 and engine.running == 0)
+            await until(lambda: any(each._full for each in it.edges))
+            large, check = await caller.hear(2)
+            assert (len(large.body), check.status) == (6_000_009, 200)
+
+    run_on(loop, story())

@@ -218,6 +218,16 @@ async def test_requests_that_are_sent_ahead_are_answered_in_order() -> None:
         assert [seen.body for seen in engine.seen] == [*bodies, BODY]
 
 
+async def test_too_many_requests_ahead_are_not_taken() -> None:
+    """A client that floods is not remembered without bound, and the last answer says that it is the last."""
+    engine = Engine("e")
+    async with open_house(engine) as house, connected(house) as (reader, writer):
+        writer.write(post() * 200)
+        answers = (await reader.read()).split(b"HTTP/1.1 200 OK")[1:]
+        assert len(answers) == len(engine.seen) < 100
+        assert [b"Connection: close" in answer for answer in answers] == [False] * (len(answers) - 1) + [True]
+
+
 async def test_a_broken_request_behind_a_good_one_does_not_spoil_it() -> None:
     """The good one is answered; then the connection ends."""
     engine = Engine("e")
