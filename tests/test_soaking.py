@@ -81,12 +81,23 @@ def test_each_question_has_one_twin() -> None:
 def test_one_answer_that_is_not_whole_and_equal_fails_the_soak(outcome: str) -> None:
     """However many others were."""
     tally = Tally(asked=10_000, outcomes=Counter({"whole and equal": 9_999, outcome: 1}))
-    assert problems(tally, Watched([Sample(80, 50, 100)]), GOOD) == [f"1 × {outcome}"]
+    assert problems(tally, Watched([Sample(80, 5, 50, 100)]), GOOD) == [f"1 × {outcome}"]
 
 
 def test_what_grows_or_is_left_behind_fails_the_soak() -> None:
     """Memory, tasks, descriptors; processes and VMs; a request of which nothing was heard."""
-    growing = Watched([Sample(80 + 5 * n, 50 + 5 * n, 100 + 9 * n) for n in range(9)])
+    growing = Watched([Sample(80 + 5 * n, 5, 50 + 5 * n, 100 + 9 * n) for n in range(9)])
     found = problems(Tally(asked=1), growing, End(exit_status=1, processes=["7: sleep"], vms=["soak-3"]))
     assert [problem.split()[0] for problem in found] == ["1", "exit", "left", "memory", "tasks", "descriptors"]
-    assert problems(Tally(), Watched([Sample(80, 50, 100)] * 9), GOOD) == []
+    assert problems(Tally(), Watched([Sample(80, 5, 50, 100)] * 9), GOOD) == []
+
+
+def test_a_fleet_that_grows_is_no_leak_and_a_leak_in_one_that_shrinks_is() -> None:
+    """Each replica has tasks and descriptors of its own, and how many there are is chance."""
+    sizes = [5, 6, 5, 6, 8, 9, 6, 8, 9, 8]
+    assert problems(Tally(), Watched([Sample(80, n, 10 * n, 20 * n) for n in sizes]), GOOD) == []
+    shrinking = [Sample(80, n, 10 * n + 4 * at, 20 * n + 9 * at) for at, n in enumerate(reversed(sizes))]
+    found = problems(Tally(), Watched(shrinking), GOOD)
+    assert [problem.split()[0] for problem in found] == ["tasks", "descriptors"]
+    for_good = [Sample(80, 5 if at < 5 else 9, 50 + 4 * at, 100) for at in range(10)]
+    assert [problem.split()[0] for problem in problems(Tally(), Watched(for_good), GOOD)] == ["tasks"]

@@ -1,7 +1,9 @@
 """The figures of a soak, and whether they are good."""
 
 import statistics
+from collections import defaultdict
 from dataclasses import dataclass
+from itertools import chain
 
 from tests.soaking.answers import EQUAL
 from tests.soaking.load import Tally
@@ -38,13 +40,32 @@ def problems(tally: Tally, watched: Watched, end: End) -> list[str]:
     early, late = _rss(watched)
     if late > early * _GROWTH:
         found.append(f"memory grew from {early:.1f} to {late:.1f} MiB")
-    half = len(watched.samples) // 2
     for name, more in (("tasks", _MORE_TASKS), ("descriptors", _MORE_DESCRIPTORS)):
-        counts = [getattr(sample, name) for sample in watched.samples]
-        before, after = statistics.median(counts[:half] or counts), statistics.median(counts[half:])
-        if after > before + more:
-            found.append(f"{name} grew from {before:.0f} to {after:.0f}")
+        growth = _growth(watched, name)
+        if growth > more:
+            found.append(f"{name} grew by {growth:.0f} with as many replicas as before")
     return found
+
+
+def _growth(watched: Watched, name: str) -> float:
+    """From the first half to the second, between times with as many replicas: each replica has some of its own.
+
+    Where the fleet was never as large as before, the whole of what there is more of counts.
+    """
+    half = len(watched.samples) // 2
+    halves: list[dict[int, list[int]]] = [defaultdict(list), defaultdict(list)]
+    for number, sample in enumerate(watched.samples):
+        halves[number >= half][sample.replicas].append(getattr(sample, name))
+    early, late = halves
+    grown = [
+        statistics.median(late[size]) - statistics.median(early[size])
+        for size in early.keys() & late.keys()
+        for _ in range(min(len(early[size]), len(late[size])))
+    ]
+    if grown:
+        return statistics.median(grown)
+    first, last = (statistics.median(chain(*side.values())) if side else 0.0 for side in halves)
+    return last - first if half else 0.0
 
 
 def print_report(tally: Tally, watched: Watched, end: End, *, took_s: float) -> None:

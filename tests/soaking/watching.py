@@ -31,6 +31,7 @@ class Sample:
     """The controller at one time."""
 
     rss_mib: float
+    replicas: int
     tasks: int
     descriptors: int
 
@@ -74,7 +75,7 @@ async def watch(process: psutil.Process, socket: Path, watched: Watched) -> None
     while True:
         status = await ask_admin(socket, "/admin/v1/status")
         rss_mib = process.memory_info().rss / 2**20
-        watched.samples.append(Sample(rss_mib, int(status["tasks"]), process.num_fds()))
+        watched.samples.append(Sample(rss_mib, len(status["replicas"]), int(status["tasks"]), process.num_fds()))
         await asyncio.sleep(_EVERY_S)
 
 
