@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from hedgeserve.proxy.record import BATCH, Record, strands
 from hedgeserve.proxy.soundness import is_sound
-from hedgeserve.proxy.sse import DONE, data_of, last_boundary, split
+from hedgeserve.proxy.sse import DONE, EventCutter, data_of, split
 from hedgeserve.proxy.verdict import Dialect, Sign, judge
 
 _LONGEST_FAST_BYTES = 2048
@@ -56,16 +56,14 @@ class Stream(Protocol):
         """The stream has ended cleanly: returns what is left for the client."""
 
 
-class EventStream:
-    """Cuts bytes into events and judges each; what becomes of it is for the class that extends this."""
+class EventStream(EventCutter):
+    """Judges each event; what becomes of it is for the class that extends this."""
 
     def __init__(self, *, choices: int = 1, longest_event_bytes: int = _LONGEST_EVENT_BYTES) -> None:
+        super().__init__(longest_event_bytes)
         self._choices = choices
-        self._longest = longest_event_bytes
-        self._tail = b""
         self._finished: set[int] = set()
         self._refused = False
-        self.failure = ""
         self.done = False
         self.tokens = 0
         self.before = 0
@@ -75,30 +73,6 @@ class EventStream:
     def complete(self) -> bool:
         """Whether nothing of the answer is missing: all choices have finished, or ``[DONE]`` came after one."""
         return self._refused or len(self._finished) >= self._choices or (self.done and bool(self._finished))
-
-    def feed(self, payload: bytes) -> bytes:
-        """See :meth:`Stream.feed`."""
-        if self.failure:
-            return b""
-        tail = self._tail
-        data = tail + payload if tail else payload
-        cut = last_boundary(data, max(0, len(tail) - 3))
-        self._tail = data[cut:]
-        out = self._events(data[:cut]) if cut else b""
-        if len(self._tail) > self._longest:
-            self.failure = self.failure or f"the engine sent an event of more than {self._longest} bytes"
-            self._tail = b""
-        return out
-
-    def close(self) -> bytes:
-        """See :meth:`Stream.close`: an event without its empty line counts where it makes sense."""
-        tail, self._tail = self._tail, b""
-        if self.failure or not tail:
-            return b""
-        data = data_of(tail)
-        if data and data != DONE and not data.rstrip().endswith(b"}"):
-            return b""
-        return self._events(tail)
 
     def _events(self, events: bytes) -> bytes:
         out: list[bytes] = []

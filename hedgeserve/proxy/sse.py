@@ -16,24 +16,62 @@ _LINE = re.compile(rb"\r\n|\n|\r")
 DONE = b"[DONE]"
 
 
-class Scanner:
+class EventCutter:
+    """Cuts bytes into whole events, however they come; what becomes of those is for the class that extends this.
+
+    ``longest_event_bytes`` bounds what is held back of an event that has not ended.
+    """
+
+    def __init__(self, longest_event_bytes: int) -> None:
+        self._longest = longest_event_bytes
+        self._tail = b""
+        self.failure = ""
+        """What spoilt the answer; empty while nothing has. What comes after it is dropped."""
+
+    def feed(self, payload: bytes) -> bytes:
+        """Take the next bytes; returns those that may be sent on now: whole events, none of them a bad one."""
+        if self.failure:
+            return b""
+        tail = self._tail
+        data = tail + payload if tail else payload
+        cut = last_boundary(data, max(0, len(tail) - 3))
+        self._tail = data[cut:]
+        out = self._events(data[:cut]) if cut else b""
+        if len(self._tail) > self._longest:
+            self.failure = self.failure or f"the engine sent an event of more than {self._longest} bytes"
+            self._tail = b""
+        return out
+
+    def close(self) -> bytes:
+        """The stream has ended cleanly: returns what is left of it, if that makes sense without its empty line."""
+        tail, self._tail = self._tail, b""
+        if self.failure or not tail:
+            return b""
+        data = data_of(tail)
+        if data and data != DONE and not data.rstrip().endswith(b"}"):
+            return b""
+        return self._events(tail)
+
+    def _events(self, events: bytes) -> bytes:
+        """What becomes of these whole events."""
+        raise NotImplementedError
+
+
+class Scanner(EventCutter):
     """Follows one stream; the same bytes give the same result however they are cut into chunks.
 
     ``choices`` is the number of choices that the request asked for: the answer is complete when each has
-    finished. ``longest_event_bytes`` bounds what is held back of an event that has not ended.
+    finished.
     """
 
     def __init__(self, dialect: Dialect, *, choices: int = 1, longest_event_bytes: int = 8 * 2**20) -> None:
+        super().__init__(longest_event_bytes)
         self._dialect = dialect
         self._choices = choices
-        self._longest = longest_event_bytes
         self._finished: set[int] = set()
         self._refused = False
-        self._tail = b""
         self.done = False
         """Whether ``[DONE]`` has passed."""
-        self.failure = ""
-        """What spoilt the answer; empty while nothing has. What comes after it is dropped."""
         self.tokens = 0
         """Events so far: of text that is told as it comes, about the number of its tokens."""
 
@@ -47,32 +85,13 @@ class Scanner:
         """Whether nothing of the answer is missing: all choices have finished, or ``[DONE]`` came after one."""
         return self._refused or len(self._finished) >= self._choices or (self.done and self.finished)
 
-    def feed(self, chunk: bytes) -> bytes:
-        """Take the next bytes; returns those that may be sent on now: whole events, none of them a bad one."""
-        if self.failure:
-            return b""
-        tail = self._tail
-        data = tail + chunk if tail else chunk
-        cut = last_boundary(data, max(0, len(tail) - 3))
-        self._tail = data[cut:]
-        ready = self._judge(data[:cut]) if cut else b""
+    def feed(self, payload: bytes) -> bytes:
+        """See :meth:`EventCutter.feed`."""
+        ready = super().feed(payload)
         self.tokens += bool(ready)
-        if len(self._tail) > self._longest:
-            self.failure = self.failure or f"the engine sent an event of more than {self._longest} bytes"
-            self._tail = b""
         return ready
 
-    def close(self) -> bytes:
-        """The stream has ended cleanly: returns what is left of it, if that makes sense without its empty line."""
-        tail, self._tail = self._tail, b""
-        if self.failure or not tail:
-            return b""
-        data = data_of(tail)
-        if data and data != DONE and not data.rstrip().endswith(b"}"):
-            return b""
-        return self._judge(tail)
-
-    def _judge(self, events: bytes) -> bytes:
+    def _events(self, events: bytes) -> bytes:
         if DONE not in events and not worth_reading(self._dialect, events):
             return events
         passed = 0
