@@ -259,6 +259,17 @@ REPLAYED = {
     "penalties": chat("Ring", presence_penalty=1.5, frequency_penalty=0.5, **SUMS),
     "two choices": chat("Ring", n=2, seed=7, temperature=0.9, max_tokens=20, **SUMS),
     "two choices of a completion": completion("Ring", n=2, seed=7, temperature=0.9, max_tokens=20),
+    "two choices with tools": chat(
+        "Ring",
+        n=2,
+        seed=27,
+        temperature=1,
+        tools=[TOOL],
+        tool_choice="required",
+        max_tokens=200,
+        ignore_eos=False,
+        **SUMS,
+    ),  # each of which ends by itself: of a call that max_tokens cuts short, see below
     "two choices and their ids": completion(
         "Ring 🌊", n=2, seed=5, temperature=1, return_token_ids=True, max_tokens=20, **ALL_SUMS
     ),
@@ -307,6 +318,17 @@ async def test_what_cannot_be_continued_is_repeated_and_swallowed(case: str, ser
     async with place(servers) as at:
         hold_to(*await cut_everywhere(at, REPLAYED[case]))
         assert at.house.count("resumptions_total", way="replay", result="ok") > 0
+
+
+async def test_a_call_that_is_cut_short_is_told_as_its_engine_batches(servers: Servers) -> None:
+    """What docs/failover.md says of such calls, of vLLM alone: with the same tokens, only fewer events of them."""
+    async with place(servers) as at:
+        path, body = chat("Ring", tools=[TOOL], tool_choice="required", ignore_eos=False, seed=5, temperature=1)
+        told = set[str]()
+        for interval in [64] + [1] * 20:
+            _, answer = await ask(at, path, {**body, "stream_interval": interval})
+            told |= {call[2] for call in read(answer).calls.values()}
+        assert told == {"", "{}"}
 
 
 @pytest.mark.parametrize("kind", list(Cut))
