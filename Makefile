@@ -2,7 +2,7 @@
 PYTHON_BIN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint unit test-bed test-vllm soak bench-policy bench-balancer docs clean
+.PHONY: help serve wheel test lint unit test-compiled test-bed test-vllm soak bench-policy bench-balancer docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -10,6 +10,11 @@ help: ## list the targets
 serve: ## serve examples/quickstart.toml: a make-believe cloud on this machine, no GPU needed
 	@scripts/setup serve
 	@exec .venv/bin/hedgeserve serve examples/quickstart.toml
+
+wheel: ## dist/hedgeserve-*.whl with its data path compiled, for the machine that serves (needs gcc)
+	@scripts/setup test
+	HEDGESERVE_COMPILE=1 $(PYTHON_BIN) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	@ls dist/*.whl
 
 test: ## lint, types, layers, and the tests (under 10 minutes on 2 cores)
 	@scripts/setup test
@@ -23,6 +28,11 @@ lint: # (set-up is `make test`'s)
 
 unit:
 	$(PYTHON_BIN) -m pytest -q -n 2 --dist worksteal
+
+test-compiled: ## the same tests on the compiled data path (needs gcc)
+	@scripts/setup test
+	@scripts/compile
+	cd build/compiled && PYTHONPATH=. $(PYTHON_BIN) -m pytest -q -n 2 --dist worksteal
 
 test-bed: ## the whole path on VMs in miniature, for each cloud, and kill -9 at every step (minutes); ARGS="-k azure"
 	@scripts/setup test-bed
@@ -42,6 +52,7 @@ bench-policy: ## measure the policies on recorded capacity (minutes) and write d
 
 bench-balancer: ## measure a core of the balancer beside nginx and others (minutes) and write docs/benchmarks-balancer.md; ARGS="--only paced512"
 	@scripts/setup test
+	@scripts/compile
 	$(PYTHON_BIN) -m benchmarks.balancer $(ARGS)
 
 docs: ## write docs/configuration.md and the JSON Schema anew from hedgeserve/spec.py

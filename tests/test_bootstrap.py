@@ -241,14 +241,12 @@ async def test_a_step_that_succeeded_is_found_done_and_another_script_is_another
 
 async def test_a_step_that_is_killed_or_takes_too_long_is_told(vm: SshVm) -> None:
     """A kill leaves no status behind; what takes too long is ended, all of it."""
-    pid = vm.root / "tasks/step/pid"
+    pid, log = vm.root / "tasks/step/pid", vm.root / "tasks/step/log"
     async with connected(vm) as remote:
         killing = asyncio.create_task(
             run_task(remote, "step", "echo on my way; sleep 61", workdir=str(vm.root), attempt="a", timeout_s=20)
         )
-        await eventually(
-            lambda: "on my way" in (vm.root / "tasks/step/log").read_text() if pid.exists() else False
-        )
+        await eventually(lambda: pid.exists() and log.exists() and "on my way" in log.read_text())
         os.killpg(int(pid.read_text()), signal.SIGKILL)
         with pytest.raises(BootstrapError, match="step: it was killed on the VM; its last words: on my way"):
             await killing

@@ -19,7 +19,7 @@ IDS = [ReplicaId(f"r-{number}") for number in range(6)]
 
 def candidate(replica: ReplicaId = IDS[0], **changes: Any) -> Candidate:
     """A replica; what is not an attribute of a candidate is one of its target."""
-    target = {name: changes.pop(name) for name in tuple(changes) if name not in Candidate.__slots__}
+    target = {name: changes.pop(name) for name in tuple(changes) if not hasattr(Candidate, name)}
     market = target.pop("market", Market.SPOT)
     made = Candidate(RouteTarget(replica, f"http://{replica}", ZoneId("local/east/a"), market, **target))
     for name, value in changes.items():

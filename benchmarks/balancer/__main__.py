@@ -27,6 +27,7 @@ from benchmarks.balancer.places import ENGINE_PORT, ROOT, Cores, CoresError, cor
 from benchmarks.balancer.scenarios import (
     DEFAULT_PEERS,
     DIRECT,
+    INTERPRETED,
     NAMES,
     OURS,
     PEERS,
@@ -162,7 +163,8 @@ def _installed(asked: Sequence[str]) -> list[str]:
     found = []
     for peer in asked:
         try:
-            installed.program(peer)
+            if peer != INTERPRETED:
+                installed.program(peer)
         except installed.MissingError as error:
             click.echo(f"{error}; its bars will say so", err=True)
         else:
@@ -173,8 +175,11 @@ def _installed(asked: Sequence[str]) -> list[str]:
 def _stamp(rounds: int, peers: Sequence[str]) -> str:
     """When, by which command, on what and against what."""
     command = shlex.join(["python", "-m", "benchmarks.balancer", *sys.argv[1:]])
-    versions = [f"{peer} {installed.version(peer)}".strip() for peer in peers]
-    ours = [f"hedgeserve {_version('hedgeserve')}", f"Python {platform.python_version()}"]
+    versions = [f"{peer} {installed.version(peer)}".strip() for peer in peers if peer != INTERPRETED]
+    ours = [
+        f"hedgeserve {_version('hedgeserve')} (mypyc {_version('mypy')})",
+        f"Python {platform.python_version()}",
+    ]
     ours += [f"{name} {_version(name)}" for name in ("uvloop", "httptools", "aiohttp")]
     return (
         f"*{datetime.now(UTC).date().isoformat()}, `{command}`, {rounds} interleaved rounds, medians; "

@@ -8,6 +8,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 BENCH = ROOT / ".bench"
 """Everything that the benchmark makes: programs, peers, configurations, logs. Git ignores it."""
 
+COMPILED = ROOT / "build" / "compiled"
+"""A copy of HedgeServe whose data path is compiled (``scripts/compile``)."""
+
 REPLICAS = 8
 ENGINE_PORT = 19101
 """Of the first replica; the others follow, and the engine's control is on the port before it."""

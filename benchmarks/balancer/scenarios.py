@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 OURS, DIRECT = "hedgeserve", "direct"
+INTERPRETED = "interpreted"
+"""HedgeServe again, its data path not compiled."""
 NGINX, HAPROXY = "nginx", "haproxy"
 SGLANG, VLLM, SKYSERVE = "sglang-router", "vllm-router", "skyserve"
-PEERS = (NGINX, SGLANG, VLLM, SKYSERVE, HAPROXY)
-DEFAULT_PEERS = (NGINX, SGLANG, VLLM, SKYSERVE)
+PEERS = (NGINX, SGLANG, VLLM, SKYSERVE, HAPROXY, INTERPRETED)
+DEFAULT_PEERS = (NGINX, SGLANG, VLLM, SKYSERVE, INTERPRETED)
 
 EVERY_TARGET = frozenset({OURS, *PEERS})
 _PLAIN = frozenset({OURS, NGINX, HAPROXY})
@@ -56,7 +58,7 @@ SCENARIOS: Sequence[Scenario] = (
         "SSE, 512 streams at 20 ms, token ids in the events",
         _words(_PACED),
         9.0,
-        frozenset({OURS}),
+        frozenset({OURS, INTERPRETED}),
         streams=512,
     ),
     Scenario(

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from benchmarks.balancer import installed
-from benchmarks.balancer.places import BENCH, REPLICA_URLS, SPARE_PORT, TARGET_PORT, TLS_PORT
-from benchmarks.balancer.scenarios import HAPROXY, NGINX, OURS, SGLANG, SKYSERVE, VLLM
+from benchmarks.balancer.places import BENCH, COMPILED, REPLICA_URLS, SPARE_PORT, TARGET_PORT, TLS_PORT
+from benchmarks.balancer.scenarios import HAPROXY, INTERPRETED, NGINX, OURS, SGLANG, SKYSERVE, VLLM
 
 RUN = BENCH / "run"
 
@@ -36,8 +36,8 @@ def start(target: str, *, tls: bool = False) -> Start:
         MissingError: It cannot be had.
     """
     RUN.mkdir(parents=True, exist_ok=True)
-    if target == OURS:
-        return _ours(tls=tls)
+    if target in (OURS, INTERPRETED):
+        return _ours(tls=tls, compiled=target == OURS)
     program = str(installed.program(target))
     spare = str(SPARE_PORT)
     match target:
@@ -62,7 +62,7 @@ def start(target: str, *, tls: bool = False) -> Start:
     raise ValueError(f"there is no target {target!r}")
 
 
-TARGETS = (OURS, NGINX, SGLANG, VLLM, SKYSERVE, HAPROXY)
+TARGETS = (OURS, INTERPRETED, NGINX, SGLANG, VLLM, SKYSERVE, HAPROXY)
 
 
 def _written(name: str, text: str) -> Path:
@@ -71,7 +71,9 @@ def _written(name: str, text: str) -> Path:
     return path
 
 
-def _ours(*, tls: bool) -> Start:
+def _ours(*, tls: bool, compiled: bool) -> Start:
+    if compiled and not (COMPILED / ".made-from").exists():
+        raise installed.MissingError("the data path has not been compiled: run scripts/compile")
     port = TLS_PORT if tls else TARGET_PORT
     encrypted = ""
     if tls:
@@ -105,7 +107,7 @@ interval = "1s"
     config = _written("bench.toml", text)
     program = Path(sys.executable).with_name("hedgeserve")
     command = [str(program), "serve", str(config), "--log-level", "warning", "--log-format", "json"]
-    return Start(command, port, tls=tls)
+    return Start(command, port, {"PYTHONPATH": str(COMPILED)} if compiled else {}, tls)
 
 
 def _nginx() -> str:

@@ -4,6 +4,7 @@ For answers of replicas: requests of clients are parsed by llhttp, every byte of
 """
 
 import re
+from typing import Final
 
 SIZES = {b"%x" % size: size for size in range(1, 4096)}
 """The sizes that nearly all chunks of a stream have, as they are written: a look-up instead of a parse."""
@@ -11,6 +12,11 @@ SIZES = {b"%x" % size: size for size in range(1, 4096)}
 END = b"0\r\n\r\n"
 """What ends a chunked body without trailers."""
 
+# What the next byte belongs to; plain numbers, for they are looked at for every chunk.
+_SIZE: Final = 0
+_DATA: Final = 1
+_AFTER_DATA: Final = 2
+_TRAILERS: Final = 3
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?")
 _LONGEST_LINE_BYTES = 4096
 _LONGEST_TRAILERS_BYTES = 65536
@@ -35,7 +41,7 @@ class Dechunker:
         self.rest = b""
         self._left = 0  # bytes of the chunk under way
         self._line = b""  # of a size line (or of trailers), what has come so far
-        self._part = _Part.SIZE
+        self._part = _SIZE
 
     def feed(self, data: bytes) -> bytes:
         """The payload in these bytes.
@@ -46,25 +52,25 @@ class Dechunker:
         payload: list[bytes] = []
         position, length = 0, len(data)
         while position < length and not self.ended:
-            if self._part is _Part.DATA:
+            if self._part == _DATA:
                 piece = data[position : position + self._left]
                 payload.append(piece)
                 self._left -= len(piece)
                 position += len(piece)
                 if not self._left:
-                    self._part = _Part.AFTER_DATA
+                    self._part = _AFTER_DATA
                 continue
             end = data.find(b"\n", position)
             piece = data[position : end + 1 if end >= 0 else length]
             self._line += piece
             position += len(piece)
-            if self._part is _Part.AFTER_DATA:
+            if self._part == _AFTER_DATA:
                 self._read_after_data()
-            elif self._part is _Part.SIZE:
+            elif self._part == _SIZE:
                 self._read_size(whole=end >= 0)
             else:
                 self._read_trailers(whole=end >= 0)
-        self.aligned = self._part is _Part.SIZE and not self._line
+        self.aligned = self._part == _SIZE and not self._line
         if self.ended:
             self.rest = data[position:]
         return payload[0] if len(payload) == 1 else b"".join(payload)
@@ -72,7 +78,7 @@ class Dechunker:
     def _read_after_data(self) -> None:
         if self._line == b"\r\n":
             self._line = b""
-            self._part = _Part.SIZE
+            self._part = _SIZE
         elif self._line != b"\r":
             raise ChunkError("a chunk is longer than it says")
 
@@ -86,7 +92,7 @@ class Dechunker:
         if match is None:
             raise ChunkError(f"{line[:40]!r} is no size of a chunk")
         self._left = int(match[1], 16)
-        self._part = _Part.DATA if self._left else _Part.TRAILERS
+        self._part = _DATA if self._left else _TRAILERS
 
     def _read_trailers(self, *, whole: bool) -> None:
         if len(self._line) > _LONGEST_TRAILERS_BYTES:
@@ -122,9 +128,3 @@ def whole_chunks(data: bytes) -> tuple[list[bytes], int]:
 def chunk(payload: bytes) -> bytes:
     """One chunk that holds these bytes, which must not be empty."""
     return b"%x\r\n%b\r\n" % (len(payload), payload)
-
-
-class _Part:
-    """Where in the framing the next byte stands."""
-
-    SIZE, DATA, AFTER_DATA, TRAILERS = range(4)

@@ -312,10 +312,13 @@ class Edge(asyncio.Protocol):
             self._host.answer(incoming, self, self._request_id)
             return
         running = self._host.take(incoming, self, self._request_id)
-        if self._answering is incoming:  # else it has been answered already, in the same call
+        if self._still_answers(incoming):  # else that has ended already, in the same call
             self._running = running
             if self._full and running is not None:
                 running.pause()
+
+    def _still_answers(self, incoming: Incoming) -> bool:
+        return self._answering is incoming
 
     def begin(self, status: int, lines: bytes) -> None:
         """The head of an answer whose length is not known yet; sent with the first of its body."""

@@ -60,7 +60,6 @@ class Exchange:
     _lease: Lease | None = None
     _link: Link | None = None
     _stream: Stream | None = None
-    _recovery: Recovery | None = None
     _told: Telling | None = None
     _ticket: Ticket | None = None
     _begun = False
@@ -85,6 +84,7 @@ class Exchange:
         self._started_s = self._asked_at_s = self._quiet_since_s = report.started_s
         self._total_due_s = report.started_s + shared.timeouts.total
         self._held: list[bytes] = []
+        self._recovery: Recovery | None = None
 
     # What may be asked of it
 
