@@ -11,10 +11,14 @@ from setuptools import setup
 
 DATA_PATH = """
     approach boundary chunked collect continuation dispatch edge exchange failover follow headers incoming keys
-    pool prefixes quotas reception record replaying request resumed routing sse steps stops turns verdict wire
-    wrapping
+    parties pool prefixes quotas reception record replaying request resumed routing server sse steps stops turns
+    verdict wire wrapping
 """
-MODULES = ["hedgeserve/tally.py", *(f"hedgeserve/proxy/{name}.py" for name in DATA_PATH.split())]
+MODULES = [
+    "hedgeserve/tally.py",
+    "hedgeserve/metrics.py",
+    *(f"hedgeserve/proxy/{name}.py" for name in DATA_PATH.split()),
+]
 COMPILES = os.environ.get("HEDGESERVE_COMPILE") == "1"
 
 

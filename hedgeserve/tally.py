@@ -12,22 +12,34 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 
+class Tally:
+    """One counter, for one set of label values."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class TallyCounter(Collector):
-    """A counter with labels; ``counts`` holds a number for each set of their values."""
+    """A counter with labels."""
 
     def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
         self._name, self._text, self._labels = name, text, labels
-        self.counts: dict[tuple[str, ...], float] = {}
+        self._tallies: dict[tuple[str, ...], Tally] = {}
 
-    def add(self, *values: str, by: float = 1) -> None:
-        """Count."""
-        self.counts[values] = self.counts.get(values, 0) + by
+    def tally(self, *values: str) -> Tally:
+        """What counts for these label values; there, with 0, from the first call on."""
+        found = self._tallies.get(values)
+        if found is None:
+            found = self._tallies[values] = Tally()
+        return found
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         """What has been counted, for a scrape."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
-        for values, count in tuple(self.counts.items()):
-            family.add_metric(values, count)
+        for values, tally in tuple(self._tallies.items()):
+            family.add_metric(values, tally.count)
         yield family
 
 

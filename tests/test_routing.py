@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -13,13 +14,14 @@ from hedgeserve.replica import Market, ReplicaId, RouteTarget, ZoneId
 from hedgeserve.spec import RoutingSpec
 
 PLAIN = Wants()
+FIELDS = {field.name for field in fields(RouteTarget)}
 POLICIES = ["least_load", "round_robin", "p2c", "prefix", "session"]
 IDS = [ReplicaId(f"r-{number}") for number in range(6)]
 
 
 def candidate(replica: ReplicaId = IDS[0], **changes: Any) -> Candidate:
     """A replica; what is not an attribute of a candidate is one of its target."""
-    target = {name: changes.pop(name) for name in tuple(changes) if not hasattr(Candidate, name)}
+    target = {name: changes.pop(name) for name in tuple(changes) if name in FIELDS}
     market = target.pop("market", Market.SPOT)
     made = Candidate(RouteTarget(replica, f"http://{replica}", ZoneId("local/east/a"), market, **target))
     for name, value in changes.items():

@@ -172,7 +172,7 @@ class Dispatcher:
         place, wants = ticket.place, ticket.wants
         if not place.failed_on:
             return wants
-        return wants._replace(avoid=frozenset(place.failed_on), may_return=place.may_return)
+        return wants.avoiding(frozenset(place.failed_on), may_return=place.may_return)
 
     def _serve_line(self) -> None:
         # Whoever is told may release or claim at once: one round at a time.

@@ -23,7 +23,7 @@ from hedgeserve.proxy.parties import NO_FAULT, ClientSide, Failure, Home, Report
 from hedgeserve.proxy.pool import Lease
 from hedgeserve.proxy.replies import Code, Refused, error_event
 from hedgeserve.proxy.verdict import Dialect, aborted
-from hedgeserve.proxy.wire import Head, Link
+from hedgeserve.proxy.wire import Endpoint, Head, Link
 from hedgeserve.replica import ReplicaId
 from hedgeserve.units import format_duration
 
@@ -43,6 +43,10 @@ _HELD: Final = 2
 _CALL: Final = 3
 _ERROR: Final = 4
 
+# Found once: a member of an enum is looked for anew each time that it is named.
+_OK: Final = Outcome.OK
+_CHOICES: Final = Dialect.CHOICES
+_NO_WAY: Final = Way.NONE
 _THEIR_FAULT = frozenset({500, 502, 503, 504})
 _TOLD_BYTES = 4096
 _LONGEST_REPLY_BYTES = 64 * 2**20
@@ -170,7 +174,7 @@ class Exchange:
         return (
             self._stage == _BODY
             and self._mode == _EVENTS
-            and self.ask.approach.way is not Way.NONE
+            and self.ask.approach.way is not _NO_WAY
             and self._stream is not None
             and not self._stream.complete
             and self.report.resumed < self._shared.failover.max_resumptions
@@ -282,15 +286,14 @@ class Exchange:
             self._heard = self._seen_beats = 0
             self._paced_from = None
         self._try += 1
-        attempt = self._try
         endpoint = lease.incarnation.endpoint
-        wires = self._shared.wires
-        (wires.ask_anew if anew else wires.ask)(
-            endpoint,
-            self,
-            endpoint.request(b"POST", path, self.ask.lines, body),
-            lambda: self._try == attempt and self._stage == _HEAD,
-        )
+        request = endpoint.request(b"POST", path, self.ask.lines, body)
+        if anew or not self._shared.wires.ask_idle(endpoint, self, request):
+            self._connect(endpoint, request)
+
+    def _connect(self, endpoint: Endpoint, request: bytes) -> None:
+        attempt = self._try
+        self._shared.wires.ask_anew(endpoint, self, request, lambda: self._try == attempt and self._stage == _HEAD)
 
     # What the replica does (wire.Sink)
 
@@ -505,7 +508,7 @@ class Exchange:
 
     def _unsaid_end(self) -> Finished | None:
         """What a stream that ended after its last token, and not with ``[DONE]``, has left unsaid."""
-        if self.ask.route.dialect is not Dialect.CHOICES:
+        if self.ask.route.dialect is not _CHOICES:
             return None
         recovery = self._telling.recover()
         step = None if isinstance(recovery, GiveUp) else recovery.start()
@@ -518,7 +521,7 @@ class Exchange:
         self._answer_held(self._held[0] if len(self._held) == 1 else b"".join(self._held))
 
     def _answer_held(self, body: bytes) -> None:
-        if self._status == 200 and self.ask.route.dialect is Dialect.CHOICES and aborted(body):
+        if self._status == 200 and self.ask.route.dialect is _CHOICES and aborted(body):
             self._fail(Failure(FailurePhase.ABORT, 'it gave half an answer (finish_reason "abort")'))
             return
         self.report.status = self._status
@@ -537,7 +540,7 @@ class Exchange:
             self._lease.worked()
         status = self._status
         self.report.outcome = (
-            Outcome.OK if status < 400 else Outcome.CLIENT_ERROR if status < 500 else Outcome.UPSTREAM_ERROR
+            _OK if status < 400 else Outcome.CLIENT_ERROR if status < 500 else Outcome.UPSTREAM_ERROR
         )
         if not said:
             self.client.end(self._trailers())
@@ -606,7 +609,7 @@ class Exchange:
         if self.ask.approach.collect:
             self._answer_whole()
             return
-        if stream is not None and not stream.done and self.ask.route.dialect is Dialect.CHOICES:
+        if stream is not None and not stream.done and self.ask.route.dialect is _CHOICES:
             self.client.send(_DONE)
         self._finish()
 

@@ -42,15 +42,15 @@ _PROCESS = os.urandom(10).hex()
 _COUNT = count(1)
 
 
-def to_replica(client: Sequence[Header], *, request_id: str) -> bytes:
-    """The header lines of a request that every replica gets; its host, key and framing are not among them."""
+def to_replica(client: Sequence[Header]) -> bytes:
+    """The header lines of a request that every replica gets; its host, key, id and framing are not among them."""
     named = _named(client)
     lines = [
         b"%b: %b\r\n" % (name, value)
         for lower, name, value in client
         if lower not in _NOT_TO_REPLICA and lower not in named
     ]
-    lines.append(b"X-Request-Id: %b\r\nAccept-Encoding: identity\r\n" % request_id.encode())
+    lines.append(b"Accept-Encoding: identity\r\n")
     return b"".join(lines)
 
 

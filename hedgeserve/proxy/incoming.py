@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from hedgeserve.proxy.failover import Approach
@@ -12,18 +11,20 @@ from hedgeserve.proxy.routing import Wants
 from hedgeserve.units import format_bytes, format_duration
 
 _SHOWN = 100
+_decode = json.JSONDecoder().raw_decode
 
 
-@dataclass(slots=True)
 class Understood:
     """What a body asks for, as far as a balancer must know."""
 
-    fields: Mapping[str, Any]
-    stream: bool
-    choices: int
+    __slots__ = ("choices", "fields", "stream")
+
+    def __init__(self, fields: Mapping[str, Any], stream: bool, choices: int) -> None:
+        self.fields = fields
+        self.stream = stream
+        self.choices = choices
 
 
-@dataclass(slots=True)
 class Ask:
     """A request for a replica, as far as it is understood.
 
@@ -31,23 +32,39 @@ class Ask:
     answer comes in one piece when all of it is there, so that silence says nothing.
     """
 
-    route: Forwarded
-    raw_path: bytes
-    lines: bytes
-    request_id: str
-    understood: Understood
-    approach: Approach
-    wants: Wants
-    patient: bool
-    expects: int | None = None
-    key: str = ""
-    priority: int = 1
-    deadline_s: float | None = None
+    __slots__ = (
+        "approach", "deadline_s", "expects", "key", "lines", "patient", "priority", "raw_path", "request_id",
+        "route", "stream", "understood", "wants",
+    )  # fmt: skip
 
-    @property
-    def stream(self) -> bool:
-        """Whether the client wants a stream."""
-        return self.understood.stream
+    def __init__(
+        self,
+        route: Forwarded,
+        raw_path: bytes,
+        lines: bytes,
+        request_id: str,
+        understood: Understood,
+        approach: Approach,
+        wants: Wants,
+        patient: bool,
+        expects: int | None = None,
+        key: str = "",
+        priority: int = 1,
+        deadline_s: float | None = None,
+    ) -> None:
+        self.route = route
+        self.raw_path = raw_path
+        self.lines = lines
+        self.request_id = request_id
+        self.understood = understood
+        self.stream = understood.stream
+        self.approach = approach
+        self.wants = wants
+        self.patient = patient
+        self.expects = expects
+        self.key = key
+        self.priority = priority
+        self.deadline_s = deadline_s
 
 
 def understand(body: bytes, names: Sequence[str]) -> Understood:
@@ -81,7 +98,10 @@ def require_model(model: str, names: Sequence[str]) -> None:
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        fields = json.loads(body.decode())
+        text = body.decode()
+        fields, end = _decode(text) if text[:1] == "{" else (None, -1)
+        if end != len(text):  # something stands around it: white space, or a mistake to be told
+            fields = json.loads(text)
     except json.JSONDecodeError as error:
         what = "is empty" if not body.strip() else f"is not valid JSON: {error}"
         raise Refused(Code.INVALID_JSON, f"The request body {what}; send a JSON object.") from None

@@ -42,18 +42,20 @@ class ClientSide(Protocol):
         """Break the connection: the only honest end of half an answer that is no stream of events."""
 
 
-@dataclass(slots=True)
 class Report:
     """What became of a request, for the log and the metrics; filled in as it goes along."""
 
-    started_s: float = 0.0
-    status: int = 0  # that was sent; 0 while none was
-    outcome: Outcome = Outcome.INTERNAL_ERROR
-    replica: str = ""
-    attempts: int = 0
-    ttft_s: float | None = None
-    resumed: int = 0
-    tokens: int = 0
+    __slots__ = ("attempts", "outcome", "replica", "resumed", "started_s", "status", "tokens", "ttft_s")
+
+    def __init__(self, started_s: float = 0.0, status: int = 0, outcome: Outcome = Outcome.INTERNAL_ERROR) -> None:
+        self.started_s = started_s
+        self.status = status  # that was sent; 0 while none was
+        self.outcome = outcome
+        self.replica = ""
+        self.attempts = 0
+        self.ttft_s: float | None = None
+        self.resumed = 0
+        self.tokens = 0
 
 
 @dataclass(frozen=True, slots=True)

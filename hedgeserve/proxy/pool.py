@@ -197,7 +197,7 @@ class Pool:
         if (old.api_key, old.own_tls) != (target.api_key, target.own_tls):
             incarnation.endpoint.close()
             incarnation.endpoint = Endpoint.of(target, self._own_trust, self._get_public_trust)
-        incarnation.candidate.target = target
+        incarnation.candidate.show(target)
 
     def take(self, wants: Wants) -> Lease | None:
         """A slot on the best replica for a request; None while there is none."""

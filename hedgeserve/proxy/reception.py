@@ -6,7 +6,7 @@ The hands of admission: nothing here waits, everything is a function call on one
 import random
 from collections.abc import Callable
 from logging import INFO
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -28,6 +28,7 @@ from hedgeserve.spec import RoutingSpec, Spec
 
 _log = structlog.get_logger(__name__)
 
+_OK: Final = Outcome.OK
 _CLIENT_CLOSED = 499  # nginx's number for it; in logs and metrics only
 _PRIORITIES = {b"low": 0, b"normal": 1, b"high": 2}
 _LONGEST_DEADLINE_MS = 10**9
@@ -134,7 +135,7 @@ class Reception:
         ask, report = exchange.ask, exchange.report
         self.active -= 1
         self._quotas.leave(ask.key)
-        if report.tokens or report.outcome is not Outcome.OK:
+        if report.tokens or report.outcome is not _OK:
             used = ask.approach.prompt_tokens_estimate + report.tokens if report.tokens else 0
             self._quotas.settle(ask.key, ask.wants.tokens, used, self._shared.now_s())
         if report.tokens:
@@ -183,10 +184,13 @@ class Reception:
         )
         tokens = approach.prompt_tokens_estimate + answer_tokens
         policy = self._routing.policy
+        lines = incoming.lines
+        if lines is None:
+            lines = incoming.lines = to_replica(incoming.headers)
         ask = Ask(
             route,
             route.raw_path + b"?" + incoming.query if incoming.query else route.raw_path,
-            to_replica(incoming.headers, request_id=request_id),
+            b"%bX-Request-Id: %b\r\n" % (lines, request_id.encode()),
             request_id,
             understood,
             approach,

@@ -13,7 +13,7 @@ class Incoming:
 
     __slots__ = (
         "body", "body_bytes", "chunked", "client_id", "declared", "first", "headers", "hosts",
-        "http_10", "keep_alive", "method", "path", "pieces", "query", "refused", "target", "whole",
+        "http_10", "keep_alive", "lines", "method", "path", "pieces", "query", "refused", "target", "whole",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -34,6 +34,8 @@ class Incoming:
         self.pieces = 0
         self.whole = False
         self.refused: Refused | None = None
+        self.lines: bytes | None = None
+        """What of its headers goes on to a replica, once that has been asked."""
         self.client_id: str | None = None
         """Whose key it carries, once that has been asked."""
 

@@ -9,7 +9,7 @@ last replica standing is better than none.
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from math import log
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from hedgeserve.proxy.prefixes import Prefixes, beginnings
 from hedgeserve.replica import Market, ReplicaId, RouteTarget
@@ -36,19 +36,22 @@ class Candidate:
     """
 
     __slots__ = (
+        "accepting",
         "cache_usage",
         "last_used",
+        "preferred",
         "requests",
         "rtt_s",
         "shunned_until_s",
         "target",
+        "throughput",
         "tokens",
         "told_at_s",
         "waiting",
     )
 
     def __init__(self, target: RouteTarget) -> None:
-        self.target = target
+        self.show(target)
         self.requests = 0
         self.tokens = 0.0
         self.last_used = 0
@@ -58,20 +61,42 @@ class Candidate:
         self.told_at_s = 0.0
         self.rtt_s: float | None = None
 
+    def show(self, target: RouteTarget) -> None:
+        """The replica as a snapshot shows it; what every pick looks at is kept at hand."""
+        self.target = target
+        self.accepting = target.accepting
+        self.preferred = target.preferred
+        self.throughput = target.throughput
 
-class Wants(NamedTuple):
+
+class Wants:
     """What one request asks of routing; cheap to make, since one is made for each.
 
     ``prefix`` is the beginning of its prompt, ``session`` whom it belongs to; ``avoid`` are replicas that failed
     it, to be taken again only if there is no other and it ``may_return``.
     """
 
-    tokens: int = 1
-    prefix: bytes = b""
-    session: str = ""
-    urgent: bool = False
-    avoid: Collection[ReplicaId] = ()
-    may_return: bool = False
+    __slots__ = ("avoid", "may_return", "prefix", "session", "tokens", "urgent")
+
+    def __init__(
+        self,
+        tokens: int = 1,
+        prefix: bytes = b"",
+        session: str = "",
+        urgent: bool = False,
+        avoid: Collection[ReplicaId] = (),
+        may_return: bool = False,
+    ) -> None:
+        self.tokens = tokens
+        self.prefix = prefix
+        self.session = session
+        self.urgent = urgent
+        self.avoid = avoid
+        self.may_return = may_return
+
+    def avoiding(self, avoid: Collection[ReplicaId], *, may_return: bool) -> "Wants":
+        """The same, of others than these."""
+        return Wants(self.tokens, self.prefix, self.session, self.urgent, avoid, may_return)
 
 
 class Policy(Protocol):
@@ -101,7 +126,7 @@ class Loads:
         load = one.tokens + _REQUEST_TOKENS * one.requests
         if one.told_at_s >= self._oldest_s:
             load = told_load(one, load)
-        return load / one.target.throughput
+        return load / one.throughput
 
     def least(self, candidates: Sequence[Candidate]) -> Candidate:
         """The least loaded, of equals the one not used for longest."""
@@ -116,7 +141,7 @@ class Loads:
         """Those that would not, with ``extra`` more tokens, have more than ``bound`` times the average."""
         average = sum(map(self.of, candidates)) / len(candidates)
         most = bound * (average + extra)
-        return [one for one in candidates if self.of(one) + extra / one.target.throughput <= most]
+        return [one for one in candidates if self.of(one) + extra / one.throughput <= most]
 
 
 def told_load(one: Candidate, load: float) -> float:
@@ -182,16 +207,15 @@ class Router:
         best_load = 0.0
         oldest_s = now_s - self._fresh_s
         for one in candidates:
-            target = one.target
-            if not target.accepting:
+            if not one.accepting:
                 continue
-            if not target.preferred or one.shunned_until_s > now_s or one.requests >= limit:
+            if not one.preferred or one.shunned_until_s > now_s or one.requests >= limit:
                 return None
             load = one.tokens + _REQUEST_TOKENS * one.requests
             if one.told_at_s >= oldest_s and (one.waiting or one.cache_usage is not None):
                 load = told_load(one, load)
-            if target.throughput != 1.0:
-                load /= target.throughput
+            if one.throughput != 1.0:
+                load /= one.throughput
             if best is None or load < best_load or (load == best_load and one.last_used < best.last_used):
                 best, best_load = one, load
         return best
@@ -338,7 +362,7 @@ class BySession:
         self._blind = 0
         session = wants.session.encode("utf-8", "surrogatepass")
         fit = loads.within(candidates, self._bound, wants.tokens) or candidates
-        return max(fit, key=lambda one: one.target.throughput / -log(_draw(session, one.target.id)))
+        return max(fit, key=lambda one: one.throughput / -log(_draw(session, one.target.id)))
 
     def forget(self, replica: ReplicaId) -> None:
         """Nothing is remembered."""
@@ -353,7 +377,7 @@ def _draw(session: bytes, replica: ReplicaId) -> float:
 
 def _tier(candidates: Sequence[Candidate], wants: Wants, limit: int, now_s: float) -> list[Candidate]:
     """The best tier that has anybody in it."""
-    accepting = [one for one in candidates if one.target.accepting]
+    accepting = [one for one in candidates if one.accepting]
     if wants.avoid:
         fresh = [one for one in accepting if one.target.id not in wants.avoid]
         if fresh or not wants.may_return:
@@ -363,7 +387,7 @@ def _tier(candidates: Sequence[Candidate], wants: Wants, limit: int, now_s: floa
     for one in accepting:
         if one.requests >= limit:
             continue
-        rank = 2 * (one.shunned_until_s > now_s) + (not one.target.preferred)
+        rank = 2 * (one.shunned_until_s > now_s) + (not one.preferred)
         if rank < best_rank:
             best, best_rank = [one], rank
         elif rank == best_rank:

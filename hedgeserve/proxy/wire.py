@@ -412,15 +412,22 @@ class Wires:
 
     def ask(self, endpoint: Endpoint, sink: Sink, request: bytes, wanted: Callable[[], bool]) -> None:
         """Send a request on an idle connection, or on a new one unless it is no longer ``wanted`` by then."""
-        while endpoint.idle:
-            link = endpoint.idle.pop()
+        if not self.ask_idle(endpoint, sink, request):
+            self.ask_anew(endpoint, sink, request, wanted)
+
+    @staticmethod
+    def ask_idle(endpoint: Endpoint, sink: Sink, request: bytes) -> bool:
+        """Send a request on an idle connection; False: there is none."""
+        idle = endpoint.idle
+        while idle:
+            link = idle.pop()
             if not link.closing:
                 link.ask(sink, request)
-                return
-        self.ask_anew(endpoint, sink, request, wanted)
+                return True
+        return False
 
     def ask_anew(self, endpoint: Endpoint, sink: Sink, request: bytes, wanted: Callable[[], bool]) -> None:
-        """The same, on a new connection in any case."""
+        """Send a request on a new connection, unless it is no longer ``wanted`` by then."""
         self._spawn(self._connect(endpoint, sink, request, wanted), "connect to a replica")
 
     async def _connect(self, endpoint: Endpoint, sink: Sink, request: bytes, wanted: Callable[[], bool]) -> None:
