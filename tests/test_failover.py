@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hedgeserve.proxy.boundary import Boundary
@@ -350,6 +350,7 @@ class Loaded(random.Random):
 
 
 @settings(max_examples=200, deadline=None)
+@example([6], 141, ["fox fox"], False, True, 0, False)  # a special id inside a character
 @given(
     st.lists(st.integers(0, 30), max_size=4),
     st.integers(0, 500),

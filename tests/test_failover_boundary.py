@@ -84,6 +84,7 @@ def test_a_prompt_given_out_again_is_recognised() -> None:
     assert reemits("user\nTell me a secret\nHel", at, tokens=1, held_back=4)
     assert reemits("<|im_start|>user\nTell me a secret<|im_end|>\nHello 🚀", at, tokens=1, held_back=0)
     assert reemits("x" * 2000, at, tokens=1, held_back=0)
+    assert reemits("user\nTell me a secret\nHel<lo", at, tokens=1, held_back=0)
     assert not reemits(" and user", at, tokens=1, held_back=0)
     assert not reemits("Hello Hello", at, tokens=4, held_back=0)
 

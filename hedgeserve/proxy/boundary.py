@@ -5,10 +5,13 @@ Resubmitted ids must not end inside a character, or vLLM gives out the *whole pr
 for is asked of the replica (``/detokenize``), usually twice.
 """
 
+import re
 from array import array
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
+SPECIAL = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,20}\]")
+"""How special tokens are written, ``<s>``, ``<|im_start|>``, ``[INST]``, that are not shown in an answer."""
 _HALF = "\ufffd"
 _WHOLE_PROMPT = 4096  # ids; of a longer prompt its end is context enough
 _CONTEXT = 64
@@ -30,12 +33,20 @@ Search = Generator[list[int], str, Boundary | None]
 
 
 def find(
-    prompt_ids: "array[int]", ids: "array[int]", told: str, *, most: int, room: int = 0, beyond: bool = False
+    prompt_ids: "array[int]",
+    ids: "array[int]",
+    told: str,
+    *,
+    most: int,
+    room: int = 0,
+    beyond: bool = False,
+    shows_special: bool = False,
 ) -> Search:
     """Search the largest boundary with at most ``most`` ids.
 
     Its text is a part of ``told``, of which ``room`` characters at least are left. With ``beyond`` it is all of
-    it, and the rest of its last token: where ids are drawn by chance, that would be drawn otherwise.
+    it, and the rest of its last token: where ids are drawn by chance, that would be drawn otherwise. Whether
+    special ids are shown can be seen in what was told; behind it, ``shows_special`` must say so.
     """
     context = list(prompt_ids if len(prompt_ids) <= _WHOLE_PROMPT else prompt_ids[-_CONTEXT:])
     prompt = yield context
@@ -45,7 +56,7 @@ def find(
     # A prompt that ends inside a character has been given out as text: it counts as a part of the answer.
     before = "" if prompt.endswith(_HALF) else prompt
     search = _Search(context, ids[:most].tolist(), before, prompt, told, room)
-    return (yield from (search.beyond() if beyond else search.within()))
+    return (yield from (search.beyond(shows_special=shows_special) if beyond else search.within()))
 
 
 class _Search:
@@ -60,7 +71,7 @@ class _Search:
         self._known: dict[int, str | None] = {}
         self._questions = 0
 
-    def beyond(self) -> Search:
+    def beyond(self, *, shows_special: bool) -> Search:
         """The fewest ids whose text has all that was told in it and ends with a character.
 
         The fewest: of ids behind them, none of whose text was told, nobody knows whether it is shown at all.
@@ -75,6 +86,8 @@ class _Search:
         count = yield from self._last(self._falls_short)
         for longer in range(count + 1, total + 1):
             text = yield from self._text(longer)
+            if text is not None and not shows_special and (yield from self._hide_special(longer, text)):
+                text = yield from self._text(longer)
             if text is not None and text.startswith(self._told) and not text.endswith(_HALF):
                 return Boundary(longer, text, self._prompt)
         return None
@@ -146,6 +159,21 @@ class _Search:
             return False
         text = text.rstrip(_HALF)
         return self._told.startswith(text) or text.startswith(self._told)
+
+    def _hide_special(self, count: int, text: str) -> Generator[list[int], str, bool]:
+        """Leave the last of so many ids out from now on where it is special: it has such a word for itself.
+
+        Nothing that was told shows that it is hidden, and a character that it interrupts looks whole behind it.
+        """
+        words = list(SPECIAL.finditer(text, len(self._told)))
+        if not words or words[-1].end() != len(text) or len(self._hidden) >= _MOST_HIDDEN:
+            return False
+        before = yield from self._text(count - 1)
+        if before != text[: words[-1].start()]:
+            return False
+        self._hidden.add(self._ids[count - 1])
+        self._known.clear()
+        return True
 
     def _hide_one(self) -> Generator[list[int], str, bool]:
         """Find the first id whose text was not told, and leave it out from now on."""

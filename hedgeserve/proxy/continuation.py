@@ -81,7 +81,15 @@ class Continuation:
         self._matches = bool(self._stops) and not greedy
         # With the stop string in the output nothing is held back: what may be its beginning has been told.
         room = most_held_back(self._stops) if self._keeps_stop else 0
-        self._search = find(record.prompt_ids, record.ids, self._told, most=most, room=room, beyond=self._matches)
+        self._search = find(
+            record.prompt_ids,
+            record.ids,
+            self._told,
+            most=most,
+            room=room,
+            beyond=self._matches,
+            shows_special=fields.get("skip_special_tokens") is False,
+        )
         self._at: Boundary | None = None
         self._asked = False
 

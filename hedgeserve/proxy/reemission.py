@@ -4,11 +4,8 @@ It does so where a prompt's ids end inside a character. Boundaries are chosen so
 be wrong all the same, nothing of a system prompt may reach a client.
 """
 
-import re
+from hedgeserve.proxy.boundary import SPECIAL, Boundary
 
-from hedgeserve.proxy.boundary import Boundary
-
-_SPECIAL = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,20}\]")  # <s>, <|im_start|>, [INST]: not shown in an answer
 _SURE = 16
 _LONGEST_TOKEN = 512
 """Characters; no vocabulary has longer ones, but prompts are longer than that."""
@@ -23,7 +20,11 @@ def reemits(text: str, at: Boundary, *, tokens: int, held_back: int) -> bool:
     if at.prompt.endswith("\ufffd"):  # then the prompt is a part of the answer already
         given_out = [at.text]
     else:
-        given_out = [at.prompt + at.text, _SPECIAL.sub("", at.prompt) + at.text]
+        # With special tokens or without, and with the answer's own as it was told or should have been.
+        plain = SPECIAL.sub("", at.prompt)
+        given_out = [at.prompt + at.text, plain + at.text, plain + SPECIAL.sub("", at.text)]
+        # The answer may stand there otherwise; more of the prompt than so many tokens could say is sign enough.
+        given_out += [each for each in (at.prompt, plain) if len(each) - held_back > _SURE * max(1, tokens)]
     for submitted in given_out:
         size = len(submitted) - held_back
         if size >= _SURE and text[:size] == submitted[:size]:
