@@ -11,8 +11,8 @@ from setuptools import setup
 
 DATA_PATH = """
     approach boundary chunked collect continuation dispatch edge exchange failover follow headers incoming keys
-    parties pool prefixes quotas reception record replaying request resumed routing server sse steps stops turns
-    verdict wire wrapping
+    lookout parties pool prefixes quotas reception record replaying request resumed routing server soundness sse
+    steps stops turns verdict wire wrapping
 """
 MODULES = [
     "hedgeserve/tally.py",

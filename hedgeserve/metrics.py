@@ -126,9 +126,9 @@ class Metrics:
             "replayed_tokens_total",
             "Tokens that were generated twice, for answers that were taken up by another replica",
         )
-        self._tokens = self._counter(
+        self._tokens = self._tally(
             "answer_tokens_total", "Tokens of answers that clients were sent, as far as counted"
-        )
+        ).tally()
         self._kept_bytes = self._gauge(
             "failover_kept_bytes", "Memory for what running streams need to be continued"
         )
@@ -203,7 +203,7 @@ class Metrics:
 
     def answered_tokens(self, tokens: int) -> None:
         """An answer has ended after so many tokens."""
-        self._tokens.inc(tokens)
+        self._tokens.count += tokens
 
     def watch_memory(
         self, *, kept: Callable[[], int], prefixes: Callable[[], int], connections: Callable[[], int]

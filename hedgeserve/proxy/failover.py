@@ -6,7 +6,6 @@ Nothing told yet: it is asked for anew, anywhere. Something told: it goes on exa
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from hedgeserve.proxy.approach import CHAT, Approach, FailoverPolicy, Way, approach
@@ -69,8 +68,10 @@ class Telling:
         self._record = self._new_record()
         self._stream: Stream | None = None
         self._most_told = 0
-        chat = route.path == CHAT
-        self._wrapping = partial(Wrapping, fields=fields, chat=chat, collect=approach.collect)
+
+    def _wrapping(self, record: Record) -> Wrapping:
+        chat = self._route.path == CHAT
+        return Wrapping(record, fields=self._fields, chat=chat, collect=self.approach.collect)
 
     def _new_record(self) -> Record:
         way = self.approach.way
@@ -110,9 +111,10 @@ class Telling:
 
     def first(self) -> Stream:
         """An attempt from the start; only while nothing of the answer has :attr:`begun`."""
-        self._record.close()
-        self._record = self._new_record()
-        self._most_told = 0
+        if self._stream is not None:
+            self._record.close()
+            self._record = self._new_record()
+            self._most_told = 0
         if self._route.dialect is Dialect.CHOICES:
             self._stream = Follow(
                 self._record,

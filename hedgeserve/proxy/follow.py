@@ -4,14 +4,13 @@ The path of every token. An event that has the shape of the one before it, which
 comparing bytes and never parsed; anything else is read as JSON.
 """
 
-import json
 import re
 from typing import Any, Protocol
 
 from hedgeserve.proxy.record import BATCH, Record, strands
 from hedgeserve.proxy.soundness import is_sound
 from hedgeserve.proxy.sse import DONE, EventCutter, data_of, split
-from hedgeserve.proxy.verdict import Dialect, Sign, judge
+from hedgeserve.proxy.verdict import Dialect, Sign, judge, parse
 
 _LONGEST_FAST_BYTES = 2048
 _LONGEST_EVENT_BYTES = 8 * 2**20
@@ -93,7 +92,7 @@ class EventStream(EventCutter):
         if not data:
             return raw
         try:
-            event = json.loads(data)
+            event = parse(data)
         except (ValueError, RecursionError):
             event = None
         if not isinstance(event, dict):

@@ -179,6 +179,7 @@ class Server:
                 _log.exception("looking after the requests' time failed; trying again")
 
     def _accept(self, listener: socket.socket) -> None:
+        over_tcp = listener.family in (socket.AF_INET, socket.AF_INET6)
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
                 client, _ = listener.accept()
@@ -193,7 +194,7 @@ class Server:
                 client.close()
                 continue
             client.setblocking(False)
-            if client.family in (socket.AF_INET, socket.AF_INET6):
+            if over_tcp:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self.spawn(self._connect(client), "accept a connection")

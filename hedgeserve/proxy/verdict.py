@@ -35,6 +35,7 @@ class Sign:
 
 NOTHING = Sign()
 
+_decode = json.JSONDecoder().raw_decode
 _ERROR = re.compile(rb'"error"\s*:\s*[^\sn]')
 _HINTS: dict[Dialect, tuple[re.Pattern[bytes], ...]] = {
     Dialect.CHOICES: (re.compile(rb'"finish_reason"\s*:\s*"'), _ERROR),
@@ -50,10 +51,19 @@ def worth_reading(dialect: Dialect, data: bytes | bytearray) -> bool:
     return any(hint.search(data) for hint in _HINTS[dialect])
 
 
+def parse(data: bytes) -> Any:
+    """What :func:`json.loads` would return or raise; sooner where there is nothing but one object."""
+    if data[:1] != b"{":
+        return json.loads(data)
+    text = data.decode("utf-8", "surrogatepass")
+    value, end = _decode(text)
+    return value if end == len(text) else json.loads(text)
+
+
 def read_event(dialect: Dialect, data: bytes) -> Sign:
     """The sign that one event's data gives; nothing for what is not a JSON object."""
     try:
-        event = json.loads(data)
+        event = parse(data)
     except (ValueError, RecursionError):
         return NOTHING
     return judge(dialect, event) if isinstance(event, dict) else NOTHING
