@@ -100,9 +100,6 @@ token_ids = "on"
 [limits]
 max_concurrent_per_replica = 4096
 max_queue = 4096
-
-[probe]
-interval = "1s"
 """
     config = _written("bench.toml", text)
     program = Path(sys.executable).with_name("hedgeserve")

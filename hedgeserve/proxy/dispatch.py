@@ -176,8 +176,10 @@ class Dispatcher:
 
     def _serve_line(self) -> None:
         # Whoever is told may release or claim at once: one round at a time.
-        if self._serving or not self._line:
-            return
+        if self._waiting and not self._serving:
+            self._serve_round()
+
+    def _serve_round(self) -> None:
         self._serving = True
         taken: dict[Place, Lease] = {}
 

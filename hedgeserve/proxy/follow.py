@@ -14,7 +14,8 @@ from hedgeserve.proxy.verdict import Dialect, Sign, judge, parse
 
 _LONGEST_FAST_BYTES = 2048
 _LONGEST_EVENT_BYTES = 8 * 2**20
-_IDS = re.compile(rb'("(?:prompt_)?token_ids"\s*:\s*)\[[^\]]*\]')
+_IDS_KEY = b'token_ids"'
+_IDS = re.compile(rb"\s*:\s*(\[[^\]]*\])")
 # An event with one choice and one string of text, which nothing but the ids after it changes. Text cannot fake
 # a key: its quotes are escaped. Of the shapes, `ids` groups: before the text, the text, to the ids, ids, the end.
 _BEGINNING = (
@@ -74,6 +75,9 @@ class EventStream(EventCutter):
         return self._refused or len(self._finished) >= self._choices or (self.done and bool(self._finished))
 
     def _events(self, events: bytes) -> bytes:
+        if events.find(b"\n\n") == len(events) - 2 and b"\r" not in events:
+            told = self._event(events)  # one, as nearly always
+            return b"" if self.failure else told
         out: list[bytes] = []
         changed = False
         for event in split(events):
@@ -216,7 +220,7 @@ class Follow(EventStream):
 
     def _chunk(self, raw: bytes, event: dict[str, Any], sign: Sign) -> bytes:
         record = self._record
-        told = _IDS.sub(rb"\1null", raw) if self._hide else raw
+        told = without_ids(raw) if self._hide else raw
         self.tokens += count_tokens(event)
         if self._hide and _is_hollow(event):
             record.add(event)
@@ -237,6 +241,21 @@ class Follow(EventStream):
         else:
             return
         self._record.set_fast((0, "text" if b'"text":' in head[-10:] else "content"))
+
+
+def without_ids(raw: bytes) -> bytes:
+    """An event with null for its ``token_ids`` and ``prompt_token_ids``.
+
+    Text cannot fake these keys: its quotes are escaped.
+    """
+    at = raw.find(_IDS_KEY)
+    while at >= 0:
+        end = at + len(_IDS_KEY)
+        is_key = raw.endswith(b'"', 0, at) or raw.endswith(b'"prompt_', 0, at)
+        if is_key and (ids := _IDS.match(raw, end)):
+            raw = raw[: ids.start(1)] + b"null" + raw[ids.end() :]
+        at = raw.find(_IDS_KEY, end)
+    return raw
 
 
 def count_tokens(event: dict[str, Any]) -> int:

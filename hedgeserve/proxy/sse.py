@@ -156,5 +156,7 @@ def split(events: bytes) -> Iterator[bytes]:
 
 def data_of(event: bytes) -> bytes:
     """The data of one event: its ``data:`` lines, joined."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        return event[6:-2]  # one line and an empty one, as nearly all are
     lines = (line[5:] for line in _LINE.split(event) if line.startswith(b"data:"))
     return b"\n".join(line.removeprefix(b" ") for line in lines)
