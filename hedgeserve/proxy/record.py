@@ -14,7 +14,7 @@ from typing import Any
 Channel = tuple[int, str]
 """The index of a choice, and the name of one of its strands of text."""
 
-BATCH = 32
+BATCH = 16
 """How many ordinary events are laid aside before they are read."""
 _PER_PIECE_BYTES = 57  # what Python keeps beside the text of a short string, its place in a list included
 
