@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -129,12 +130,14 @@ def bake(model: str, cloud: str | None) -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def version(as_json: bool) -> None:
-    """Print the version."""
+    """Print the version, and whether the data path is compiled."""
+    found = find_spec("hedgeserve.tally")
+    compiled = found is not None and not (found.origin or "").endswith(".py")
     if as_json:
         python = ".".join(map(str, sys.version_info[:3]))
-        click.echo(json.dumps({"hedgeserve": __version__, "python": python}))
+        click.echo(json.dumps({"hedgeserve": __version__, "compiled": compiled, "python": python}))
     else:
-        click.echo(f"hedgeserve {__version__}")
+        click.echo(f"hedgeserve {__version__}{' (compiled)' if compiled else ''}")
 
 
 # Back-testing

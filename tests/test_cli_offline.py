@@ -52,7 +52,7 @@ def test_the_installed_command_answers() -> None:
     """The entry point of the package leads to the verbs."""
     command = Path(sys.executable).with_name("hedgeserve")
     done = subprocess.run([command, "version"], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == f"hedgeserve {__version__}\n"
+    assert done.stdout.removesuffix("\n").removesuffix(" (compiled)") == f"hedgeserve {__version__}"
 
 
 def test_verbs_are_listed_in_the_order_of_use_each_with_its_line() -> None:
