@@ -23,7 +23,7 @@ COMPILES = os.environ.get("HEDGESERVE_COMPILE") == "1"
 
 
 def compiled() -> list:
-    """The extension modules, where they are to be built: pip asks for other things first, before mypyc is there."""
+    """The extension modules, where they are to be built: pip asks other things first, before mypyc is there."""
     if not COMPILES or not {"build_ext", "bdist_wheel"} & set(sys.argv):
         return []
     from mypyc.build import mypycify
