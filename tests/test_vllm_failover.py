@@ -489,7 +489,7 @@ async def test_a_server_that_is_killed_loses_nothing(
 ) -> None:
     """SIGKILL to all of its processes with streams of many kinds in flight: each is equal to its twin."""
     requests = [*list(PLAIN.values())[:16], *list(REPLAYED.values())[:14]]
-    requests = [(path, {**body, "max_tokens": max(120, body["max_tokens"])}) for path, body in requests]
+    requests = [(path, {**body, "max_tokens": max(400, body["max_tokens"] or 0)}) for path, body in requests]
     with vllm_server.vllm_servers(servers.model, tmp_path_factory.mktemp("doomed"), ()) as [doomed]:
         async with place(servers) as at:
             twins = [await ask(at, path, body) for path, body in requests]
