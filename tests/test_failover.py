@@ -342,6 +342,9 @@ def test_stop_strings_end_sampled_answers_wherever_they_are_cut(
         assert not any(each in client.text.removesuffix(reason or "") for each in stop)
 
 
+IN_DOUBT = "its token ids and its text do not match beyond doubt"
+
+
 class Loaded(random.Random):
     """Dice that always fall the same."""
 
@@ -378,7 +381,12 @@ def test_stop_strings_are_matched_as_the_engine_matches_them(
     model = SmallModel(weird=weird, sizes=sizes(salt) if grains else lambda: 1)
     model.dice = Loaded()
     whole = tell(model, path, fields).client
-    cut = tell(model, path, fields, cuts).client
+    told = tell(model, path, fields, cuts)
+    cut = told.client
+    if weird and told.gave_up == IN_DOUBT:  # honest, and nothing was told that should not have been
+        assert whole.text.startswith(cut.text)
+        assert not cut.finish
+        return
     if grains:  # tokens that come together with those that end a stop string are counted
         cut = replace(cut, usage=whole.usage)
     if not (least and grains):  # and may complete one before the least number of tokens is reached

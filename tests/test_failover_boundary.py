@@ -63,6 +63,20 @@ def test_with_chance_the_last_token_is_kept_whole() -> None:
     assert (found.count, found.text) == (4, "the moon")
 
 
+def test_a_word_like_a_special_one_behind_half_a_character_is_in_doubt() -> None:
+    """Nobody can see whether ``<br>`` was shown: to guess might lose it, or tell what is hidden."""
+    texts = {1: "x\ufffd", 2: "x\ufffd<br>"}  # one letter and half a character; a word of one id
+    for shows_special, expected in ((False, None), (True, "x\ufffd<br>")):
+        questions = find(PROMPT, array("I", [7, 8]), "x", most=2, beyond=True, shows_special=shows_special)
+        asked = next(questions)
+        try:
+            while True:
+                asked = questions.send(decode(PROMPT) + texts.get(len(asked) - len(PROMPT), ""))
+        except StopIteration as stop:
+            found = stop.value
+        assert (found and found.text) == expected
+
+
 def test_ids_without_text_are_found_and_looked_past() -> None:
     """``/detokenize`` shows what an answer does not."""
     found, _ = search([*encode("the"), QUIET, *encode(" moon"), END], "the moon")

@@ -2,6 +2,8 @@
 
 import os
 import re
+import signal
+import threading
 import warnings
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from hedgeserve.simulate.aggregate import QUANTILES, Stat, WindowFigures, figure
 from hedgeserve.simulate.backtests import figures, run_window
 from hedgeserve.simulate.fromspec import model_scenario
 from hedgeserve.simulate.outcome import FleetOutcome, LoadOutcome
-from hedgeserve.simulate.parallel import Task, run_tasks
+from hedgeserve.simulate.parallel import Task, _ctrl_c_later, run_tasks
 from hedgeserve.simulate.policies import OMNISCIENT, check_policies, make, policy_names
 from hedgeserve.simulate.scenario import (
     PAPER_POLICIES,
@@ -553,3 +555,25 @@ def test_a_mean_lies_among_what_it_is_of(costs: list[float]) -> None:
     stat = over_windows("x", windows).cost_usd
     assert min(costs) - 1e-6 <= stat.mean <= max(costs) + 1e-6
     assert 0 <= stat.sd <= max(costs) - min(costs) + 1e-6
+
+
+def test_a_ctrl_c_waits_until_the_workers_are_whole() -> None:
+    """Also where another thread takes the signal: a worker left half told would end with a traceback."""
+    done = threading.Event()
+    other = threading.Thread(target=done.wait)
+    other.start()  # with no mask of its own
+    try:
+        steps: list[str] = []
+
+        def start() -> None:
+            with _ctrl_c_later():
+                os.kill(os.getpid(), signal.SIGINT)
+                steps.append("started")
+
+        with pytest.raises(KeyboardInterrupt):
+            start()
+        assert steps == ["started"]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        done.set()
+        other.join()

@@ -29,7 +29,7 @@ class Boundary:
 
 
 Search = Generator[list[int], str, Boundary | None]
-"""Yields ids whose text it wants to be told; returns the boundary, None where text and ids do not match."""
+"""Yields ids whose text it wants to be told; returns the boundary, None where there is none beyond doubt."""
 
 
 def find(
@@ -46,7 +46,8 @@ def find(
 
     Its text is a part of ``told``, of which ``room`` characters at least are left. With ``beyond`` it is all of
     it, and the rest of its last token: where ids are drawn by chance, that would be drawn otherwise. Whether
-    special ids are shown can be seen in what was told; behind it, ``shows_special`` must say so.
+    special ids are shown can be seen in what was told; behind it, ``shows_special`` must say so, or there is no
+    boundary where it matters.
     """
     context = list(prompt_ids if len(prompt_ids) <= _WHOLE_PROMPT else prompt_ids[-_CONTEXT:])
     prompt = yield context
@@ -86,8 +87,8 @@ class _Search:
         count = yield from self._last(self._falls_short)
         for longer in range(count + 1, total + 1):
             text = yield from self._text(longer)
-            if text is not None and not shows_special and (yield from self._hide_special(longer, text)):
-                text = yield from self._text(longer)
+            if text is not None and not shows_special and (yield from self._doubtful(longer, text)):
+                return None
             if text is not None and text.startswith(self._told) and not text.endswith(_HALF):
                 return Boundary(longer, text, self._prompt)
         return None
@@ -160,20 +161,17 @@ class _Search:
         text = text.rstrip(_HALF)
         return self._told.startswith(text) or text.startswith(self._told)
 
-    def _hide_special(self, count: int, text: str) -> Generator[list[int], str, bool]:
-        """Leave the last of so many ids out from now on where it is special: it has such a word for itself.
+    def _doubtful(self, count: int, text: str) -> Generator[list[int], str, bool]:
+        """Whether the last of so many ids has a word for itself that is written like a special one's.
 
-        Nothing that was told shows that it is hidden, and a character that it interrupts looks whole behind it.
+        Nothing that was told shows whether it is hidden, as ``</s>`` is, or shown, as an ordinary ``<br>`` is; and
+        a character that a hidden one interrupts looks whole behind it.
         """
         words = list(SPECIAL.finditer(text, len(self._told)))
-        if not words or words[-1].end() != len(text) or len(self._hidden) >= _MOST_HIDDEN:
+        if not words or words[-1].end() != len(text):
             return False
         before = yield from self._text(count - 1)
-        if before != text[: words[-1].start()]:
-            return False
-        self._hidden.add(self._ids[count - 1])
-        self._known.clear()
-        return True
+        return before == text[: words[-1].start()]
 
     def _hide_one(self) -> Generator[list[int], str, bool]:
         """Find the first id whose text was not told, and leave it out from now on."""

@@ -120,7 +120,7 @@ class Continuation:
         except StopIteration as stop:
             boundary: Boundary | None = stop.value
             if boundary is None:
-                return GiveUp("its token ids and its text do not match")
+                return GiveUp("its token ids and its text do not match beyond doubt")
             if self._expects is not None:
                 return self._resume(boundary, self._expects - boundary.count)
             # To the end of the context: /v1/completions has no word for that (null is 16), it must be a number.

@@ -1,9 +1,11 @@
 """Windows by the dozen: on this machine's cores or on a Dask cluster, with the same results wherever they run."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, resource_tracker
 from typing import Any
@@ -111,15 +113,10 @@ def _on_cores(
         jobs, mp_context=get_context("spawn"), initializer=_receive, initargs=(work, scenarios)
     )
     try:
-        # The first one starts the workers, which inherit the mask: a terminal's Ctrl-C reaches them too, and is
-        # the parent's to answer. It cancels what waits, and the windows at work are soon over.
         # (The tracker is up before, since to start it is to lift the mask.)
         resource_tracker.ensure_running()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _ctrl_c_later():
             futures = {pool.submit(_run_received, tasks[index]): index for index in order}
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool:
@@ -129,6 +126,28 @@ def _on_cores(
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Start worker processes whole: a Ctrl-C that comes meanwhile counts when all of them have what they need.
+
+    The workers inherit the mask: a terminal's Ctrl-C reaches them too, and is the parent's to answer. It cancels
+    what waits, and the windows at work are soon over. A mask holds for this thread alone: a thread of a numeric
+    library may take the signal in its place, so that the handler waits as well.
+    """
+    came: list[int] = []
+    handles = threading.current_thread() is threading.main_thread()
+    earlier = signal.signal(signal.SIGINT, lambda number, frame: came.append(number)) if handles else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if handles:
+            signal.signal(signal.SIGINT, signal.SIG_DFL if earlier is None else earlier)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 # On a cluster

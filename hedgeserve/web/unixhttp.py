@@ -25,6 +25,7 @@ class Request:
     method: str
     path: str
     query: Mapping[str, str]
+    body: bytes = b""
 
     def parts(self) -> list[str]:
         """The path's parts, unquoted."""
@@ -98,6 +99,7 @@ class _Connection(asyncio.Protocol):
         self._server = server
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
+        self._body = b""
         self._received = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -130,12 +132,15 @@ class _Connection(asyncio.Protocol):
     def on_url(self, part: bytes) -> None:
         self._target += part
 
+    def on_body(self, part: bytes) -> None:
+        self._body += part
+
     def on_message_complete(self) -> None:
         if self._task is None:
             path, _, query = self._target.decode("latin-1").partition("?")
             method = self._parser.get_method().decode("latin-1")
             asked = dict(reversed(parse_qsl(query, keep_blank_values=True)))  # the first of a name counts
-            self._task = self._server.begin(self, Request(method, path, asked))
+            self._task = self._server.begin(self, Request(method, path, asked, self._body))
 
     # How it answers
 
