@@ -5,16 +5,14 @@ it goes on serving from the last snapshot.
 """
 
 import asyncio
-import errno
 import math
 import random
-import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from hedgeserve.errors import ListenError
+from hedgeserve.listening import server_tls, url_of, why_not
 from hedgeserve.metrics import Metrics
 from hedgeserve.proxy.dispatch import Dispatcher
 from hedgeserve.proxy.exchange import Exchange
@@ -125,7 +123,7 @@ class Balancer:
         self._server = Server(
             self._reception,
             front,
-            tls=_tls(spec),
+            tls=server_tls("service", spec.service.tls_certificate, spec.service.tls_key),
             max_connections=spec.limits.max_connections,
             max_head=spec.limits.max_head,
             max_body=spec.limits.max_body,
@@ -155,7 +153,7 @@ class Balancer:
             await self._server.start(host, port)
         except OSError as error:
             await self._server.aclose()
-            raise ListenError(_why_not(self._listen, error)) from error
+            raise ListenError(why_not(self._listen, error, key="service.listen")) from error
         self._address = self._server.addresses[0]
 
     @property
@@ -169,9 +167,7 @@ class Balancer:
         if self._address is None:
             raise ListenError("the balancer does not listen yet; start it first")
         host, port = self._address
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        scheme = "https" if self._spec.service.tls_certificate else "http"
-        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        return url_of(host, port, tls=bool(self._spec.service.tls_certificate))
 
     def update(self, snapshot: RoutingSnapshot) -> None:
         """Route by this snapshot from now on.
@@ -237,51 +233,3 @@ def _failover_policy(spec: Spec) -> FailoverPolicy:
         collect_above=failover.collect_above,
         max_kept_per_stream=failover.max_kept_per_stream,
     )
-
-
-def _tls(spec: Spec) -> ssl.SSLContext | None:
-    """The endpoint's own TLS, where model.toml names a certificate.
-
-    Raises:
-        ListenError: The files cannot be read, or are no certificate and key that belong together.
-    """
-    certificate, key = spec.service.tls_certificate, spec.service.tls_key
-    if not certificate:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    for name, path in (("tls_certificate", certificate), ("tls_key", key)):
-        if path and not Path(path).is_file():
-            raise ListenError(f"service.{name}: {path} is no file that can be read; check the path")
-    try:
-        context.load_cert_chain(certificate, key or None)
-    except (OSError, ssl.SSLError) as error:
-        raise ListenError(
-            f"service.tls_certificate: {certificate} with {key or 'the key in the same file'} cannot be used "
-            f"({error}); both must be PEM and belong together"
-        ) from error
-    return context
-
-
-def _why_not(listen: str, error: OSError) -> str:
-    """Why an address cannot be listened on, and what to do."""
-    if isinstance(error, socket.gaierror):
-        return f"{listen}: there is no such host; set service.listen to an address of this machine"
-    match error.errno:
-        case errno.EADDRINUSE:
-            return (
-                f"{listen} is in use by another program; stop it, or set service.listen to another port "
-                "(port 0 takes a free one)"
-            )
-        case errno.EACCES | errno.EPERM:
-            return f"{listen} may not be used by this user; set service.listen to a port of 1024 or above"
-        case errno.EADDRNOTAVAIL | None:  # from Python 3.13 on asyncio says it in words alone
-            return (
-                f"{listen} is no address of this machine; set service.listen to one that is, such as "
-                "127.0.0.1 (this machine only) or 0.0.0.0 (all of its addresses)"
-            )
-        case _:
-            return (
-                f"{listen} cannot be listened on: {error.strerror or error}; set service.listen to another address"
-            )

@@ -360,6 +360,21 @@ def logs(replica: str, model: str | None, state_dir: str | None, service: str | 
 
 @main.command()
 @_target
+@click.option("--open", "open_browser", is_flag=True, help="Start a browser there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the address as JSON.")
+def ui(model: str | None, state_dir: str | None, service: str | None, open_browser: bool, as_json: bool) -> None:
+    """Show the dashboard of a running service.
+
+    Prints an address that signs one browser in, once. Where model.toml sets no admin.listen, the dashboard is
+    shown by this command, on a free port of this machine, until Ctrl-C.
+    """
+    from hedgeserve.console.ui import show_dashboard
+
+    show_dashboard(_client(model, state_dir, service), open_browser=open_browser, as_json=as_json)
+
+
+@main.command()
+@_target
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def down(model: str | None, state_dir: str | None, service: str | None, yes: bool) -> None:
     """Stop a service and terminate all of its VMs.

@@ -122,6 +122,7 @@ class Service:
         self._drivers: Mapping[str, Driver]
         self._balancer: Balancer
         self._fleet: Fleet
+        self._admin: Admin
 
     # Start and end
 
@@ -187,9 +188,12 @@ class Service:
                 )
             )
         )
-        admin = Admin(self, self._directory.admin_socket)
-        await admin.start()
-        self._stack.push_async_callback(admin.aclose)
+        self._admin = Admin(self, self._directory.admin_socket)
+        await self._admin.start()
+        self._stack.push_async_callback(self._admin.aclose)
+        if spec.admin.listen:
+            token = await asyncio.to_thread(self._directory.secret, "admin_token")
+            await self._admin.open_site(spec.admin, token, service=spec.service.name)
         served = await self._fleet.start(await self._store.alive_replicas(spec.service.name))
         group = await enter(asyncio.TaskGroup())
         background = [
@@ -381,6 +385,15 @@ class Service:
     def url(self) -> str:
         """The endpoint's base URL, such as ``http://127.0.0.1:8000``."""
         return self._balancer.url
+
+    @property
+    def dashboard_url(self) -> str:
+        """The dashboard's address, without a way in; empty where ``admin.listen`` names none."""
+        return self._admin.url
+
+    def dashboard_link(self) -> str:
+        """The same with a word that signs one browser in, once, within the hour; a secret for as long."""
+        return self._admin.link()
 
     @property
     def admin_socket(self) -> Path:

@@ -1,10 +1,23 @@
-"""What a model.toml may say of requests: their bounds, their routes, their deadlines, and what becomes of cut answers."""
+"""What a model.toml may say of serving: of requests (bounds, routes, deadlines, cut answers) and of the operator's address."""
 
+# ruff: noqa: RUF012 (pydantic copies mutable defaults for each instance)
+
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from hedgeserve.spectable import Duration, Shape, Size, Table
+from hedgeserve.spectable import Conflict, Duration, Shape, Size, Table, is_loopback, split_listen
+
+
+def _check_listen_or_empty(text: str) -> str:
+    if text:
+        split_listen(text)
+    return text
+
+
+AdminListen = Annotated[str, AfterValidator(_check_listen_or_empty)]
+"""An address to listen on, ``host:port``, or empty for none."""
 
 
 class LimitsSpec(Table):
@@ -101,3 +114,40 @@ class TimeoutsSpec(Table):
     """For a cloud to grant or refuse a VM, with the network that the first one in a region needs."""
     lease: Duration = Field(900.0, gt=0)
     """A VM whose controller has not been heard of for this long takes itself down."""
+
+
+HostName = Annotated[
+    str, Shape(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})", "is not the name of a host, such as gpu-desk.example.com")
+]
+"""A host's name, without scheme and port."""
+
+
+class AdminSpec(Table):
+    """The operator's address: the dashboard and the admin API, for whoever has the token."""
+
+    listen: AdminListen = ""
+    """Address and port of the dashboard and the admin API; port 0 takes a free one; empty: a Unix socket in the state directory alone."""
+    hosts: list[HostName] = []
+    """Names under which browsers may reach it, besides IP addresses and `localhost`."""
+    tls_certificate: str = ""
+    """File with its TLS certificate and chain (PEM); empty: plain HTTP. A relative path starts at model.toml."""
+    tls_key: str = ""
+    """File with the private key of `tls_certificate` (PEM), if it is not in the same file; a relative path starts at model.toml."""
+    allow_public_without_tls: bool = False
+    """Listen by plain HTTP on an address that others can reach: whoever can read the traffic has the token then."""
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """A token that would travel where others can read it, and a key for no certificate."""
+        if self.tls_key and not self.tls_certificate:
+            yield Conflict(
+                ("tls_key",), "`tls_key` belongs to no `tls_certificate`", "write the certificate's file"
+            )
+        if not self.listen or self.tls_certificate or self.allow_public_without_tls:
+            return
+        if not is_loopback(self.listen):
+            yield Conflict(
+                ("listen",),
+                f'"{self.listen}" can be reached by others, and the token would travel there unprotected',
+                "listen on 127.0.0.1 and forward the port by SSH, give a `tls_certificate`, or write "
+                "`allow_public_without_tls = true`",
+            )

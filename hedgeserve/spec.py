@@ -18,7 +18,7 @@ from pydantic import Field, PrivateAttr, Strict
 from hedgeserve.cloudspec import AwsSpec, AzureSpec, GcpSpec, VmSpec
 from hedgeserve.poolspec import REMOTE, Cloud, PoolSpec
 from hedgeserve.replica import Market
-from hedgeserve.servingspec import FailoverSpec, LimitsSpec, RoutingSpec, TimeoutsSpec
+from hedgeserve.servingspec import AdminSpec, FailoverSpec, LimitsSpec, RoutingSpec, TimeoutsSpec
 from hedgeserve.spectable import (
     Conflict,
     Duration,
@@ -35,6 +35,7 @@ from hedgeserve.spectable import (
 
 __all__ = [
     "REMOTE",
+    "AdminSpec",
     "AwsSpec",
     "AzureSpec",
     "BacktestSpec",
@@ -402,6 +403,7 @@ class Spec(Table):
     """A whole model.toml."""
 
     service: ServiceSpec = ServiceSpec()
+    admin: AdminSpec = AdminSpec()
     model: ModelSpec
     replicas: ReplicasSpec = ReplicasSpec()
     hedge: HedgeSpec = HedgeSpec()

@@ -181,6 +181,7 @@ def _take_out_of_table(
 def _make_paths_absolute(data: dict[str, Any], base_dir: Path) -> None:
     """Let relative paths start at the file, so that it means the same from wherever it is read."""
     places = [(data.get("service"), key) for key in ("api_keys_file", "state_dir", "tls_certificate", "tls_key")]
+    places += [(data.get("admin"), key) for key in ("tls_certificate", "tls_key")]
     local = data.get("local")
     zones = local.get("zones") if isinstance(local, dict) else None
     places += [(zone, "trace") for zone in (zones if isinstance(zones, list) else [])]

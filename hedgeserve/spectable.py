@@ -152,6 +152,15 @@ def split_listen(text: str) -> tuple[str, int]:
     return host, int(match[3])
 
 
+def is_loopback(listen: str) -> bool:
+    """Whether only this machine can reach an address to listen on. A name counts as public, save localhost."""
+    host, _ = split_listen(listen)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _check_listen(text: str) -> str:
     split_listen(text)
     return text

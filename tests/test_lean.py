@@ -7,7 +7,7 @@ import sys
 import pytest
 
 _UNUSED = [
-    "aiohttp",
+    "aiohttp", "hedgeserve.web.site",
     "asyncssh", "cryptography", "rich", "pygments", "libcloud", "botocore", "boto3", "google.auth", "azure",
     "numpy", "highspy", "pandas", "matplotlib", "hedgeserve.machines.life", "hedgeserve.simulate",
 ]  # fmt: skip

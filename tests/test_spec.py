@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hedgeserve.errors import SpecError, SpecProblem
-from hedgeserve.modelfile.apikeys import is_loopback
 from hedgeserve.modelfile.lines import key_lines
 from hedgeserve.replica import Market
 from hedgeserve.spec import Cloud, EngineName, ModelSpec, PoolSpec, Spec, split_listen
 from hedgeserve.specfile import load_api_keys, load_spec, parse_spec
+from hedgeserve.spectable import is_loopback
 
 MINIMAL = """\
 [model]

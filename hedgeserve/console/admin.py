@@ -113,12 +113,17 @@ class AdminClient:
         """Tell the service to stop and to terminate every VM; returns when it has understood."""
         self._ask("POST", "/admin/v1/down")
 
-    def _ask(self, method: str, path: str) -> str:
+    def dashboard_link(self) -> str:
+        """The address of its dashboard, with a word that signs one browser in; empty where it listens nowhere."""
+        return str(json.loads(self._ask("POST", "/admin/v1/ticket"))["url"] or "")
+
+    def exchange(self, method: str, target: str, body: bytes = b"") -> tuple[int, str, bytes]:
+        """Ask anything; the answer's status, kind and body, whatever they are."""
         connection = _UnixConnection(admin_socket_in(self.directory))
         try:
-            connection.request(method, path)
+            connection.request(method, target, body or None)
             response = connection.getresponse()
-            text = response.read().decode("utf-8", "replace")
+            content = response.read()
         except TimeoutError:
             raise HedgeServeError(
                 f"the service at {self.directory} did not answer within {_ANSWER_S:.0f} s"
@@ -133,8 +138,13 @@ class AdminClient:
             ) from None
         finally:
             connection.close()
-        if response.status >= 400:
-            raise HedgeServeError(_error_message(text) or f"the service answered {response.status}")
+        return response.status, response.getheader("content-type", "text/plain"), content
+
+    def _ask(self, method: str, path: str) -> str:
+        status, _, content = self.exchange(method, path)
+        text = content.decode("utf-8", "replace")
+        if status >= 400:
+            raise HedgeServeError(_error_message(text) or f"the service answered {status}")
         return text
 
 

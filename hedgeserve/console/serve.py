@@ -92,7 +92,8 @@ async def _serve(
             picture = await stack.enter_async_context(screen.picture_of(service))
         async with service:
             _settle()
-            click.echo(_welcome(service.url, spec, keys=keys), file=cast(TextIO, Steady(sys.stdout)))
+            welcome = _welcome(service.url, spec, keys=keys) + _way_to_dashboard(service)
+            click.echo(welcome, file=cast(TextIO, Steady(sys.stdout)))
             stopper.started = True
             if picture is not None:
                 picture.begin()
@@ -114,6 +115,16 @@ def _welcome(url: str, spec: Spec, *, keys: bool) -> str:
         hint = f"\n(KEY is one of the keys in {spec.service.api_keys_file or '$' + spec.service.api_keys_env})"
     curl += f" -d {shlex.quote(json.dumps(body))}"
     return f"HedgeServe serves {spec.model.id} at {url}/v1\nTry it:\n  {curl}{hint}\n"
+
+
+def _way_to_dashboard(service: Service) -> str:
+    """Where it is; with a way in only for a person who reads it now, for logs may be read by others, and later."""
+    if not service.dashboard_url:
+        return ""
+    if sys.stdout.isatty():
+        link = service.dashboard_link()
+        return f"The dashboard (this link signs one browser in; `hedgeserve ui` gives more):\n  {link}\n"
+    return f"The dashboard is at {service.dashboard_url}; `hedgeserve ui` prints a link that signs a browser in.\n"
 
 
 class _Stopper:

@@ -1,12 +1,12 @@
 """The keys that clients must show, from the environment and from a file; never from model.toml itself."""
 
-import ipaddress
 import os
 import stat
 from collections.abc import Mapping
 
 from hedgeserve.errors import SpecError, SpecProblem
-from hedgeserve.spec import Spec, split_listen
+from hedgeserve.spec import Spec
+from hedgeserve.spectable import is_loopback
 
 _LARGEST_FILE_BYTES = 2**20
 
@@ -59,15 +59,6 @@ def load_api_keys(spec: Spec, environ: Mapping[str, str] | None = None) -> froze
     if problems:
         raise SpecError(spec.origin.source, problems)
     return frozenset(keys)
-
-
-def is_loopback(listen: str) -> bool:
-    """Whether only this machine can reach an address to listen on. A name counts as public, save localhost."""
-    host, _ = split_listen(listen)
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _keys_in_file(path: str) -> list[str]:

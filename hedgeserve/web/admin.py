@@ -1,15 +1,25 @@
-"""The admin API: what ``hedgeserve status`` and its sisters ask, over a Unix socket only for its owner."""
+"""The admin API: what ``hedgeserve status`` and its sisters ask, over a Unix socket only for its owner.
+
+Where ``admin.listen`` names an address, the dashboard and programs ask there too, for whoever has the token. Both
+ways lead to :meth:`Admin._find`.
+"""
 
 import asyncio
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
 from hedgeserve.errors import BootstrapError, HedgeServeError, StateDirectoryError
-from hedgeserve.web.unixhttp import Answer, Request, UnixHttp
+from hedgeserve.listening import server_tls
+from hedgeserve.spec import AdminSpec, split_listen
+from hedgeserve.web.unixhttp import Answer, Request, UnixHttp, error_answer
+
+if TYPE_CHECKING:
+    from hedgeserve.web.site import Site
 
 _log = structlog.get_logger(__name__)
 
@@ -18,6 +28,7 @@ _MOST_EVENTS = 1000
 _DEFAULT_LOG_LINES = 100
 _MOST_LOG_LINES = 10_000
 _CLOSING_S = 0.5
+_LINK_LASTS_S = 3600.0
 
 
 class Operated(Protocol):
@@ -45,12 +56,13 @@ class _Refused(Exception):
 
 
 class Admin:
-    """Serves the admin API on a Unix socket, mode 0600."""
+    """Serves the admin API on a Unix socket, mode 0600, and with :meth:`open_site` on an address."""
 
     def __init__(self, service: Operated, socket: Path) -> None:
         self._service = service
         self._socket = socket
         self._http = UnixHttp(self._respond)
+        self._site: Site | None = None
 
     async def start(self) -> None:
         """Begin to answer.
@@ -68,8 +80,38 @@ class Admin:
             await self._http.aclose(0.0)
             raise StateDirectoryError(f"the admin socket {self._socket} cannot be made: {error}") from None
 
+    async def open_site(self, spec: AdminSpec, token: str, *, service: str) -> None:
+        """Answer on ``admin.listen`` too, and show the dashboard there.
+
+        Raises:
+            ListenError: The address, or its certificate, cannot be used.
+        """
+        # Some fifteen megabytes, which a service without an address for its operator does without.
+        from hedgeserve.web.guard import Guard
+        from hedgeserve.web.site import Site
+
+        tls = await asyncio.to_thread(server_tls, "admin", spec.tls_certificate, spec.tls_key)
+        host, _ = split_listen(spec.listen)
+        guard = Guard(
+            token, service=service, hosts=[*spec.hosts, host], tls=tls is not None, dice=secrets.token_urlsafe
+        )
+        site = Site(guard, self._respond, tls=tls)
+        await site.start(spec.listen)
+        self._site = site
+
+    @property
+    def url(self) -> str:
+        """The address of the dashboard, without a way in; empty where there is none."""
+        return f"{self._site.url}/ui" if self._site is not None else ""
+
+    def link(self) -> str:
+        """The same with a ticket that signs one browser in; empty where there is no dashboard."""
+        return self._site.link(lasts_s=_LINK_LASTS_S) if self._site is not None else ""
+
     async def aclose(self) -> None:
         """Stop answering and remove the socket."""
+        if self._site is not None:
+            await self._site.aclose()
         await self._http.aclose(_CLOSING_S)
         await asyncio.to_thread(self._socket.unlink, missing_ok=True)
 
@@ -78,12 +120,12 @@ class Admin:
         try:
             return await self._find(request)
         except _Refused as refused:
-            return _error(refused.status, str(refused), refused.more)
+            return error_answer(refused.status, str(refused), refused.more)
         except HedgeServeError as error:
-            return _error(500, str(error))
+            return error_answer(500, str(error))
         except Exception:
             _log.exception("a question of the operator failed through a mistake of ours", path=request.path)
-            return _error(500, "HedgeServe failed to answer this request; its log says why")
+            return error_answer(500, "HedgeServe failed to answer this request; its log says why")
 
     async def _find(self, request: Request) -> Answer:
         match request.parts():
@@ -100,6 +142,9 @@ class Admin:
                 _require(request, "POST")
                 self._service.request_down()
                 return _json({"status": "stopping"}, 202)
+            case ["admin", "v1", "ticket"]:
+                _require(request, "POST")
+                return _json({"url": self.link() or None})
         raise _Refused(404, f"there is nothing at {request.path[:200]}")
 
     async def _events(self, request: Request) -> Answer:
@@ -133,8 +178,3 @@ def _number(request: Request, name: str, default: int, most: int) -> int:
 
 def _json(answer: Mapping[str, Any], status: int = 200) -> Answer:
     return Answer(status, "application/json", json.dumps(answer).encode())
-
-
-def _error(status: int, message: str, more: Mapping[str, str] | None = None) -> Answer:
-    body = json.dumps({"error": {"message": message, "type": "admin_error", "param": None, "code": None}})
-    return Answer(status, "application/json", body.encode(), more)

@@ -4,6 +4,7 @@ Parsed by llhttp, like everything else; a whole HTTP server in memory would cost
 """
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -40,6 +41,12 @@ class Answer:
     kind: str
     body: bytes
     more: Mapping[str, str] | None = None
+
+
+def error_answer(status: int, message: str, more: Mapping[str, str] | None = None) -> Answer:
+    """An error in the shape of the public endpoint's."""
+    body = json.dumps({"error": {"message": message, "type": "admin_error", "param": None, "code": None}})
+    return Answer(status, "application/json", body.encode(), more)
 
 
 Respond = Callable[[Request], Awaitable[Answer]]
