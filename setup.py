@@ -16,6 +16,8 @@ DATA_PATH = """
 """
 MODULES = [
     "hedgeserve/tally.py",
+    "hedgeserve/meters.py",
+    "hedgeserve/fleetmetrics.py",
     "hedgeserve/metrics.py",
     *(f"hedgeserve/proxy/{name}.py" for name in DATA_PATH.split()),
 ]

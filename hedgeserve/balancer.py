@@ -23,6 +23,7 @@ from hedgeserve.proxy.lookout import Lookout, sweep_every_s
 from hedgeserve.proxy.parties import Shared
 from hedgeserve.proxy.pool import Pool
 from hedgeserve.proxy.reception import Reception
+from hedgeserve.proxy.replies import Code
 from hedgeserve.proxy.routes import ROUTES
 from hedgeserve.proxy.routing import make_router
 from hedgeserve.proxy.server import Server
@@ -132,10 +133,22 @@ class Balancer:
             edges_every_s=sweep_every_s(spec.timeouts),
         )
         metrics.expect_routes(ROUTES)
-        metrics.watch_load(inflight=lambda: pool.in_flight, queued=lambda: self._dispatcher.queued)
+        metrics.expect_errors(code.code for code in Code)
+        metrics.bounded(
+            queue=spec.limits.max_queue,
+            connections=spec.limits.max_connections,
+            kept_bytes=spec.failover.max_kept,
+            prefix_bytes=spec.routing.prefix_memory,
+        )
+        metrics.watch_load(
+            inflight=lambda: pool.in_flight,
+            queued=lambda: self._dispatcher.queued,
+            shunned=lambda: pool.shunned,
+        )
         metrics.watch_memory(
             kept=lambda: self._reception.budget.kept_bytes,
             prefixes=lambda: router.memory_bytes,
+            keys=lambda: self._reception.limited_keys,
             connections=lambda: len(self._server.connections()),
         )
         self._router = router

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -188,6 +189,14 @@ class Service:
                 )
             )
         )
+        self._metrics.watch_troubles(
+            {
+                "journal": lambda: bool(self._journal.trouble),
+                "control_loop": lambda: bool(self._tick_trouble),
+                "transcript": lambda: bool(self._transcript and self._transcript.trouble),
+                **{cloud: partial(self._is_troubled, cloud) for cloud in self._drivers},
+            }
+        )
         self._admin = Admin(self, self._directory.admin_socket)
         await self._admin.start()
         self._stack.push_async_callback(self._admin.aclose)
@@ -285,11 +294,14 @@ class Service:
     async def _tick_for_ever(self, served: frozenset[ReplicaId]) -> None:
         """Observe, decide, act: every second, and at once when something has happened."""
         await self._settle(served)
+        clock = asyncio.get_running_loop().time
         while True:
             self._wake.clear()
+            begun_s = clock()
             try:
                 await self._tick()
                 self._tick_trouble = ""
+                self._metrics.ticked(clock() - begun_s)
             except Exception as error:  # the balancer serves on from its last snapshot whatever happens here
                 _log.exception("the control loop failed; trying again")
                 self._tick_trouble = repr(error)
@@ -330,7 +342,7 @@ class Service:
         await self._fleet.apply(plan)
         await self._remember(now_s)
         self._metrics.set_replicas(self._fleet.replicas())
-        self._metrics.set_target(plan.target)
+        self._metrics.planned(plan)
 
     def _changed(self) -> None:
         self._balancer.update(self._fleet.snapshot())
@@ -459,6 +471,9 @@ class Service:
         unwritten = self._transcript.trouble if self._transcript is not None else ""
         own = (self._journal.trouble, self._tick_trouble, unwritten)
         return [text for text in own if text] + self._fleet.troubles()
+
+    def _is_troubled(self, cloud: str) -> bool:
+        return cloud in self._fleet.cloud_troubles()
 
     def _count_ready(self) -> int:
         return sum(replica.state is State.READY for replica in self._fleet.replicas())

@@ -119,8 +119,9 @@ class Fleet:
         self._boots_s: deque[float] = deque(maxlen=_BOOTS_REMEMBERED)
         self._launch_troubles: dict[str, str] = {}
         self._reaper = Reaper(
-            parts.spec, parts.drivers, self._inventory, parts.journal, self._owned, self._controller
+            parts.spec, parts.drivers, self._inventory, parts.journal, self._owned, self._controller, parts.metrics
         )
+        parts.metrics.expect_clouds(parts.drivers)
         self._version = 0
         self._refused_intent = False
         self._stack = AsyncExitStack()
@@ -242,8 +243,11 @@ class Fleet:
 
     def troubles(self) -> list[str]:
         """What is wrong with the clouds, each as a sentence; empty when all of them answer and grant or refuse."""
-        known = {**self._launch_troubles, **self._inventory.troubles()}
-        return [f"{cloud}: {trouble}" for cloud, trouble in known.items()]
+        return [f"{cloud}: {trouble}" for cloud, trouble in self.cloud_troubles().items()]
+
+    def cloud_troubles(self) -> dict[str, str]:
+        """The clouds that something is wrong with, and what."""
+        return {**self._launch_troubles, **self._inventory.troubles()}
 
     def usd_per_hour(self) -> float:
         """What the replicas that have a VM cost now."""
@@ -363,6 +367,7 @@ class Fleet:
             why = "its VM was gone when the controller came back"
             replica = replica.to(State.GONE, now_s=self._now_s(), why=why, gone=reason)
             await self._parts.journal.save(replica)
+            self._parts.metrics.gone(replica.market, reason)
             await self._parts.journal.event(EventKind.GONE, why, replica=replica.id, zone=replica.zone)
             await self._hands.keys.forget(replica.id)
             return
@@ -424,6 +429,7 @@ class Fleet:
         try:
             async with asyncio.timeout(self._parts.spec.timeouts.cloud_call):
                 self._offers[cloud] = tuple(await self._parts.drivers[cloud].offers())
+            self._parts.metrics.expect_places((offer.market, offer.zone) for offer in self._offers[cloud])
         except TimeoutError:
             raise CloudError(f"{cloud} did not tell its prices in time") from None
 

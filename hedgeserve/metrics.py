@@ -4,26 +4,14 @@ The rooms call methods in their own words; nothing of the Prometheus library lea
 from closed sets or from the configured pools, never from what clients send.
 """
 
-import platform
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from hedgeserve.fleetmetrics import FleetMetrics
+from hedgeserve.meters import Described
+from hedgeserve.tally import Series, Tally
 
-from hedgeserve._version import __version__
-from hedgeserve.errors import (
-    AuthError,
-    CapacityError,
-    CloudError,
-    QuotaError,
-    ThrottledError,
-    UnsupportedError,
-)
-from hedgeserve.policy.plan import Action, Drain, Launch, Rule, Terminate
-from hedgeserve.replica import Market, Replica, State, ZoneId
-from hedgeserve.tally import Series, Tally, TallyCounter, TallyHistogram
+__all__ = ["Described", "FailurePhase", "Metrics", "Outcome"]
 
 
 class Outcome(StrEnum):
@@ -53,101 +41,100 @@ class FailurePhase(StrEnum):
 # Found once: a member of an enum is looked for anew each time that it is named.
 _OK = Outcome.OK
 _FAST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-_LONG_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 1200.0, 3600.0)
-_LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_CLOUD_ERRORS = (CloudError, CapacityError, QuotaError, AuthError, ThrottledError, UnsupportedError)
-_LAUNCH_RESULTS = ("ok", *(error.kind for error in _CLOUD_ERRORS))
-_ACTION_KINDS: dict[type[Action], str] = {Launch: "launch", Drain: "drain", Terminate: "terminate"}
+_GAP_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
+_ATTEMPTS = (1, 2, 3, 4, 6, 10, 20)
+_WAYS = ("continue", "replay")
+_RESULTS = ("ok", "failed", "gone")
+_LIMITS = ("requests", "tokens", "concurrent")
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
-    """A metric in a few words: what ``docs/metrics.md`` must have a heading for."""
-
-    name: str
-    kind: str
-    labels: tuple[str, ...]
-    help: str
-
-
-class Metrics:
-    """All metrics of one service, in a registry of its own: two services in one process do not mix."""
-
-    content_type = CONTENT_TYPE_LATEST
-    """The ``Content-Type`` of what :meth:`render` returns."""
+class Metrics(FleetMetrics):
+    """All metrics of one service: those of requests here, those of the fleet and the process below."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._described: list[Described] = []
-        self._request_metrics()
-        self._fleet_metrics()
-        self._answered: dict[str, Tally] = {}
-        self._durations_s: dict[str, Series] = {}
-        self._zones_seen: set[tuple[Market, ZoneId]] = set()
-        for phase in FailurePhase:
-            self._upstream_failures.labels(phase)
-        for kind in _ACTION_KINDS.values():
-            for rule in Rule:
-                self._decisions.labels(kind, rule)
-        for market in (Market.SPOT, Market.ON_DEMAND):
-            self._spend.labels(market)
-        self._gauge("build_info", "Version of HedgeServe and of Python; always 1", "version", "python").labels(
-            __version__, platform.python_version()
-        ).set(1)
-
-    def _request_metrics(self) -> None:
-        self._requests = self._tally("requests_total", "Requests that have ended", "route", "outcome", "code")
-        self._duration_s = self._spread(
+        super().__init__()
+        self._requests = self._counter("requests_total", "Requests that have ended", "route", "outcome", "code")
+        self._duration_s = self._histogram(
             "request_duration_seconds", "From a request's head to the end of its answer", _FAST_S, "route"
         )
-        self._first_token_s = self._spread(
+        self._first_token_s = self._histogram(
             "time_to_first_token_seconds",
             "From a streamed request's head to the first byte of its answer",
             _FAST_S,
         ).series()
+        self._token_s = self._histogram(
+            "time_per_output_token_seconds",
+            "Of each whole stream, the mean time from one token to the next after the first",
+            _GAP_S,
+        ).series()
         self._inflight = self._gauge("inflight_requests", "Requests that replicas are answering")
         self._queue_depth = self._gauge("queue_depth", "Requests that wait for a replica")
-        self._queue_wait_s = self._spread(
+        self._queue_limit = self._gauge("queue_limit", "Most requests that may wait for a replica")
+        self._queue_wait_s = self._histogram(
             "queue_wait_seconds",
             "How long requests waited for a replica, those that did not have to included",
             _FAST_S,
         ).series()
+        self._errors = self._counter("errors_total", "Requests answered with an error of HedgeServe's own", "code")
+        self._limit_hits = self._counter(
+            "key_limit_hits_total", "Requests turned away because their API key had used up a limit", "limit"
+        )
         self._upstream_failures = self._counter(
             "upstream_failures_total", "Attempts on replicas that failed", "phase"
         )
-        self._attempts = self._spread(
-            "request_attempts", "Replicas that were tried for one request", (1, 2, 3, 4, 6, 10, 20)
+        self._attempts = self._histogram(
+            "request_attempts", "Replicas that were tried for one request", _ATTEMPTS
         ).series()
         self._resumptions = self._counter(
             "resumptions_total", "Answers that another replica took up in their middle", "way", "result"
         )
-        self._moved = self._counter("streams_moved_total", "Streams that left a replica before it was taken away")
+        self._gap_s = self._histogram(
+            "resumption_gap_seconds", "From the loss of a stream's replica to its next byte from another", _FAST_S
+        ).series()
+        self._lost = self._counter(
+            "streams_lost_total", "Answers that had begun and ended with an error for their client"
+        ).tally()
+        self._moved = self._counter(
+            "streams_moved_total", "Streams that left a replica before it was taken away"
+        ).tally()
         self._replayed = self._counter(
             "replayed_tokens_total",
             "Tokens that were generated twice, for answers that were taken up by another replica",
-        )
-        self._tokens = self._tally(
+        ).tally()
+        self._tokens = self._counter(
             "answer_tokens_total", "Tokens of answers that clients were sent, as far as counted"
         ).tally()
+        self._prompt_tokens = self._counter(
+            "prompt_tokens_total", "Tokens of the prompts of requests that replicas answered, as estimated"
+        ).tally()
+        self._silences = self._counter(
+            "replica_silences_total", "Replicas given up because they fell silent"
+        ).tally()
+        self._shunned = self._gauge("replicas_shunned", "Replicas that requests avoid after failures or silence")
         self._kept_bytes = self._gauge(
             "failover_kept_bytes", "Memory for what running streams need to be continued"
+        )
+        self._kept_limit_bytes = self._gauge(
+            "failover_kept_limit_bytes", "Most memory for what running streams need to be continued"
         )
         self._prefix_bytes = self._gauge(
             "prefix_memory_bytes", "Memory for the prompts' beginnings that are remembered"
         )
+        self._prefix_limit_bytes = self._gauge(
+            "prefix_memory_limit_bytes", "Most memory for the prompts' beginnings that are remembered"
+        )
+        self._limited_keys = self._gauge("limited_keys", "API keys whose limits are being kept account of")
         self._connections = self._gauge("client_connections", "Connections of clients")
-
-    def _fleet_metrics(self) -> None:
-        self._replicas = self._gauge("replicas", "Replicas by state", "state", "market", "zone")
-        self._target = self._gauge("replica_target", "Replicas that the load needs")
-        self._launches = self._counter("launches_total", "VMs asked for", "zone", "market", "result")
-        self._preemptions = self._counter("preemptions_total", "VMs that the cloud took back", "zone", "notice")
-        self._decisions = self._counter("decisions_total", "Decisions of the policy", "kind", "rule")
-        self._boot_s = self._histogram("boot_duration_seconds", "From launch to ready, by phase", _LONG_S, "phase")
-        self._spend = self._counter("spend_dollars_total", "US dollars spent on VMs", "market")
-        self._loop_lag_s = self._histogram("loop_lag_seconds", "How late the event loop runs what is due", _LAG_S)
-
-    # Requests: for the balancer.
+        self._connections_limit = self._gauge("client_connections_limit", "Most connections of clients")
+        self._answered: dict[str, Tally] = {}
+        self._durations_s: dict[str, Series] = {}
+        for phase in FailurePhase:
+            self._upstream_failures.tally(phase)
+        for way in _WAYS:
+            for result in _RESULTS:
+                self._resumptions.tally(way, result)
+        for limit in _LIMITS:
+            self._limit_hits.tally(limit)
 
     def expect_routes(self, routes: Iterable[str]) -> None:
         """Show these from the start, with 0, so that the rate of a first request can be seen."""
@@ -155,10 +142,25 @@ class Metrics:
             self._requests.tally(route, Outcome.OK, "200")
             self._duration_s.series(route)
 
-    def watch_load(self, *, inflight: Callable[[], int], queued: Callable[[], int]) -> None:
-        """Ask these two at each scrape; counting itself costs requests nothing."""
+    def expect_errors(self, codes: Iterable[str]) -> None:
+        """Requests may be answered with these errors of ours."""
+        for code in codes:
+            self._errors.tally(code)
+
+    def bounded(self, *, queue: int, connections: int, kept_bytes: int, prefix_bytes: int) -> None:
+        """How much of each there may be: what is measured below is to be seen beside its bound."""
+        self._queue_limit.set(queue)
+        self._connections_limit.set(connections)
+        self._kept_limit_bytes.set(kept_bytes)
+        self._prefix_limit_bytes.set(prefix_bytes)
+
+    def watch_load(
+        self, *, inflight: Callable[[], int], queued: Callable[[], int], shunned: Callable[[], int]
+    ) -> None:
+        """Ask these at each scrape; counting itself costs requests nothing."""
         self._inflight.set_function(inflight)
         self._queue_depth.set_function(queued)
+        self._shunned.set_function(shunned)
 
     def request_ended(self, route: str, outcome: Outcome, code: int) -> None:
         """A request has ended with this status (499: the client went away before there was one)."""
@@ -187,110 +189,60 @@ class Metrics:
 
     def upstream_failed(self, phase: FailurePhase) -> None:
         """One attempt on a replica has failed."""
-        self._upstream_failures.labels(phase).inc()
+        self._upstream_failures.tally(phase).count += 1
 
     def resumed(self, way: str, result: str) -> None:
         """An answer was taken up (or not) by another replica, in this way of :mod:`failover`."""
-        self._resumptions.labels(way, result).inc()
+        self._resumptions.tally(way, result).count += 1
 
     def stream_moved(self) -> None:
         """A stream left its replica before it was taken away."""
-        self._moved.inc()
+        self._moved.count += 1
 
     def replayed(self, tokens: int) -> None:
         """So many tokens had to be generated a second time."""
-        self._replayed.inc(tokens)
+        self._replayed.count += tokens
 
-    def answered_tokens(self, tokens: int) -> None:
-        """An answer has ended after so many tokens."""
+    def taken_up(self, gap_s: float) -> None:
+        """A stream goes on, so long after its replica was lost."""
+        self._gap_s.observe(gap_s)
+
+    def stream_lost(self) -> None:
+        """An answer that had begun ended with an error."""
+        self._lost.count += 1
+
+    def errored(self, code: str) -> None:
+        """A request was answered with this error of ours."""
+        self._errors.tally(code).count += 1
+
+    def limited(self, limit: str) -> None:
+        """A request was turned away for this limit of its API key."""
+        self._limit_hits.tally(limit).count += 1
+
+    def fell_silent(self) -> None:
+        """A replica was given up because nothing came from it any more."""
+        self._silences.count += 1
+
+    def prompted(self, tokens: int) -> None:
+        """A request whose prompt was about so many tokens long has been to a replica, and has ended."""
+        self._prompt_tokens.count += tokens
+
+    def answered_tokens(self, tokens: int, streamed_s: float | None) -> None:
+        """An answer has ended after so many tokens; ``streamed_s`` after the first of a whole stream."""
         self._tokens.count += tokens
+        if streamed_s is not None and tokens > 1:
+            self._token_s.observe(streamed_s / (tokens - 1))
 
     def watch_memory(
-        self, *, kept: Callable[[], int], prefixes: Callable[[], int], connections: Callable[[], int]
+        self,
+        *,
+        kept: Callable[[], int],
+        prefixes: Callable[[], int],
+        keys: Callable[[], int],
+        connections: Callable[[], int],
     ) -> None:
         """Ask these at each scrape."""
+        self._limited_keys.set_function(keys)
         self._kept_bytes.set_function(kept)
         self._prefix_bytes.set_function(prefixes)
         self._connections.set_function(connections)
-
-    # Machines: for the fleet and the tick.
-
-    def set_replicas(self, replicas: Iterable[Replica]) -> None:
-        """All replicas as they are now; a place once seen is shown with 0 when it has none any more."""
-        counts: dict[tuple[State, Market, ZoneId], int] = {}
-        for replica in replicas:
-            self._zones_seen.add((replica.market, replica.zone))
-            key = (replica.state, replica.market, replica.zone)
-            counts[key] = counts.get(key, 0) + 1
-        for market, zone in self._zones_seen:
-            for state in State:
-                if state is not State.GONE:
-                    self._replicas.labels(state, market, zone).set(counts.get((state, market, zone), 0))
-
-    def set_target(self, target: int) -> None:
-        """The number of replicas that the load needs now."""
-        self._target.set(target)
-
-    def launched(self, zone: ZoneId, market: Market, error: CloudError | None = None) -> None:
-        """A cloud was asked for a VM and gave it, or refused with ``error``."""
-        for result in _LAUNCH_RESULTS:  # all at once, so that the rate of a first refusal can be seen
-            self._launches.labels(zone, market, result)
-        self._launches.labels(zone, market, error.kind if error else "ok").inc()
-
-    def preempted(self, zone: ZoneId, *, noticed: bool) -> None:
-        """A cloud took a VM back, after a notice or without."""
-        for notice in ("notice", "none"):
-            self._preemptions.labels(zone, notice)
-        self._preemptions.labels(zone, "notice" if noticed else "none").inc()
-
-    def decided(self, action: Action) -> None:
-        """A decision of the policy is being carried out."""
-        self._decisions.labels(_ACTION_KINDS[type(action)], action.rule).inc()
-
-    def booted(self, phase: str, duration_s: float) -> None:
-        """A phase of a replica's start took this long; ``phase`` is one of bootstrap's own few names."""
-        self._boot_s.labels(phase).observe(duration_s)
-
-    def spent(self, market: Market, usd: float) -> None:
-        """This much more was spent."""
-        self._spend.labels(market).inc(usd)
-
-    def loop_lagged(self, lag_s: float) -> None:
-        """Something due was run this much too late."""
-        self._loop_lag_s.observe(lag_s)
-
-    # Reading.
-
-    def render(self) -> bytes:
-        """Everything, in Prometheus's text format."""
-        return generate_latest(self._registry)
-
-    def describe(self) -> tuple[Described, ...]:
-        """Every metric there is."""
-        return tuple(self._described)
-
-    # Making.
-
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        self._described.append(Described(f"hedgeserve_{name}", "counter", labels, text))
-        return Counter(f"hedgeserve_{name}", text, labels, registry=self._registry)
-
-    def _tally(self, name: str, text: str, *labels: str) -> TallyCounter:
-        self._described.append(Described(f"hedgeserve_{name}", "counter", labels, text))
-        made = TallyCounter(f"hedgeserve_{name}", text, labels)
-        self._registry.register(made)
-        return made
-
-    def _spread(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> TallyHistogram:
-        self._described.append(Described(f"hedgeserve_{name}", "histogram", labels, text))
-        made = TallyHistogram(f"hedgeserve_{name}", text, labels, bounds)
-        self._registry.register(made)
-        return made
-
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        self._described.append(Described(f"hedgeserve_{name}", "gauge", labels, text))
-        return Gauge(f"hedgeserve_{name}", text, labels, registry=self._registry)
-
-    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        self._described.append(Described(f"hedgeserve_{name}", "histogram", labels, text))
-        return Histogram(f"hedgeserve_{name}", text, labels, registry=self._registry, buckets=buckets)

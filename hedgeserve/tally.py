@@ -18,7 +18,7 @@ class Tally:
     __slots__ = ("count",)
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = 0.0
 
 
 class TallyCounter(Collector):

@@ -327,7 +327,7 @@ class ReplicaLife:
         if self.replica.market is not Market.SPOT:
             return _Over(GoneReason.FAILED, f"the VM vanished {how}", None if self._served else news)
         if not noticed:
-            self._hands.metrics.preempted(self.replica.zone, noticed=False)
+            self._hands.metrics.preempted(self.replica.zone, self.replica.market, lead_s=None)
         return _Over(GoneReason.PREEMPTED, f"the VM was taken away {how}", news)
 
     def _failure(self) -> NewsKind | None:
@@ -344,6 +344,7 @@ class ReplicaLife:
 
     async def lost(self) -> None:
         """The connection ended: have the cloud asked at once whether the VM is still there, and the engine too."""
+        self._hands.metrics.ssh_lost(self.replica.offer.cloud)
         self._hands.inventory.ask_soon(self.replica.offer.cloud)
         if not self._tunnelled:  # through a tunnel that is down nothing can be asked; it gets its usual time
             self.suspected()
@@ -360,9 +361,11 @@ class ReplicaLife:
                 await self._noticed(notice)
             case Rebalance():
                 told = "the cloud recommends to move elsewhere: the risk of a preemption is raised"
+                self._hands.metrics.rebalance(self.replica.zone, self.replica.market)
                 self._tell(NewsKind.REBALANCE, told)
                 await self._record(EventKind.REBALANCE, told)
             case Trouble(what=what):
+                self._hands.metrics.watch_failed(self.replica.offer.cloud)
                 await self._record(EventKind.TROUBLE, f"notices cannot be watched: {what}")
             case Remark(what=what):
                 await self._record(
@@ -390,7 +393,7 @@ class ReplicaLife:
         left_s = self._lead_s = max(0.0, notice.deadline_s - self._now_s())
         why = f"preemption notice: the VM goes in {left_s:.0f} s ({notice.source})"
         if self._past is None or not self._past.noticed:
-            self._hands.metrics.preempted(self.replica.zone, noticed=True)
+            self._hands.metrics.preempted(self.replica.zone, self.replica.market, lead_s=left_s)
         # Judged before anything that waits: it may become ready meanwhile.
         hopeless = self.replica.state in STARTING and not self._served
         self._tell(NewsKind.NO_CAPACITY if hopeless else NewsKind.NOTICE, why, lead_s=left_s)
@@ -429,6 +432,7 @@ class ReplicaLife:
                 if not isinstance(error, CloudError | TimeoutError):
                     _log.exception("terminating failed unexpectedly", replica=self.replica.id)
                 told = str(error) or "no answer in time"
+                self._hands.metrics.not_terminated(self.replica.offer.cloud)
                 await self._record(
                     EventKind.TROUBLE,
                     f"it could not be terminated and goes on costing money: {told}; trying again",
@@ -469,6 +473,8 @@ class ReplicaLife:
         data = {"market": str(before.market)}
         if self.replica.gone is not None:
             data["gone"] = str(self.replica.gone)
+        if self.replica.gone is not None and state is State.GONE:
+            self._hands.metrics.gone(before.market, self.replica.gone)
         if rule is not None:
             data["rule"] = str(rule)
         kind = EventKind.GONE if state is State.GONE else EventKind.STATE

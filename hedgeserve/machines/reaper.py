@@ -13,6 +13,7 @@ from hedgeserve.drivers.tags import is_foreign
 from hedgeserve.errors import CloudError
 from hedgeserve.machines.inventory import Inventory
 from hedgeserve.machines.journal import EventKind, Journal
+from hedgeserve.metrics import Metrics
 from hedgeserve.spec import Spec
 
 _log = structlog.get_logger("hedgeserve.fleet")
@@ -35,6 +36,7 @@ class Reaper:
         journal: Journal,
         owned: Callable[[], Owned],
         controller: str,
+        metrics: Metrics,
     ) -> None:
         self._spec = spec
         self._service = spec.service.name
@@ -43,6 +45,7 @@ class Reaper:
         self._journal = journal
         self._owned = owned
         self._controller = controller
+        self._metrics = metrics
         self._forgotten = Forgotten()
 
     async def reap_vms(self) -> None:
@@ -72,7 +75,9 @@ class Reaper:
                 await self._drivers[cloud].terminate(machine.id)
         except (CloudError, TimeoutError) as error:
             _log.error("an orphan could not be terminated; trying again later", vm=machine.id, error=str(error))
+            self._metrics.not_terminated(cloud)
             return
+        self._metrics.reaped(cloud)
         await self._journal.event(
             EventKind.REAPED, f"VM {machine.id} ({machine.name}) was terminated: {why}", zone=machine.zone
         )

@@ -70,7 +70,7 @@ class Host(Protocol):
     def answer(self, incoming: Incoming, client: "Edge", request_id: str) -> None:
         """Answer a whole request that is not for replicas."""
 
-    def told(self, incoming: Incoming | None, status: int, request_id: str) -> None:
+    def told(self, incoming: Incoming | None, code: Code, request_id: str) -> None:
         """A request was answered here, with an error."""
 
     def connections(self) -> "set[Edge]":
@@ -380,7 +380,7 @@ class Edge(asyncio.Protocol):
         if refused.close or not incoming.whole:
             incoming.keep_alive = False
         if not counted:
-            self._host.told(incoming, refused.code.status, self._request_id)
+            self._host.told(incoming, refused.code, self._request_id)
         self.whole(refused.code.status, _JSON_LINE + lines_of(refused.headers) + lines, refused.body())
 
     def abort(self) -> None:

@@ -74,6 +74,7 @@ class Exchange:
     _heard = 0
     _status = 0
     _arrival = 0
+    _lost_at_s: float | None = None
     _head_lines = b""
     _request: tuple[bytes, bytes, bool] = (b"", b"", False)
     _paced_from: tuple[float, int] | None = None
@@ -116,9 +117,11 @@ class Exchange:
             return
         self.report.outcome = Outcome.INTERNAL_ERROR
         if self._begun:
+            self._shared.metrics.stream_lost()
             self.client.abort()
         else:
             self.report.status = 500
+            self._shared.metrics.errored(Code.INTERNAL_ERROR.code)
             refused = Refused(Code.INTERNAL_ERROR, "HedgeServe failed to answer this request.")
             self.client.refuse(refused, counted=True)
         self._over()
@@ -360,6 +363,8 @@ class Exchange:
             if not self._begun:
                 self._begin()
             self.client.send(out, framed if out is payload else None)
+            if self._lost_at_s is not None:
+                self._taken_up(self._lost_at_s)
         if out is not payload:
             self._look_at(stream)
         elif self._recovery is None and self._link is not None and (write := self.client.short_way()) is not None:
@@ -393,8 +398,15 @@ class Exchange:
             if not self._begun:
                 self._begin()
             self.client.send(data, framed if same else None)
+            if self._lost_at_s is not None:
+                self._taken_up(self._lost_at_s)
         if not same:
             self._look_at(stream)
+
+    def _taken_up(self, lost_at_s: float) -> None:
+        """The client, who had been told a part, is told more by another replica."""
+        self._shared.metrics.taken_up(self._shared.now_s() - lost_at_s)
+        self._lost_at_s = None
 
     def _look_at(self, stream: Stream) -> None:
         """What was not passed on as it came may have been the last of it, or the end of its replica."""
@@ -598,6 +610,8 @@ class Exchange:
             return
         self._recovery = self._telling.recover() if complete else recovery  # type: ignore[assignment]
         self.report.resumed += 1
+        if self._begun and self._lost_at_s is None:
+            self._lost_at_s = self._shared.now_s()
         if self.ask.approach.way is Way.REPLAY:
             self._shared.metrics.replayed(self.told_tokens)
         self._in_turn(self._claim_again)
@@ -719,11 +733,13 @@ class Exchange:
         """Nothing has been sent, and nothing will be but this."""
         self.report.outcome = outcome_of(refused.code)
         self.report.status = refused.code.status
+        self._shared.metrics.errored(refused.code.code)
         self.client.refuse(refused, self._attempts_line() if self.report.attempts else b"", counted=True)
         self._over()
 
     def _end_cut(self, code: Code, reason: str) -> None:
         """An answer that has begun and cannot be finished: said in the stream where it is one."""
+        self._shared.metrics.stream_lost()
         self.report.outcome = Outcome.UPSTREAM_ERROR
         if self._mode in (_BLIND, _HELD):
             self.client.abort()

@@ -54,10 +54,12 @@ class Front:
             status, kind, body = self._find(incoming, client.peer)
         except Refused as refused:
             outcome, status = outcome_of(refused.code), refused.code.status
+            self._metrics.errored(refused.code.code)
             client.refuse(refused, counted=True)
         except Exception:
             _log.exception("a request failed through a mistake of ours", path=incoming.path)
             outcome, status = Outcome.INTERNAL_ERROR, 500
+            self._metrics.errored(Code.INTERNAL_ERROR.code)
             client.refuse(Refused(Code.INTERNAL_ERROR, "HedgeServe failed to answer this request."), counted=True)
         else:
             client.whole(status, b"Content-Type: %b\r\n" % kind.encode(), body)

@@ -215,6 +215,7 @@ class _Question:
             )
         self._shared.dispatcher.pool.give_up(self._incarnation)
         if not self._again:
+            self._shared.metrics.fell_silent()
             self._on_silence(self._incarnation.target.id)
 
     def _lives(self) -> None:

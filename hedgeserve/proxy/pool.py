@@ -161,6 +161,12 @@ class Pool:
         return sum(len(incarnation.leases) for incarnation in (*self._known.values(), *self._leaving))
 
     @property
+    def shunned(self) -> int:
+        """Replicas that others come before, since they have failed or fallen silent."""
+        now_s = self._now_s()
+        return sum(incarnation.candidate.shunned_until_s > now_s for incarnation in self._known.values())
+
+    @property
     def incarnations(self) -> tuple[Incarnation, ...]:
         """All that the last snapshot showed."""
         return tuple(self._known.values())

@@ -18,7 +18,7 @@ from hedgeserve.proxy.failover import FailoverPolicy, Telling
 from hedgeserve.proxy.headers import to_replica
 from hedgeserve.proxy.incoming import Ask, understand
 from hedgeserve.proxy.keys import Keys
-from hedgeserve.proxy.parties import Report, Shared
+from hedgeserve.proxy.parties import Report, Shared, outcome_of
 from hedgeserve.proxy.quotas import Quotas
 from hedgeserve.proxy.replies import Code, Refused
 from hedgeserve.proxy.request import Incoming
@@ -139,8 +139,13 @@ class Reception:
             used = ask.approach.prompt_tokens_estimate + report.tokens if report.tokens else 0
             self._quotas.settle(ask.key, ask.wants.tokens, used, self._shared.now_s())
         if report.tokens:
-            self._metrics.answered_tokens(report.tokens)
+            whole_s = None
+            if report.ttft_s is not None and report.outcome is _OK:
+                whole_s = self._shared.now_s() - report.started_s - report.ttft_s
+            self._metrics.answered_tokens(report.tokens, whole_s)
             self.typical_tokens += (report.tokens - self.typical_tokens) * _TYPICAL_SHARE
+        if report.attempts:
+            self._metrics.prompted(ask.approach.prompt_tokens_estimate)
         self._tell(ask.route, report, ask.request_id)
         if not self.active:
             self._on_idle()
@@ -154,18 +159,13 @@ class Reception:
         )
         exchange.fail_internally()
 
-    def refused(self, incoming: Incoming | None, status: int, request_id: str) -> None:
+    def refused(self, incoming: Incoming | None, code: Code, request_id: str) -> None:
         """A request was turned away before it had an exchange."""
+        self._metrics.errored(code.code)
         if incoming is None or incoming.path not in FORWARDED:
             return
-        outcome = (
-            Outcome.SHED
-            if status in (429, 503)
-            else Outcome.INTERNAL_ERROR
-            if status == 500
-            else Outcome.CLIENT_ERROR
-        )
-        self._tell(FORWARDED[incoming.path], Report(self._shared.now_s(), status, outcome), request_id)
+        report = Report(self._shared.now_s(), code.status, outcome_of(code))
+        self._tell(FORWARDED[incoming.path], report, request_id)
 
     def _understand(self, route: Forwarded, incoming: Incoming, request_id: str, now_s: float) -> Ask:
         body = incoming.body[0] if len(incoming.body) == 1 else b"".join(incoming.body)
@@ -209,8 +209,14 @@ class Reception:
         # Last of all: what is admitted counts until it has ended.
         verdict = self._quotas.admit(ask.key, tokens, now_s)
         if not verdict.ok:
+            self._metrics.limited(verdict.limit)
             raise _over_quota(verdict.limit, verdict.retry_after_s)
         return ask
+
+    @property
+    def limited_keys(self) -> int:
+        """How many API keys' limits are being kept account of."""
+        return len(self._quotas)
 
     def telling(self, ask: Ask) -> Telling:
         """What follows a stream that answers this request."""

@@ -15,7 +15,7 @@ import structlog
 from hedgeserve.proxy.edge import Edge, Running, date_line
 from hedgeserve.proxy.front import Front
 from hedgeserve.proxy.reception import Reception
-from hedgeserve.proxy.replies import Refused
+from hedgeserve.proxy.replies import Code, Refused
 from hedgeserve.proxy.request import Incoming
 from hedgeserve.proxy.routes import FORWARDED
 
@@ -129,9 +129,9 @@ class Server:
         """Begin to answer a request for replicas."""
         return self._reception.take(incoming, client, request_id)
 
-    def told(self, incoming: Incoming | None, status: int, request_id: str) -> None:
+    def told(self, incoming: Incoming | None, code: Code, request_id: str) -> None:
         """An error was the answer, before a replica had been looked for."""
-        self._reception.refused(incoming, status, request_id)
+        self._reception.refused(incoming, code, request_id)
 
     def connections(self) -> set[Edge]:
         """All that there are."""
