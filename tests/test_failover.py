@@ -120,7 +120,7 @@ def tell(
     body = json.dumps(fields).encode()
     route = FORWARDED[path]
     way = approach(route, fields, body, policy, dice=lambda: 0.25)
-    telling = Telling(route, fields, way, policy, keep=keep)
+    telling = Telling(route, body, way, policy, keep=keep)
     told = Told(b"", telling, way)
     remaining = list(cuts)
 
@@ -424,7 +424,7 @@ def test_an_answer_of_full_length_is_finished_without_asking() -> None:
     assert last["choices"][0]["finish_reason"] == "length"
     body = json.dumps(fields).encode()
     way = approach(FORWARDED[path], fields, body, POLICY, dice=lambda: 0.5)
-    telling = Telling(FORWARDED[path], fields, way, POLICY, keep=lambda _: True)
+    telling = Telling(FORWARDED[path], body, way, POLICY, keep=lambda _: True)
     events = model.answer(path, way.body)
     unfinished = events[5].replace(b'"finish_reason":"length"', b'"finish_reason":null')
     out = telling.first().feed(b"".join(events[:5]) + unfinished)

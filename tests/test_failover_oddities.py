@@ -103,8 +103,9 @@ def test_whatever_is_asked_and_answered_there_is_a_next_step(
     """A value of the wrong type is the engine's to refuse."""
     route = FORWARDED[path]
     policy = FailoverPolicy()
-    way = approach(route, fields, json.dumps(fields).encode(), policy, dice=lambda: 0.1)
-    telling = Telling(route, fields, way, policy, keep=lambda _: True)
+    body = json.dumps(fields).encode()
+    way = approach(route, fields, body, policy, dice=lambda: 0.1)
+    telling = Telling(route, body, way, policy, keep=lambda _: True)
     stream = telling.first()
     stream.feed(first)
     stream.close()

@@ -162,9 +162,10 @@ def asked(name: str, **more: Any) -> tuple[Telling, Way]:
     fields = {"model": "m", "stream": True, "temperature": 0, "prompt": "p", "messages": [], **extra, **more}
     fields["stream_options"] = {"include_usage": True}
     route = FORWARDED[path]
-    way = approach(route, fields, json.dumps(fields).encode(), POLICY, dice=lambda: 0.5)
+    body = json.dumps(fields).encode()
+    way = approach(route, fields, body, POLICY, dice=lambda: 0.5)
     choices = fields.get("n", 1)
-    return Telling(route, fields, way, POLICY, keep=lambda _: True, choices=choices), way.way
+    return Telling(route, body, way, POLICY, keep=lambda _: True, choices=choices), way.way
 
 
 @settings(max_examples=300, deadline=None)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from hedgeserve.proxy.edge import Edge
 from hedgeserve.proxy.replies import Refused
-from hedgeserve.proxy.request import Incoming
+from hedgeserve.proxy.request import Incoming, KnownHeads
 from hedgeserve.proxy.routes import FORWARDED
 from tests.callers import Reading, Stage, stage
 from tests.upstreams import Engine, until
@@ -281,9 +281,10 @@ class Line(asyncio.Transport):
 class Desk:
     """A host that answers each request on the spot, or when it is told to."""
 
-    def __init__(self, *, at_once: bool) -> None:
+    def __init__(self, *, at_once: bool, heads: KnownHeads) -> None:
         self.closing = False
         self.date_line = b""
+        self.heads = heads
         self.at_once = at_once
         self.taken: list[bytes] = []
         self.refused = 0
@@ -333,9 +334,9 @@ class Desk:
     pause = resume = abandon
 
 
-def examine(pieces: list[bytes], *, at_once: bool, busy: int) -> None:
-    """``busy``: how many pieces come before a waiting request is answered."""
-    desk, line = Desk(at_once=at_once), Line()
+def examine(pieces: list[bytes], heads: KnownHeads, *, at_once: bool, busy: int) -> None:
+    """``busy``: how many pieces come before a waiting request is answered; ``heads``: what other connections said."""
+    desk, line = Desk(at_once=at_once, heads=heads), Line()
     edge = Edge(desk, lambda: 0.0, max_head=2048, max_body=4096, head_s=1.0)
     edge.connection_made(line)
     for number, piece in enumerate(pieces):
@@ -366,9 +367,10 @@ def test_no_request_is_lost_invented_or_answered_twice_however_the_bytes_arrive(
 
     def one(pieces: list[bytes]) -> None:
         again = [b"".join(pieces)] * 2
+        heads = KnownHeads()
         for conversation in (pieces, [b"".join(pieces)], again):
-            examine(conversation, at_once=True, busy=1)
-            examine(conversation, at_once=False, busy=1)
-            examine(conversation, at_once=False, busy=3)
+            examine(conversation, heads, at_once=True, busy=1)
+            examine(conversation, heads, at_once=False, busy=1)
+            examine(conversation, heads, at_once=False, busy=3)
 
     search(one)

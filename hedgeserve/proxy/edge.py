@@ -19,7 +19,7 @@ from hedgeserve.proxy.chunked import END, chunk
 from hedgeserve.proxy.headers import lines_of, request_id
 from hedgeserve.proxy.incoming import too_large, too_slow
 from hedgeserve.proxy.replies import Code, Refused
-from hedgeserve.proxy.request import Incoming, not_http
+from hedgeserve.proxy.request import Incoming, KnownHeads, not_http
 from hedgeserve.units import format_bytes, format_duration
 
 _IDLE_CLIENT_S = 75.0
@@ -28,7 +28,6 @@ _LINGER_S = 2.0
 _FEW_AHEAD = 8
 _SMALL_BYTES = 64 * 2**10
 _MOST_AT_ONCE = 64
-_REMEMBERED_BYTES = 4096
 _JSON_LINE = b"Content-Type: application/json\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _STATUS_LINES = {
@@ -57,6 +56,7 @@ class Host(Protocol):
     closing: bool
     """Whether answers are to be the last on their connections."""
     date_line: bytes
+    heads: KnownHeads
 
     def is_ours(self, method: bytes, path: str) -> bool:
         """Whether such a request is one for replicas; any other is answered by :meth:`answer`."""
@@ -82,7 +82,7 @@ class Edge(asyncio.Protocol):
 
     __slots__ = (
         "_ahead", "_answering", "_at_once", "_before", "_begun", "_chunked", "_coming", "_complete", "_due_s",
-        "_full", "_head_bytes", "_host", "_known", "_leaving", "_limits", "_now_s", "_parser", "_request_id",
+        "_full", "_head_bytes", "_host", "_leaving", "_limits", "_now_s", "_parser", "_request_id",
         "_running", "_transport", "_unread_bytes",
     )  # fmt: skip
 
@@ -92,16 +92,15 @@ class Edge(asyncio.Protocol):
         self._host = host
         self._now_s = now_s
         self._limits = (max_head, max_body, head_s)
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: httptools.HttpRequestParser | None = None  # most connections say what is known already
         self._coming: Incoming | None = None
         self._answering: Incoming | None = None
-        self._ahead: deque[Incoming] = deque()
+        self._ahead: deque[Incoming] | None = None  # few send requests ahead
         self._running: Running | None = None
         self._request_id = ""
         self._head_bytes = 0
         self._at_once = 0
         self._before = b""
-        self._known: tuple[bytes, Incoming] | None = None
         self._complete: Incoming | None = None
         self._begun = False
         self._chunked = False
@@ -123,7 +122,7 @@ class Edge(asyncio.Protocol):
         self._leaving = True
         running, self._running = self._running, None
         self._answering = None
-        self._ahead.clear()
+        self._ahead = None
         if running is not None:
             running.abandon()
 
@@ -155,12 +154,13 @@ class Edge(asyncio.Protocol):
             return
         if self._full and self._answering is None:
             self._transport.pause_reading()
-        known = self._known
         fresh = self._coming is None and self._answering is None
-        if fresh and known is not None and self._begin_known(*known, data):
+        if fresh and self._begin_known(data):
             return
         self._head_bytes += len(data)
         self._at_once = 0
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -171,9 +171,9 @@ class Edge(asyncio.Protocol):
             if not self._leaving:  # else it has been refused already, for another reason
                 self._unreadable(error)
             return
-        if fresh:
-            self._remember(data)
-        self._complete = None
+        complete, self._complete = self._complete, None
+        if fresh and complete is not None:
+            self._host.heads.remember(complete, data)
         coming = self._coming
         if coming is not None and not self._leaving:
             if not coming.path:
@@ -214,11 +214,12 @@ class Edge(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The head is whole: see whether the body is worth waiting for."""
         coming = self._coming
-        if coming is None or self._leaving:
+        parser = self._parser
+        if coming is None or parser is None or self._leaving:
             return
-        coming.method = self._parser.get_method()
-        coming.http_10 = self._parser.get_http_version() != "1.1"
-        coming.keep_alive = self._parser.should_keep_alive() and not coming.http_10
+        coming.method = parser.get_method()
+        coming.http_10 = parser.get_http_version() != "1.1"
+        coming.keep_alive = parser.should_keep_alive() and not coming.http_10
         path, _, coming.query = coming.target.partition(b"?")
         if path[:1] != b"/" and b"://" in path:  # as a client of a forward proxy writes it
             path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
@@ -227,7 +228,7 @@ class Edge(asyncio.Protocol):
         coming.chunked = b"transfer-encoding" in first
         if b"content-length" in first:
             coming.declared = int(first[b"content-length"])
-        coming.refused = self._judge_head(coming)
+        coming.refused = self._judge_head(coming, parser)
         self._due_s = self._now_s() + _BODY_STALL_S
         if self._answering is None:
             if coming.refused is not None:
@@ -263,37 +264,15 @@ class Edge(asyncio.Protocol):
         if self._answering is None:
             self._begin(coming)
         elif coming is not self._answering:
+            if self._ahead is None:
+                self._ahead = deque()
             self._ahead.append(coming)
 
-    # The same head again
-
-    def _remember(self, data: bytes) -> None:
-        """Clients say the same head again and again, to the byte: it need not be read twice.
-
-        Only of a request that came alone and whole, whose body's length is in its head: then the rest is the head.
-        """
-        incoming = self._complete
-        size = None if incoming is None else incoming.declared
-        if (
-            incoming is not None
-            and size
-            and not incoming.http_10
-            and incoming.refused is None
-            and b"expect" not in incoming.first
-        ):
-            head = data[:-size]
-            if head.endswith(b"\r\n\r\n") and head.count(b"\r\n\r\n") == 1 and len(head) <= _REMEMBERED_BYTES:
-                self._known = head, incoming
-
-    def _begin_known(self, head: bytes, incoming: Incoming, data: bytes) -> bool:
-        """Begin a request whose head is, byte for byte, the one that llhttp has read; False where it is not."""
-        assert incoming.declared is not None
-        if len(data) != len(head) + incoming.declared or not data.startswith(head):
+    def _begin_known(self, data: bytes) -> bool:
+        """Begin a request whose head is, byte for byte, one that llhttp has read; False where it is not."""
+        incoming = self._host.heads.find(data)
+        if incoming is None or not self._host.is_ours(incoming.method, incoming.path):
             return False
-        if not self._host.is_ours(incoming.method, incoming.path):
-            return False
-        incoming.body = [data[len(head) :]]
-        incoming.keep_alive = True
         incoming.refused = self._host.judge(incoming)
         self._begin(incoming)
         return True
@@ -463,9 +442,11 @@ class Edge(asyncio.Protocol):
         self._due_s = self._now_s() + _IDLE_CLIENT_S
         if not incoming.keep_alive:
             self._leave()
-        elif self._ahead:
-            self._begin(self._ahead.popleft())
-            if not self._ahead and not self._transport.is_closing():
+            return
+        ahead = self._ahead
+        if ahead:
+            self._begin(ahead.popleft())
+            if not ahead and not self._transport.is_closing():
                 self._transport.resume_reading()
         elif self._coming is not None:
             self._turn_to(self._coming)
@@ -489,7 +470,7 @@ class Edge(asyncio.Protocol):
         """
         sends_more = self._leaving or self._coming is not None
         self._leaving = True
-        self._ahead.clear()
+        self._ahead = None
         half = self._transport.can_write_eof()
         if not half and not sends_more:
             self._transport.close()
@@ -502,18 +483,18 @@ class Edge(asyncio.Protocol):
         except (OSError, RuntimeError):
             self._transport.abort()
 
-    def _judge_head(self, coming: Incoming) -> Refused | None:
+    def _judge_head(self, coming: Incoming, parser: httptools.HttpRequestParser) -> Refused | None:
         max_head, max_body, _ = self._limits
         names = coming.first
         if (self._head_bytes > max_head or self._at_once) and coming.head_bytes > max_head:
             return self._headers_too_long()
-        if coming.http_10 and self._parser.get_http_version() != "1.0":
+        if coming.http_10 and parser.get_http_version() != "1.0":
             return not_http("its version must be 1.0 or 1.1")
         if coming.chunked and (why := coming.framing_trouble()):
             return not_http(why)
         if coming.hosts != 1 and (coming.hosts or not coming.http_10):
             return not_http("it must have one Host header")
-        if b"upgrade" in names and self._parser.should_upgrade():
+        if b"upgrade" in names and parser.should_upgrade():
             upgrade = coming.value(b"upgrade").decode("latin-1")[:40]
             return Refused(
                 Code.UPGRADE_NOT_SUPPORTED,

@@ -4,6 +4,7 @@ Nothing told yet: it is asked for anew, anywhere. Something told: it goes on exa
 (:mod:`continuation` by token ids, :mod:`replaying` from the start), and ends with an honest error where it is not.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -44,13 +45,13 @@ class Telling:
     """One client's answer, over all the replicas that it takes.
 
     ``keep`` is asked for memory in bytes (negative gives back) and may refuse: then the answer can no longer be
-    continued. ``choices`` is the number of choices that were asked for.
+    continued. ``source`` is the client's body, a JSON object, and ``choices`` how many choices it asks for.
     """
 
     def __init__(
         self,
         route: Forwarded,
-        fields: Mapping[str, Any],
+        source: bytes,
         approach: Approach,
         policy: FailoverPolicy,
         *,
@@ -60,7 +61,7 @@ class Telling:
     ) -> None:
         self.approach = approach
         self._route = route
-        self._fields = fields
+        self._source = source
         self._policy = policy
         self._keep = keep
         self._choices = choices
@@ -69,9 +70,15 @@ class Telling:
         self._stream: Stream | None = None
         self._most_told = 0
 
-    def _wrapping(self, record: Record) -> Wrapping:
+    @property
+    def _fields(self) -> Mapping[str, Any]:
+        """What was asked for; read again, since few answers need it and all would keep it."""
+        fields: Mapping[str, Any] = json.loads(self._source)
+        return fields
+
+    def _wrapping(self, record: Record, fields: Mapping[str, Any]) -> Wrapping:
         chat = self._route.path == CHAT
-        return Wrapping(record, fields=self._fields, chat=chat, collect=self.approach.collect)
+        return Wrapping(record, fields=fields, chat=chat, collect=self.approach.collect)
 
     def _new_record(self) -> Record:
         way = self.approach.way
@@ -142,7 +149,8 @@ class Telling:
         if isinstance(self._stream, Scanner):
             return [Settled(None)] if self._stream.complete else approach.why
         replay = Replay(record, self._route.path, approach.body, hide_ids=approach.asks_ids, choices=self._choices)
-        wrapping = self._wrapping(record)
+        fields = self._fields
+        wrapping = self._wrapping(record, fields)
         if record.done or len(record.finished) >= self._choices:
             if wrapping.sums_wanted and not record.usage_told and not record.lost:
                 by_count = approach.way is Way.CONTINUE and not record.no_ids
@@ -164,7 +172,7 @@ class Telling:
                 ways.append(
                     Continuation(
                         record,
-                        self._fields,
+                        fields,
                         wrapping,
                         expects_tokens=approach.expects_tokens,
                         most=max(0, most),

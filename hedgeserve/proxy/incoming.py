@@ -29,12 +29,13 @@ class Ask:
     """A request for a replica, as far as it is understood.
 
     ``lines`` are the headers that go along, ``key`` names the client (no secret), ``patient`` is true where an
-    answer comes in one piece when all of it is there, so that silence says nothing.
+    answer comes in one piece when all of it is there, so that silence says nothing. ``source`` is its body as it
+    came: read again only where an answer must be continued, for what was read of it takes ten times the memory.
     """
 
     __slots__ = (
-        "approach", "deadline_s", "expects", "key", "lines", "patient", "priority", "raw_path", "request_id",
-        "route", "stream", "understood", "wants",
+        "approach", "choices", "deadline_s", "expects", "key", "lines", "patient", "priority", "raw_path",
+        "request_id", "route", "source", "stream", "wants",
     )  # fmt: skip
 
     def __init__(
@@ -43,7 +44,9 @@ class Ask:
         raw_path: bytes,
         lines: bytes,
         request_id: str,
-        understood: Understood,
+        source: bytes,
+        stream: bool,
+        choices: int,
         approach: Approach,
         wants: Wants,
         patient: bool,
@@ -56,8 +59,9 @@ class Ask:
         self.raw_path = raw_path
         self.lines = lines
         self.request_id = request_id
-        self.understood = understood
-        self.stream = understood.stream
+        self.source = source
+        self.stream = stream
+        self.choices = choices
         self.approach = approach
         self.wants = wants
         self.patient = patient

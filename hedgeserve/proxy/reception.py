@@ -192,7 +192,9 @@ class Reception:
             route.raw_path + b"?" + incoming.query if incoming.query else route.raw_path,
             b"%bX-Request-Id: %b\r\n" % (lines, request_id.encode()),
             request_id,
-            understood,
+            body,
+            understood.stream,
+            understood.choices,
             approach,
             Wants(
                 tokens,
@@ -222,11 +224,11 @@ class Reception:
         """What follows a stream that answers this request."""
         return Telling(
             ask.route,
-            ask.understood.fields,
+            ask.source,
             ask.approach,
             self._policy,
             keep=self.budget.keep,
-            choices=ask.understood.choices,
+            choices=ask.choices,
             longest_event_bytes=self._longest_event,
         )
 

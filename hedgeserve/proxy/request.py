@@ -4,6 +4,8 @@ from hedgeserve.proxy.headers import Header
 from hedgeserve.proxy.replies import Code, Refused
 
 _JOINED_AT_ONCE = 512
+_MOST_KNOWN = 256
+_LONGEST_KNOWN_BYTES = 4096
 _FRAMING_BYTES = 64 * 2**10
 _FRAMING_BYTES_PER_CHUNK = 16
 
@@ -38,6 +40,24 @@ class Incoming:
         """What of its headers goes on to a replica, once that has been asked."""
         self.client_id: str | None = None
         """Whose key it carries, once that has been asked."""
+
+    def again(self, body: bytes) -> "Incoming":
+        """Another request with the very same head, and this body."""
+        other = Incoming()
+        other.method = self.method
+        other.target = self.target
+        other.path = self.path
+        other.query = self.query
+        other.headers = self.headers
+        other.first = self.first
+        other.hosts = self.hosts
+        other.declared = self.declared
+        other.body = [body]
+        other.body_bytes = len(body)
+        other.pieces = 1
+        other.whole = True
+        other.lines = self.lines
+        return other
 
     def value(self, name: bytes) -> bytes:
         """A header's first value, by its name in lower case."""
@@ -76,6 +96,43 @@ class Incoming:
             return "it has both a Content-Length and a Transfer-Encoding"
         encodings = [value.lower() for lower, _, value in self.headers if lower == b"transfer-encoding"]
         return "" if encodings == [b"chunked"] else "the only Transfer-Encoding that is understood is chunked"
+
+
+class KnownHeads:
+    """Heads of requests that llhttp has read: clients say the same ones again and again, to the byte.
+
+    Shared by all connections; bounded in number and size, so that whoever says ever new ones costs us no more than
+    reading them.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Incoming] = {}
+
+    def remember(self, incoming: Incoming, data: bytes) -> None:
+        """Only of a request that came in ``data`` alone and whole, whose body's length is in its head: then the
+        rest is the head."""
+        size = incoming.declared
+        if (
+            not size
+            or incoming.http_10
+            or not incoming.keep_alive
+            or incoming.refused is not None
+            or b"expect" in incoming.first
+        ):
+            return
+        head = data[:-size]
+        if head.endswith(b"\r\n\r\n") and head.count(b"\r\n\r\n") == 1 and len(head) <= _LONGEST_KNOWN_BYTES:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[head] = incoming.again(b"")
+
+    def find(self, data: bytes) -> Incoming | None:
+        """The request that ``data`` is, whole; None where its head is not, byte for byte, one that is known."""
+        end = data.find(b"\r\n\r\n", 0, _LONGEST_KNOWN_BYTES) + 4
+        known = self._known.get(data[:end]) if end > 3 else None
+        if known is None or known.declared != len(data) - end:
+            return None
+        return known.again(data[end:])
 
 
 def not_http(why: str) -> Refused:

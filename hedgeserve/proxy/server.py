@@ -16,7 +16,7 @@ from hedgeserve.proxy.edge import Edge, Running, date_line
 from hedgeserve.proxy.front import Front
 from hedgeserve.proxy.reception import Reception
 from hedgeserve.proxy.replies import Code, Refused
-from hedgeserve.proxy.request import Incoming
+from hedgeserve.proxy.request import Incoming, KnownHeads
 from hedgeserve.proxy.routes import FORWARDED
 
 _log = structlog.get_logger(__name__)
@@ -63,6 +63,7 @@ class Server:
         self._runner: asyncio.Task[None] | None = None
         self.closing = False
         self.date_line = date_line()
+        self.heads = KnownHeads()
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
