@@ -77,3 +77,32 @@ async def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     (tmp_path / "shown.key").write_bytes((await issued(tmp_path))[1].key)
     with pytest.raises(ListenError, match="both must be PEM and belong together"):
         Balancer(make_spec(service=files), Metrics())
+
+
+async def test_who_has_not_shaken_hands_counts_as_a_connection(tmp_path: Path) -> None:
+    """Or silent connections would not be bounded; those that have, or have left, count once and not for ever."""
+    authority, tls = await issued(tmp_path)
+    spec = make_spec(service=write(tmp_path, tls), limits={"max_connections": 3})
+    balancer = Balancer(spec, Metrics())
+    await balancer.start()
+    try:
+        host, port = balancer.url.removeprefix("https://").split(":")
+        silent = [await asyncio.open_connection(host, int(port)) for _ in range(3)]
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            assert await reader.read() == b""  # closed at once
+            writer.close()
+            silent[0][1].close()
+            silent[1][1].close()
+            answered = 0
+            while answered < 5:  # one after the other, each on a connection of its own
+                connector = aiohttp.TCPConnector(ssl=authority.trust, force_close=True)
+                async with aiohttp.ClientSession(connector=connector) as http:
+                    try:
+                        async with http.get(balancer.url + "/livez", server_hostname="localhost") as response:
+                            answered += response.status == 200
+                    except aiohttp.ClientConnectionError:
+                        await asyncio.sleep(0)  # the two have not been seen to leave yet
+        silent[2][1].close()
+    finally:
+        await balancer.aclose()

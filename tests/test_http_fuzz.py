@@ -315,8 +315,11 @@ class Desk:
         assert status >= 400
         self.refused += 1
 
-    def connections(self) -> set[Edge]:
-        return self.edges
+    def arrived(self, edge: Edge) -> None:
+        self.edges.add(edge)
+
+    def left(self, edge: Edge) -> None:
+        self.edges.discard(edge)
 
     def answer_next(self) -> None:
         """The next of those that wait."""
@@ -335,7 +338,7 @@ class Desk:
 
 
 def examine(pieces: list[bytes], heads: KnownHeads, *, at_once: bool, busy: int) -> None:
-    """``busy``: how many pieces come before a waiting request is answered; ``heads``: what other connections said."""
+    """``busy``: how many pieces come before a waiting request is answered. ``heads``: what others have said."""
     desk, line = Desk(at_once=at_once, heads=heads), Line()
     edge = Edge(desk, lambda: 0.0, max_head=2048, max_body=4096, head_s=1.0)
     edge.connection_made(line)

@@ -24,6 +24,10 @@ from hedgeserve.units import format_bytes, format_duration
 
 _IDLE_CLIENT_S = 75.0
 _BODY_STALL_S = 30.0
+_WHOLE_BODY_S = 900.0
+"""However it trickles; what takes longer had better be sent again over a better line."""
+_LONGEST_QUESTION_BYTES = 64 * 2**10
+"""Of the body of a request that is not for replicas: nothing there asks for one, and no key stands before it."""
 _LINGER_S = 2.0
 _FEW_AHEAD = 8
 _SMALL_BYTES = 64 * 2**10
@@ -73,16 +77,19 @@ class Host(Protocol):
     def told(self, incoming: Incoming | None, code: Code, request_id: str) -> None:
         """A request was answered here, with an error."""
 
-    def connections(self) -> "set[Edge]":
-        """All that there are."""
+    def arrived(self, edge: "Edge") -> None:
+        """A connection is there."""
+
+    def left(self, edge: "Edge") -> None:
+        """It is gone."""
 
 
 class Edge(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_ahead", "_answering", "_at_once", "_before", "_begun", "_chunked", "_coming", "_complete", "_due_s",
-        "_full", "_head_bytes", "_host", "_leaving", "_limits", "_now_s", "_parser", "_request_id",
+        "_ahead", "_answering", "_at_once", "_before", "_begun", "_body_by_s", "_chunked", "_coming", "_complete",
+        "_due_s", "_full", "_head_bytes", "_host", "_leaving", "_limits", "_now_s", "_parser", "_request_id",
         "_running", "_transport", "_unread_bytes",
     )  # fmt: skip
 
@@ -108,17 +115,18 @@ class Edge(asyncio.Protocol):
         self._leaving = False  # nothing more is read as requests; what there is already is answered still
         self._unread_bytes = 0
         self._due_s = now_s() + _IDLE_CLIENT_S
+        self._body_by_s = self._due_s
 
     # What asyncio tells it
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is here."""
         self._transport = cast(asyncio.Transport, transport)
-        self._host.connections().add(self)
+        self._host.arrived(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         """It is gone."""
-        self._host.connections().discard(self)
+        self._host.left(self)
         self._leaving = True
         running, self._running = self._running, None
         self._answering = None
@@ -229,7 +237,9 @@ class Edge(asyncio.Protocol):
         if b"content-length" in first:
             coming.declared = int(first[b"content-length"])
         coming.refused = self._judge_head(coming, parser)
-        self._due_s = self._now_s() + _BODY_STALL_S
+        now_s = self._now_s()
+        self._due_s = now_s + _BODY_STALL_S
+        self._body_by_s = now_s + _WHOLE_BODY_S
         if self._answering is None:
             if coming.refused is not None:
                 self._begin(coming)
@@ -242,10 +252,10 @@ class Edge(asyncio.Protocol):
         if coming is None or self._leaving or coming.refused is not None:
             return
         coming.add(body)
-        self._due_s = self._now_s() + _BODY_STALL_S
-        if coming.declared is None and coming.body_bytes > self._limits[1]:
+        self._due_s = min(self._now_s() + _BODY_STALL_S, self._body_by_s)
+        if coming.declared is None and (most := self._too_many(coming, coming.body_bytes)):
             coming.body.clear()
-            self._refuse_coming(too_large(self._limits[1]))
+            self._refuse_coming(too_large(most))
 
     def on_message_complete(self) -> None:
         """It is whole."""
@@ -383,7 +393,7 @@ class Edge(asyncio.Protocol):
         elif self._leaving or coming is None:
             self._transport.close()
         elif coming.path:
-            self._refuse_coming(too_slow(_BODY_STALL_S))
+            self._refuse_coming(too_slow(_BODY_STALL_S, _WHOLE_BODY_S if now_s >= self._body_by_s else None))
         else:
             self._refuse_coming(
                 Refused(
@@ -484,7 +494,7 @@ class Edge(asyncio.Protocol):
             self._transport.abort()
 
     def _judge_head(self, coming: Incoming, parser: httptools.HttpRequestParser) -> Refused | None:
-        max_head, max_body, _ = self._limits
+        max_head = self._limits[0]
         names = coming.first
         if (self._head_bytes > max_head or self._at_once) and coming.head_bytes > max_head:
             return self._headers_too_long()
@@ -509,9 +519,17 @@ class Edge(asyncio.Protocol):
             return Refused(
                 Code.EXPECTATION_FAILED, 'The only "Expect" that is understood is "100-continue".', close=True
             )
-        if coming.declared is not None and coming.declared > max_body:
-            return too_large(max_body)
+        if coming.declared is not None and (most := self._too_many(coming, coming.declared)):
+            return too_large(most)
         return None
+
+    def _too_many(self, coming: Incoming, body_bytes: int) -> int:
+        """0 where a body may be so large; else how large it may be."""
+        most = self._limits[1]
+        if body_bytes > most:
+            return most
+        ours = body_bytes <= _LONGEST_QUESTION_BYTES or self._host.is_ours(coming.method, coming.path)
+        return 0 if ours else _LONGEST_QUESTION_BYTES
 
     def _unreadable(self, error: Exception) -> None:
         """What cannot be parsed is answered with our error body, never with text or HTML."""

@@ -163,10 +163,10 @@ def too_large(limit: int) -> Refused:
     )
 
 
-def too_slow(stall_s: float) -> Refused:
-    """The answer to a body that stopped coming for this long."""
-    return Refused(
-        Code.REQUEST_TIMEOUT,
-        f"The request body stopped coming for {format_duration(stall_s)}; send it again.",
-        close=True,
-    )
+def too_slow(stall_s: float, whole_s: float | None = None) -> Refused:
+    """The answer to a body that stopped coming for this long, or was not whole after so much time in all."""
+    if whole_s is not None:
+        why = f"was not whole after {format_duration(whole_s)}"
+    else:
+        why = f"stopped coming for {format_duration(stall_s)}"
+    return Refused(Code.REQUEST_TIMEOUT, f"The request body {why}; send it again.", close=True)

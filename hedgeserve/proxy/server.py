@@ -51,7 +51,7 @@ class Server:
         self._reception = reception
         self._tls = tls
         self._max_connections = max_connections
-        self._make_edge = lambda: Edge(self, self._loop.time, max_head=max_head, max_body=max_body, head_s=head_s)
+        self._limits = (max_head, max_body, head_s)
         self._sweep = sweep
         self._edges_every_s = edges_every_s
         self._edges: set[Edge] = set()
@@ -61,6 +61,7 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
+        self._shaking: set[Edge] = set()  # hands, by TLS: not yet among the edges
         self.closing = False
         self.date_line = date_line()
         self.heads = KnownHeads()
@@ -86,6 +87,11 @@ class Server:
         await running.wait()
         for listener in self._sockets:
             self._loop.add_reader(listener.fileno(), self._accept, listener)
+
+    def make_edge(self) -> Edge:
+        """What speaks with one more client."""
+        max_head, max_body, head_s = self._limits
+        return Edge(self, self._loop.time, max_head=max_head, max_body=max_body, head_s=head_s)
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Have a task run that ends with the server at the latest."""
@@ -133,6 +139,15 @@ class Server:
     def told(self, incoming: Incoming | None, code: Code, request_id: str) -> None:
         """An error was the answer, before a replica had been looked for."""
         self._reception.refused(incoming, code, request_id)
+
+    def arrived(self, edge: Edge) -> None:
+        """A connection is there, and its TLS if it has any."""
+        self._shaking.discard(edge)
+        self._edges.add(edge)
+
+    def left(self, edge: Edge) -> None:
+        """It is gone."""
+        self._edges.discard(edge)
 
     def connections(self) -> set[Edge]:
         """All that there are."""
@@ -191,24 +206,28 @@ class Server:
                 self._loop.remove_reader(listener.fileno())
                 self._loop.call_later(_FULL_PAUSE_S, self._accept_again, listener)
                 return
-            if len(self._edges) >= self._max_connections:
+            if len(self._edges) + len(self._shaking) >= self._max_connections:
                 client.close()
                 continue
             client.setblocking(False)
             if over_tcp:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            self.spawn(self._connect(client), "accept a connection")
+            edge = self.make_edge()
+            self._shaking.add(edge)
+            self.spawn(self._connect(client, edge), "accept a connection")
 
     def _accept_again(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:
             self._loop.add_reader(listener.fileno(), self._accept, listener)
 
-    async def _connect(self, client: socket.socket) -> None:
+    async def _connect(self, client: socket.socket, edge: Edge) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._make_edge, client, ssl=self._tls)
+            await self._loop.connect_accepted_socket(lambda: edge, client, ssl=self._tls)
         except (OSError, asyncio.CancelledError):  # it has left, or its TLS handshake failed
             client.close()
+        finally:
+            self._shaking.discard(edge)
 
     def _close_sockets(self) -> None:
         for listener in self._sockets:
