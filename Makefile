@@ -2,10 +2,10 @@
 PYTHON_BIN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help serve wheel test lint unit test-compiled test-bed test-vllm soak bench-policy bench-balancer docs clean
+.PHONY: help serve wheel test lint unit test-compiled test-bed test-vllm soak bench-policy bench-balancer docs install-service uninstall-service clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 serve: ## serve examples/quickstart.toml: a make-believe cloud on this machine, no GPU needed
 	@scripts/setup serve
@@ -58,6 +58,12 @@ bench-balancer: ## measure a core of the balancer beside nginx and others (minut
 docs: ## write docs/configuration.md and the JSON Schema anew from hedgeserve/spec.py
 	@scripts/setup serve
 	$(PYTHON_BIN) -m hedgeserve.modelfile.reference
+
+install-service: ## (root) as a systemd service: units, /opt/hedgeserve, /etc/hedgeserve/model.toml; DESTDIR=dir only lays them out
+	@DESTDIR="$(DESTDIR)" scripts/service install
+
+uninstall-service: ## (root) take it away again; model.toml, keys and the journal stay
+	@DESTDIR="$(DESTDIR)" scripts/service uninstall
 
 clean: ## remove what the other targets made
 	rm -rf .venv .bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

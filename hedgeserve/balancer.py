@@ -7,8 +7,9 @@ it goes on serving from the last snapshot.
 import asyncio
 import math
 import random
+import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hedgeserve.errors import ListenError
@@ -34,6 +35,7 @@ from hedgeserve.spec import EngineName, Spec, split_listen
 
 _RETRY_AFTER_STOP_S = 5
 _CLOSING_S = 0.25
+_SETTLE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class Balancer:
             shared,
             _failover_policy(spec),
             metrics,
-            draining_retry_s=self._draining_retry_s,
+            draining_retry_s=lambda: None if self._held_elsewhere else self._draining_retry_s(),
             on_busy=self._idle.clear,
             on_idle=self._idle.set,
         )
@@ -154,20 +156,23 @@ class Balancer:
         self._router = router
         self._drained_at_s: float | None = None
         self._address: tuple[str, int] | None = None
+        self._held_elsewhere = False
 
-    async def start(self) -> None:
-        """Listen on ``service.listen``; when this returns, requests are answered.
+    async def start(self, inherited: Sequence[socket.socket] = ()) -> None:
+        """Listen on ``service.listen``, or on sockets that are ``inherited``; when this returns, requests are
+        answered.
 
         Raises:
             ListenError: The address cannot be had; says why and what to do.
         """
         host, port = split_listen(self._listen)
         try:
-            await self._server.start(host, port)
+            await self._server.start(host, port, inherited)
         except OSError as error:
             await self._server.aclose()
             raise ListenError(why_not(self._listen, error, key="service.listen")) from error
         self._address = self._server.addresses[0]
+        self._held_elsewhere = bool(inherited)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -209,13 +214,23 @@ class Balancer:
     async def drain(self, timeout_s: float) -> int:
         """Take no new requests, and wait up to ``timeout_s`` for the others; returns how many were left.
 
-        New ones are answered 503 with ``Retry-After`` and ``Connection: close``, and ``/readyz`` fails.
+        New ones are answered 503 with ``Retry-After`` and ``Connection: close``, and ``/readyz`` fails. Where
+        somebody else holds the listening sockets too, nobody is turned away: no connection is accepted any more,
+        so that those who come wait for our successor, and the requests of those who are here are answered, the
+        last on their connections.
         """
         self._drained_at_s = self._now_s() + timeout_s
         self._server.closing = True
+        if self._held_elsewhere:
+            self._server.stop_listening()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
+                while self._held_elsewhere:
+                    await self._server.settle(_SETTLE_S)
+                    if self._idle.is_set():
+                        break
+                    await self._idle.wait()
         except TimeoutError:
             pass  # those left are what is returned
         return self._reception.active

@@ -2,7 +2,7 @@
 
 Nothing heavy is imported before a verb needs it: ``hedgeserve --help`` must not wait for an HTTP stack.
 stdout is data, stderr is talk. Exit codes: 0 done, 1 failed, 2 misused (a mistake in model.toml included),
-3 refused (an answer that was needed was not given).
+3 refused (an answer that was needed was not given), 4 taken down (where a service manager holds our sockets).
 """
 
 import json
@@ -22,7 +22,7 @@ from hedgeserve.errors import HedgeServeError, SpecError
 if TYPE_CHECKING:
     from hedgeserve.console.admin import AdminClient
 
-EXIT_FAILED, EXIT_MISUSED, EXIT_REFUSED = 1, 2, 3
+EXIT_FAILED, EXIT_MISUSED, EXIT_REFUSED, EXIT_TAKEN_DOWN = 1, 2, 3, 4
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -250,8 +250,9 @@ def serve(
     at once.
     """
     from hedgeserve.specfile import load_api_keys, load_spec
+    from hedgeserve.systemd.credentials import with_credentials
 
-    environ = dict(os.environ)
+    environ = with_credentials(os.environ)
     if listen is not None:
         from hedgeserve.spec import split_listen
 
@@ -270,7 +271,8 @@ def serve(
     from hedgeserve.console.serve import serve_spec
 
     record = None if transcript is None else Path(transcript)
-    serve_spec(spec, api_keys, environ, transcript=record, log_format=log_format, log_level=log_level)
+    if serve_spec(spec, api_keys, environ, transcript=record, log_format=log_format, log_level=log_level):
+        sys.exit(EXIT_TAKEN_DOWN)
 
 
 # Verbs that ask a running service

@@ -28,7 +28,7 @@ from hedgeserve.errors import SpecError, SpecProblem, StateDirectoryError
 from hedgeserve.fleet import EventKind, Fleet, FleetParts, Journal, read_credentials
 from hedgeserve.hedge import Autoscaler, LoadSignal, Observation, Plan, TypeRests, ZoneNews, make_policy
 from hedgeserve.metrics import Metrics
-from hedgeserve.modelfile.apikeys import load_api_keys
+from hedgeserve.modelfile.apikeys import load_api_keys, refuse_open_sockets
 from hedgeserve.modelfile.problems import dotted
 from hedgeserve.race import race
 from hedgeserve.replica import STARTING, ReplicaId, State
@@ -62,7 +62,9 @@ class Service:
     terminates or keeps the VMs as ``service.on_exit`` says.
 
     ``api_keys`` are the keys that clients must show; None reads them as model.toml says. ``transcript`` names a
-    file that everything the policy is told and answers is added to, for ``hedgeserve replay``.
+    file that everything the policy is told and answers is added to, for ``hedgeserve replay``. ``sockets`` are
+    listening ones to answer on in place of ``service.listen``; somebody else holds them too, so nobody is refused
+    there when the service stops.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Service:
         api_keys: frozenset[str] | None = None,
         environ: Mapping[str, str] | None = None,
         transcript: Path | None = None,
+        sockets: Sequence[socket.socket] = (),
     ) -> None:
         """Nothing is started yet.
 
@@ -96,6 +99,8 @@ class Service:
             raise SpecError(spec.origin.source, [problem])
         _refuse_unknown_words(spec)
         self._api_keys = load_api_keys(spec, self._environ) if api_keys is None else api_keys
+        self._sockets = sockets
+        refuse_open_sockets(spec, sockets, asks_for_keys=bool(self._api_keys))
         self._state_path = resolve_state_dir(spec.service.name, spec.service.state_dir, self._environ)
         self._started_at = datetime.now(UTC)
         self._state = "starting"
@@ -111,6 +116,7 @@ class Service:
         self._left = ""
         self._plan = Plan(target=spec.replicas.lowest, spot_wanted=0, on_demand_wanted=0)
         self._tick_trouble = ""
+        self._ticked_at_s: float | None = None
         self._memory_is_new = False
         self._moved = asyncio.Event()
         self._stack = AsyncExitStack()
@@ -167,7 +173,7 @@ class Service:
             own_trust=credentials.authority.trust if credentials else None,
         )
         # The address first: if it is taken, nothing must have been launched.
-        await self._balancer.start()
+        await self._balancer.start(self._sockets)
         self._stack.push_async_callback(self._balancer.aclose)
         self._drivers, externals = make_drivers(spec, self._directory.local_dir, self._environ)
         for driver in self._drivers.values():
@@ -248,6 +254,7 @@ class Service:
         self._state = "stopping"
         if self._ticker is not None:
             self._ticker.cancel()  # first of all: nothing is launched any more
+            self._ticked_at_s = None
         await self._journal.event(EventKind.STOPPING, "no new requests; the running ones may finish")
         if not self._stop_now.is_set():
             await race(
@@ -297,7 +304,7 @@ class Service:
         clock = asyncio.get_running_loop().time
         while True:
             self._wake.clear()
-            begun_s = clock()
+            begun_s = self._ticked_at_s = clock()
             try:
                 await self._tick()
                 self._tick_trouble = ""
@@ -438,6 +445,29 @@ class Service:
             recent=self._journal.recent,
         )
         return glance.document()
+
+    @property
+    def state(self) -> str:
+        """``starting``, ``serving`` or ``stopping``."""
+        return self._state
+
+    @property
+    def tick_age_s(self) -> float:
+        """For how long the control loop has not come round; 0 while it is not to run."""
+        return 0.0 if self._ticked_at_s is None else asyncio.get_running_loop().time() - self._ticked_at_s
+
+    @property
+    def headline(self) -> str:
+        """How it is, in a few words."""
+        if self._state == "starting":
+            return self._state
+        ready = f"{self._count_ready()}/{self._plan.target} replicas ready, {self._fleet.usd_per_hour():.2f} USD/h"
+        return ready if self._state == "serving" else f"{self._state}: {ready}"
+
+    @property
+    def taken_down(self) -> bool:
+        """Whether somebody has asked for the end of every VM."""
+        return self._terminate_everywhere
 
     def keeps(self) -> tuple[int, float]:
         """How many VMs would keep running if the service stopped now, and their USD per hour."""

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from hedgeserve.proxy.edge import Edge
-from hedgeserve.proxy.replies import Code, Refused
+from hedgeserve.proxy.replies import Refused
 from hedgeserve.proxy.request import Incoming, KnownHeads
 from hedgeserve.proxy.routes import FORWARDED
 from tests.callers import Reading, Stage, stage
@@ -311,8 +311,8 @@ class Desk:
         self.handed += 1
         client.whole(200, b"", b"ok")
 
-    def told(self, incoming: Incoming | None, code: Code, request_id: str) -> None:
-        assert code.status >= 400
+    def told(self, incoming: Incoming | None, status: int, request_id: str) -> None:
+        assert status >= 400
         self.refused += 1
 
     def arrived(self, edge: Edge) -> None:

@@ -1,6 +1,7 @@
 """``hedgeserve serve``: runs a service in this process, tells the terminal about it, and stops on Ctrl-C."""
 
 import asyncio
+import faulthandler
 import gc
 import json
 import os
@@ -18,8 +19,11 @@ import structlog
 
 from hedgeserve.console.log import Steady, configure_logging
 from hedgeserve.console.openfiles import raise_open_files_limit
+from hedgeserve.console.supervised import Supervision
 from hedgeserve.core import Service
 from hedgeserve.spec import Spec
+from hedgeserve.systemd.notify import Notifier, take_notifier
+from hedgeserve.systemd.sockets import take_sockets
 from hedgeserve.units import format_duration
 
 if TYPE_CHECKING:
@@ -34,10 +38,25 @@ def serve_spec(
     transcript: Path | None,
     log_format: str,
     log_level: str | None,
-) -> None:
-    """Serve until a signal or ``hedgeserve down``: with a live status on a terminal, else with log lines."""
-    service = partial(Service, spec, api_keys=api_keys, environ=environ, transcript=transcript)
+) -> bool:
+    """Serve until a signal or ``hedgeserve down``: with a live status on a terminal, else with log lines.
+
+    What a service manager has handed over is taken out of the process's environment. Returns whether somebody
+    holds our sockets who should let go of them, since the service was taken down: the next client would start it
+    again.
+    """
+    notifier, inherited = take_notifier(os.environ), take_sockets(os.environ)
+    service = partial(
+        Service,
+        spec,
+        api_keys=api_keys,
+        environ=environ,
+        transcript=transcript,
+        sockets=inherited.endpoint,
+    )
     raise_open_files_limit()
+    if notifier:
+        faulthandler.enable()  # a watchdog that ends us should leave in the journal where the loop hung
     live = (
         log_format == "auto" and sys.stdout.isatty() and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     )
@@ -47,24 +66,24 @@ def serve_spec(
 
         screen = Screen()
         configure_logging(cast(TextIO, screen), as_json=False, level=level)
-        _run(_serve(service, spec, bool(api_keys), _talk, screen))
+        taken_down = _run(_serve(service, spec, bool(api_keys), _talk, screen, notifier))
     else:
         as_json = log_format == "json"
         configure_logging(sys.stderr, as_json=as_json, level=level)
         # Whoever reads JSON from stderr should not meet another line there.
         say = structlog.get_logger("hedgeserve.cli").info if as_json else _talk
-        _run(_serve(service, spec, bool(api_keys), say, None))
+        taken_down = _run(_serve(service, spec, bool(api_keys), say, None, notifier))
+    return taken_down and bool(inherited.endpoint)
 
 
-def _run(main: Coroutine[Any, Any, None]) -> None:
+def _run(main: Coroutine[Any, Any, bool]) -> bool:
     """Run it on uvloop, where a streamed token costs half as much, or on asyncio's own loop if that is missing."""
     try:
         from uvloop import new_event_loop
     except ImportError:
-        asyncio.run(main)
-        return
+        return asyncio.run(main)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(main)
+        return runner.run(main)
 
 
 def _settle() -> None:
@@ -80,12 +99,19 @@ def _talk(message: str) -> None:
 
 
 async def _serve(
-    make: Callable[[], Service], spec: Spec, keys: bool, say: Callable[[str], None], screen: "Screen | None"
-) -> None:
+    make: Callable[[], Service],
+    spec: Spec,
+    keys: bool,
+    say: Callable[[str], None],
+    screen: "Screen | None",
+    notifier: Notifier,
+) -> bool:
+    """Returns whether the service was taken down, with all of its VMs."""
     service = make()
     stopper = _Stopper(service, spec.timeouts.drain, say)
     async with AsyncExitStack() as stack:
         stack.enter_context(stopper)
+        manager = await stack.enter_async_context(Supervision(notifier, service))
         picture = None
         if screen is not None:
             # Entered before the service, so that the picture goes on while the service drains.
@@ -97,8 +123,11 @@ async def _serve(
             stopper.started = True
             if picture is not None:
                 picture.begin()
+            manager.serving()
             await service.run_until_stopped()
+            manager.stopping()
     say(f"{service.farewell or 'HedgeServe has stopped'}.")
+    return service.taken_down
 
 
 def _welcome(url: str, spec: Spec, *, keys: bool) -> str:

@@ -75,6 +75,7 @@ class AzureDriver(RemoteDriver[ArmDriver]):
         prices_url: str = "",
     ) -> None:
         super().__init__(spec, environ)
+        self._environ = environ
         self._settings = spec.azure
         self._endpoint = spec.azure.endpoint or PUBLIC_ENDPOINT
         self._subscription = spec.azure.subscription or environ.get("AZURE_SUBSCRIPTION_ID", "")
@@ -100,7 +101,7 @@ class AzureDriver(RemoteDriver[ArmDriver]):
         with self._login:
             if self._tokens is None:
                 if self._credential is None:
-                    self._credential = find_credential(self._endpoint)
+                    self._credential = find_credential(self._endpoint, self._environ)
                 self._tokens = Tokens(self._credential, scope_of(self._endpoint))
         return ArmDriver(
             tokens=self._tokens, endpoint=self._endpoint, subscription=self._subscription, region=region

@@ -1,8 +1,9 @@
 """The keys that clients must show, from the environment and from a file; never from model.toml itself."""
 
 import os
+import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from hedgeserve.errors import SpecError, SpecProblem
 from hedgeserve.spec import Spec
@@ -59,6 +60,28 @@ def load_api_keys(spec: Spec, environ: Mapping[str, str] | None = None) -> froze
     if problems:
         raise SpecError(spec.origin.source, problems)
     return frozenset(keys)
+
+
+def refuse_open_sockets(spec: Spec, sockets: Sequence[socket.socket], *, asks_for_keys: bool) -> None:
+    """Refuse sockets that others can reach while no key would be asked for: ``service.listen`` says nothing of
+    them.
+
+    Raises:
+        SpecError: There is one.
+    """
+    if asks_for_keys or spec.service.allow_public_without_keys:
+        return
+    for each in sockets:
+        host, port = each.getsockname()[:2]
+        if not is_loopback(f"[{host}]:{port}" if ":" in host else f"{host}:{port}"):
+            message = (
+                f"the socket {host}:{port} that was handed over can be reached by others, and no API key would be "
+                "asked for"
+            )
+            hint = (
+                f"set {spec.service.api_keys_env} or `api_keys_file`, or write `allow_public_without_keys = true`"
+            )
+            raise SpecError(spec.origin.source, [_problem(spec, "listen", message, hint)])
 
 
 def _keys_in_file(path: str) -> list[str]:

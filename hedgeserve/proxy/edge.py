@@ -421,6 +421,11 @@ class Edge(asyncio.Protocol):
         return str(name[0]) if isinstance(name, tuple) else ""
 
     @property
+    def expecting(self) -> bool:
+        """Whether a request is coming in, or none has come yet since the client is here."""
+        return not self._leaving and (self._coming is not None or not self._request_id)
+
+    @property
     def flushing(self) -> bool:
         """Whether a whole answer is still on its way to the client."""
         return self._answering is None and bool(self._transport.get_write_buffer_size())

@@ -7,7 +7,7 @@ behind the bytes of those that run.
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
@@ -71,8 +71,20 @@ class Server:
         """What is listened on."""
         return [(str(each.getsockname()[0]), int(each.getsockname()[1])) for each in self._sockets]
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen; raises OSError where that cannot be."""
+    async def start(self, host: str, port: int, inherited: Sequence[socket.socket] = ()) -> None:
+        """Listen there, or on the listening sockets that are ``inherited``; raises OSError where that cannot
+        be."""
+        if inherited:
+            self._sockets = list(inherited)
+        else:
+            await self._open(host, port)
+        running = asyncio.Event()
+        self._runner = asyncio.create_task(self._run(running), name="balancer")
+        await running.wait()
+        for listener in self._sockets:
+            self._loop.add_reader(listener.fileno(), self._accept, listener)
+
+    async def _open(self, host: str, port: int) -> None:
         found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         try:
             for family, kind, proto, _, address in dict.fromkeys(found):
@@ -82,11 +94,6 @@ class Server:
         except OSError:
             self._close_sockets()
             raise
-        running = asyncio.Event()
-        self._runner = asyncio.create_task(self._run(running), name="balancer")
-        await running.wait()
-        for listener in self._sockets:
-            self._loop.add_reader(listener.fileno(), self._accept, listener)
 
     def make_edge(self) -> Edge:
         """What speaks with one more client."""
@@ -111,6 +118,13 @@ class Server:
         until_s = self._loop.time() + timeout_s
         while self._loop.time() < until_s and any(edge.flushing for edge in self._edges):  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # a transport tells nobody when it has become empty
+
+    async def settle(self, timeout_s: float) -> None:
+        """Give those a moment who have been let in and whose request is on its way."""
+        until_s = self._loop.time() + timeout_s
+        await asyncio.sleep(0.01)  # what the kernel has of them is read in the loop's next turn
+        while self._loop.time() < until_s and self._anybody_expected():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
     async def aclose(self) -> None:
         """Close everything at once; requests under way are cut. May be called twice."""
@@ -228,6 +242,9 @@ class Server:
             client.close()
         finally:
             self._shaking.discard(edge)
+
+    def _anybody_expected(self) -> bool:
+        return bool(self._shaking) or any(edge.expecting for edge in self._edges)
 
     def _close_sockets(self) -> None:
         for listener in self._sockets:

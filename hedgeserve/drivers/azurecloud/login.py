@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from azure.core.credentials import TokenCredential
 from azure.core.exceptions import ClientAuthenticationError
-from azure.identity import AzureAuthorityHosts, DefaultAzureCredential
+from azure.identity import AzureAuthorityHosts, ClientSecretCredential, DefaultAzureCredential
 
 from hedgeserve.errors import AuthError
 
@@ -75,8 +75,11 @@ def scope_of(endpoint: str) -> str:
     return f"{parts.scheme}://{parts.netloc}/.default"
 
 
-def find_credential(endpoint: str) -> TokenCredential:
+def find_credential(endpoint: str, environ: Mapping[str, str]) -> TokenCredential:
     """What azure-identity finds: environment, workload identity, managed identity, then the developer's tools.
+
+    A tenant, client and secret in ``environ`` come before that: a service manager's credentials are there, and not
+    in the process's own environment, which is all that azure-identity reads.
 
     Raises:
         AuthError: The environment names something that azure-identity does not know.
@@ -84,7 +87,10 @@ def find_credential(endpoint: str) -> TokenCredential:
     authority = (
         None if os.environ.get("AZURE_AUTHORITY_HOST") else _AUTHORITIES.get(urlsplit(endpoint).hostname or "")
     )
+    who = [environ.get(f"AZURE_{name}", "") for name in ("TENANT_ID", "CLIENT_ID", "CLIENT_SECRET")]
     try:
+        if all(who):
+            return ClientSecretCredential(*who, **({"authority": authority} if authority else {}))
         # Left out where it is not needed: given as None, it would not be read from the environment.
         return DefaultAzureCredential(
             process_timeout=_CLI_TIMEOUT_S, **({"authority": authority} if authority else {})
