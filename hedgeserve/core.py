@@ -7,6 +7,7 @@ needs, the policy where they should be, the fleet sees to it, the balancer uses 
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -38,6 +39,7 @@ from hedgeserve.status import Glance
 from hedgeserve.store import Event, Store
 from hedgeserve.transcript.writer import TranscriptWriter
 from hedgeserve.web.admin import Admin
+from hedgeserve.web.sampler import Sampler
 
 _log = structlog.get_logger("hedgeserve.core")
 
@@ -130,6 +132,7 @@ class Service:
         self._balancer: Balancer
         self._fleet: Fleet
         self._admin: Admin
+        self._sampler: Sampler
 
     # Start and end
 
@@ -161,6 +164,8 @@ class Service:
         if self._transcript_path is not None:
             self._transcript = await enter(await TranscriptWriter.open(self._transcript_path))
         await self._recall()
+        self._sampler = Sampler(self._metrics, self._store)
+        await self._sampler.recall(time.time())
         has_vms = any(cloud is not Cloud.STATIC for cloud in spec.clouds())
         credentials = await read_credentials(self._directory.ssh_dir) if has_vms else None
         self._balancer = Balancer(
@@ -205,6 +210,7 @@ class Service:
         )
         self._admin = Admin(self, self._directory.admin_socket)
         await self._admin.start()
+        self._journal.heard = self._admin.bell.ring
         self._stack.push_async_callback(self._admin.aclose)
         if spec.admin.listen:
             token = await asyncio.to_thread(self._directory.secret, "admin_token")
@@ -214,6 +220,7 @@ class Service:
         background = [
             group.create_task(self._measure_lag(), name="loop lag"),
             group.create_task(self._prune(), name="prune"),
+            group.create_task(self._sampler.run(), name="history"),
         ]
         self._ticker = group.create_task(self._tick_for_ever(served), name="tick")
         self._stack.callback(lambda: [task.cancel() for task in [*background, self._ticker] if task])
@@ -350,6 +357,14 @@ class Service:
         await self._remember(now_s)
         self._metrics.set_replicas(self._fleet.replicas())
         self._metrics.planned(plan)
+        self._sampler.read(
+            time.time(),
+            target=plan.target,
+            queued=load.queued,
+            in_flight=load.in_flight,
+            replicas=self._fleet.replicas(),
+            offers=self._fleet.offers(),
+        )
 
     def _changed(self) -> None:
         self._balancer.update(self._fleet.snapshot())
@@ -396,6 +411,7 @@ class Service:
         while True:
             with suppress(StateDirectoryError):
                 await self._store.prune_events(keep=_EVENTS_KEPT)
+                await self._sampler.prune(time.time())
             await asyncio.sleep(_PRUNE_EVERY_S)
 
     # What others may see
@@ -487,6 +503,10 @@ class Service:
         who = ReplicaId(replica) if replica else None
         found = await self._store.events(after=after, limit=limit, replica=who, newest=after == 0)
         return [_event_dict(event) for event in found]
+
+    def history(self, *, since_s: float, points: int = 500) -> dict[str, Any]:
+        """What the service was like since then (Unix seconds), in about so many points at most, JSON-able."""
+        return self._sampler.history.view(since_s, time.time(), points=points)
 
     async def logs(self, replica: str, lines: int = 100) -> str:
         """The last lines of a replica's engine log.

@@ -5,13 +5,14 @@ from closed sets or from the configured pools, never from what clients send.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 
 from hedgeserve.fleetmetrics import FleetMetrics
 from hedgeserve.meters import Described
 from hedgeserve.tally import Series, Tally
 
-__all__ = ["Described", "FailurePhase", "Metrics", "Outcome"]
+__all__ = ["Described", "FailurePhase", "Metrics", "Outcome", "SoFar"]
 
 
 class Outcome(StrEnum):
@@ -40,12 +41,23 @@ class FailurePhase(StrEnum):
 
 # Found once: a member of an enum is looked for anew each time that it is named.
 _OK = Outcome.OK
+_FAILURES = frozenset({Outcome.UPSTREAM_ERROR, Outcome.SHED, Outcome.INTERNAL_ERROR})
 _FAST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _GAP_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 _ATTEMPTS = (1, 2, 3, 4, 6, 10, 20)
 _WAYS = ("continue", "replay")
 _RESULTS = ("ok", "failed", "gone")
 _LIMITS = ("requests", "tokens", "concurrent")
+
+
+@dataclass(frozen=True, slots=True)
+class SoFar:
+    """What has been counted of requests since the start; ``first_tokens`` by bucket, the last one unbounded."""
+
+    requests: int
+    failed: int
+    tokens: int
+    first_tokens: tuple[int, ...]
 
 
 class Metrics(FleetMetrics):
@@ -246,3 +258,20 @@ class Metrics(FleetMetrics):
         self._kept_bytes.set_function(kept)
         self._prefix_bytes.set_function(prefixes)
         self._connections.set_function(connections)
+
+    # Reading, for the dashboard's history: the price of some additions.
+
+    def so_far(self) -> SoFar:
+        """What has been counted of requests."""
+        requests = failed = 0.0
+        for (_, outcome, _), count in self._requests.entries():
+            requests += count
+            if outcome in _FAILURES:
+                failed += count
+        first_tokens = tuple(self._first_token_s.counts)
+        return SoFar(int(requests), int(failed), int(self._tokens.count), first_tokens)
+
+    @property
+    def first_token_bounds_s(self) -> tuple[float, ...]:
+        """The upper bounds of the buckets in :attr:`SoFar.first_tokens`, but for the last one's."""
+        return _FAST_S

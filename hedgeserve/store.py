@@ -102,6 +102,15 @@ _MIGRATIONS: tuple[str, ...] = (
         generation INTEGER NOT NULL
     ) STRICT;
     """,
+    # What the dashboard's charts show of the past: sums over slots of time, `data` as web/history.py writes them.
+    """
+    CREATE TABLE samples (
+        width_s INTEGER NOT NULL,
+        start_s INTEGER NOT NULL,
+        data TEXT NOT NULL,
+        PRIMARY KEY (width_s, start_s)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 
 
@@ -337,6 +346,22 @@ class Store:
         """When the memory that :meth:`load_memory` returns was kept."""
         rows = await self._run("SELECT saved_at FROM zones WHERE policy = ?", policy_name)
         return datetime.fromisoformat(rows[0][0]) if rows else None
+
+    async def save_sample(self, width_s: int, start_s: int, data: str) -> None:
+        """Keep what was seen in one slot of time; of two for the same slot the later one."""
+        await self._run("INSERT OR REPLACE INTO samples VALUES (?, ?, ?)", width_s, start_s, data)
+
+    async def samples(self, width_s: int, *, since_s: int) -> list[tuple[int, str]]:
+        """The slots of this width that begin at or after a time (Unix seconds), each with its start, in order."""
+        rows = await self._run(
+            "SELECT start_s, data FROM samples WHERE width_s = ? AND start_s >= ? ORDER BY start_s",
+            width_s, since_s,
+        )  # fmt: skip
+        return [(row["start_s"], row["data"]) for row in rows]
+
+    async def prune_samples(self, width_s: int, *, before_s: int) -> None:
+        """Forget the slots of this width that begin before a time (Unix seconds)."""
+        await self._run("DELETE FROM samples WHERE width_s = ? AND start_s < ?", width_s, before_s)
 
     async def _run(self, sql: str, *values: object) -> Sequence[sqlite3.Row]:
         """One statement and all of its rows, committed; an ``IntegrityError`` is the caller's to explain."""

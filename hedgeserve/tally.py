@@ -35,6 +35,10 @@ class TallyCounter(Collector):
             found = self._tallies[values] = Tally()
         return found
 
+    def entries(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        """Each set of label values with its count."""
+        return [(values, tally.count) for values, tally in self._tallies.items()]
+
     def collect(self) -> Iterable[CounterMetricFamily]:
         """What has been counted, for a scrape."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)

@@ -38,6 +38,9 @@ class Operated:
             raise RuntimeError("a secret of the house")
         return {"small 1": f"{lines} lines: é"}[replica]
 
+    def history(self, *, since_s: float, points: int) -> Mapping[str, Any]:
+        return {"since_s": since_s, "points": points}
+
     def request_down(self) -> None:
         self.downs += 1
 

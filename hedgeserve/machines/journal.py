@@ -6,7 +6,7 @@ cloud is asked; :meth:`Journal.intend` therefore lets the error through.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -45,7 +45,7 @@ _TROUBLES = frozenset({EventKind.REFUSED, EventKind.NOTICE, EventKind.TROUBLE, E
 class Journal:
     """Records transitions and events; never blocks the loop, never raises for a full disk but on an intent.
 
-    :attr:`recent` are the last few events, as the status shows them.
+    :attr:`recent` are the last few events, as the status shows them; :attr:`heard` is called after each event.
     """
 
     def __init__(self, store: Store, service: str) -> None:
@@ -53,6 +53,7 @@ class Journal:
         self._service = service
         self._log = structlog.get_logger("hedgeserve.fleet").bind(service=service)
         self.trouble = ""
+        self.heard: Callable[[], None] = lambda: None
         self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
 
     async def intend(self, offer: Offer, token: str, reason: str) -> ReplicaId:
@@ -97,8 +98,10 @@ class Journal:
             }
         )
         told = {key: value for key, value in (("replica", replica), ("zone", zone)) if value is not None}
-        level(message, event_kind=str(kind), **told, **(data or {}))
+        plain = {key: value for key, value in (data or {}).items() if not isinstance(value, list)}
+        level(message, event_kind=str(kind), **told, **plain)
         await self._write(self._store.record_event(kind, message, replica=replica, zone=zone, data=data, at=at))
+        self.heard()
 
     async def unbilled_s(self, replica: ReplicaId, created_at: datetime) -> float:
         """Seconds of this replica's life that the ledger does not hold: those since its last line about it."""

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -15,6 +16,7 @@ from hedgeserve.drivers.base import LaunchRequest, Machine, MachineState
 from hedgeserve.drivers.tags import tags_for
 from hedgeserve.errors import AuthError, BootstrapError, CloudError
 from hedgeserve.hedge import NewsKind, Rule, ZoneNews
+from hedgeserve.machines.coldstart import ColdStart
 from hedgeserve.machines.hands import Hands, Order, Past
 from hedgeserve.machines.journal import EventKind
 from hedgeserve.machines.notices import Approved, NoticeSeen, Rebalance, Remark, Trouble, WatchEvent
@@ -73,6 +75,7 @@ class ReplicaLife:
         self._tunnelled = False
         self._lead_s: float | None = None
         self._served = past is not None and past.served
+        self._cold_start = ColdStart()
         self.begun_s = self._now_s() - (past.age_s if past else 0.0)
         self._billed_until_s = self._now_s() - (past.unbilled_s if past else 0.0)
 
@@ -190,6 +193,7 @@ class ReplicaLife:
             return False
         self._hands.metrics.launched(replica.zone, replica.market)
         self._tell(NewsKind.GRANTED, "a launch was granted")
+        self._cold_start.ended("grant", self._now_s() - self.begun_s, self._now_s() - self.begun_s)
         await self._to(State.BOOTING, "the VM was granted", vm_id=machine.id)
         self._hands.inventory.ask_soon(replica.offer.cloud)
         return True
@@ -378,6 +382,8 @@ class ReplicaLife:
     def timed(self, phase: str, seconds: float) -> None:
         """Add one phase to the picture of the cold start."""
         self._hands.metrics.booted(phase, seconds)
+        if self._past is None and phase != "total":
+            self._cold_start.ended(phase, self._now_s() - self.begun_s, seconds)
 
     def _timed_once(self, phase: str) -> None:
         if self._past is None:  # an adopted VM was booted long ago
@@ -470,7 +476,9 @@ class ReplicaLife:
         self._hands.changed()
         await self._bill(before, now_s)
         await self._hands.journal.save(self.replica)
-        data = {"market": str(before.market)}
+        data: dict[str, Any] = {"market": str(before.market)}
+        if state is State.READY or (state is State.TERMINATING and before.state in STARTING):
+            data["phases"] = self._cold_start.told()
         if self.replica.gone is not None:
             data["gone"] = str(self.replica.gone)
         if self.replica.gone is not None and state is State.GONE:
@@ -486,7 +494,7 @@ class ReplicaLife:
             self._hands.metrics.spent(replica.market, seconds * replica.offer.usd_per_hour / 3600)
             await self._hands.journal.charge(replica, seconds, _PURPOSE.get(replica.state, "booting"))
 
-    async def _record(self, kind: EventKind, message: str, data: Mapping[str, str] | None = None) -> None:
+    async def _record(self, kind: EventKind, message: str, data: Mapping[str, Any] | None = None) -> None:
         await self._hands.journal.event(kind, message, replica=self.replica.id, zone=self.replica.zone, data=data)
 
     def _tell(self, kind: NewsKind, detail: str, *, lead_s: float | None = None) -> None:

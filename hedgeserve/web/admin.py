@@ -7,6 +7,7 @@ ways lead to :meth:`Admin._find`.
 import asyncio
 import json
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +17,7 @@ import structlog
 from hedgeserve.errors import BootstrapError, HedgeServeError, StateDirectoryError
 from hedgeserve.listening import server_tls
 from hedgeserve.spec import AdminSpec, split_listen
+from hedgeserve.web.stream import Bell
 from hedgeserve.web.unixhttp import Answer, Request, UnixHttp, error_answer
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ _DEFAULT_EVENTS = 100
 _MOST_EVENTS = 1000
 _DEFAULT_LOG_LINES = 100
 _MOST_LOG_LINES = 10_000
+_DEFAULT_HISTORY_S = 3600
+_DEFAULT_POINTS = 500
+_MOST_POINTS = 3000
 _CLOSING_S = 0.5
 _LINK_LASTS_S = 3600.0
 
@@ -42,6 +47,9 @@ class Operated(Protocol):
 
     async def logs(self, replica: str, lines: int) -> str:
         """The end of a replica's engine log; KeyError when there is no such replica."""
+
+    def history(self, *, since_s: float, points: int) -> Mapping[str, Any]:
+        """What the service was like since then (Unix seconds), in about so many points at most."""
 
     def request_down(self) -> None:
         """Stop, and terminate every VM."""
@@ -63,6 +71,8 @@ class Admin:
         self._socket = socket
         self._http = UnixHttp(self._respond)
         self._site: Site | None = None
+        self.bell = Bell()
+        """To be rung when something has happened: those who watch are told at once."""
 
     async def start(self) -> None:
         """Begin to answer.
@@ -95,7 +105,7 @@ class Admin:
         guard = Guard(
             token, service=service, hosts=[*spec.hosts, host], tls=tls is not None, dice=secrets.token_urlsafe
         )
-        site = Site(guard, self._respond, tls=tls)
+        site = Site(guard, self._respond, tls=tls, bell=self.bell)
         await site.start(spec.listen)
         self._site = site
 
@@ -138,6 +148,9 @@ class Admin:
             case ["admin", "v1", "logs", replica] if replica:
                 _require(request, "GET", "HEAD")
                 return await self._logs(request, replica)
+            case ["admin", "v1", "history"]:
+                _require(request, "GET", "HEAD")
+                return self._history(request)
             case ["admin", "v1", "down"]:
                 _require(request, "POST")
                 self._service.request_down()
@@ -152,6 +165,11 @@ class Admin:
         limit = _number(request, "limit", _DEFAULT_EVENTS, _MOST_EVENTS)
         events = await self._service.events(after=after, limit=limit, replica=request.query.get("replica"))
         return _json({"events": list(events)})
+
+    def _history(self, request: Request) -> Answer:
+        since_s = _number(request, "since", int(time.time()) - _DEFAULT_HISTORY_S, 2**40)
+        points = _number(request, "points", _DEFAULT_POINTS, _MOST_POINTS)
+        return _json(self._service.history(since_s=since_s, points=points))
 
     async def _logs(self, request: Request, replica: str) -> Answer:
         lines = _number(request, "lines", _DEFAULT_LOG_LINES, _MOST_LOG_LINES)

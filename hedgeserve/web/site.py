@@ -10,6 +10,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Mapping
+from contextlib import aclosing
 from http import HTTPStatus
 from importlib.resources import files
 from urllib.parse import parse_qsl
@@ -20,6 +21,7 @@ from hedgeserve.errors import ListenError
 from hedgeserve.listening import url_of, why_not
 from hedgeserve.spec import split_listen
 from hedgeserve.web.guard import Asked, Guard, Refusal
+from hedgeserve.web.stream import Bell, watch
 from hedgeserve.web.unixhttp import Answer, Request, Respond, error_answer
 
 _LARGEST_BODY_BYTES = 64 * 2**10
@@ -27,6 +29,8 @@ _BODY_S = 10.0
 _MOST_CONNECTIONS = 256
 _KEEP_ALIVE_S = 30.0
 _CLOSING_S = 0.5
+_MOST_WATCHERS = 16
+_SLOW_WATCHER_S = 10.0
 _ONLY_THE_SOCKET = ["admin", "v1", "ticket"]
 
 _HEADERS = {
@@ -52,9 +56,13 @@ _KINDS = {
 class Site:
     """Listens on one address; ``respond`` answers what the guard lets through."""
 
-    def __init__(self, guard: Guard, respond: Respond, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, guard: Guard, respond: Respond, *, tls: ssl.SSLContext | None = None, bell: Bell | None = None
+    ) -> None:
         self._guard = guard
         self._respond = respond
+        self._bell = bell or Bell()
+        self._watchers = 0
         self._tls = tls
         self._files: Mapping[str, tuple[str, bytes]] = {}
         self._server = web.Server(self._handle, access_log=None, keepalive_timeout=_KEEP_ALIVE_S)
@@ -103,6 +111,8 @@ class Site:
             return self._file(request, path.removeprefix("/ui/"))
         if refusal := self._guard.judge_sender(asked, time.time()):
             return _refusal(refusal)
+        if path == "/admin/v1/stream":
+            return await self._stream(request)
         return await self._api(request, path)
 
     def _page(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -138,6 +148,33 @@ class Site:
             return _refusal(Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "use GET"), Allow="GET, HEAD")
         kind, content = self._files[name]
         return _answer(HTTPStatus.OK, {"Content-Type": kind}, content)
+
+    async def _stream(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Send what is new for as long as somebody watches, and takes it as fast as it comes."""
+        if request.method != "GET":
+            return _refusal(Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "use GET"), Allow="GET")
+        seen = request.headers.get("Last-Event-ID") or _query(request).get("after") or ""
+        if seen and not (seen.isdecimal() and len(seen) < 19):
+            return _refusal(Refusal(HTTPStatus.BAD_REQUEST, "after: write the id of an event"))
+        if self._watchers >= _MOST_WATCHERS:
+            many = f"{_MOST_WATCHERS} watch already; close one of the pages"
+            return _refusal(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, many), **{"Retry-After": "5"})
+        self._watchers += 1
+        response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
+        try:
+            await response.prepare(request)
+            after = int(seen) if seen else None
+            there = watch(self._respond, self._bell, after, watched=lambda: request.transport is not None)
+            async with aclosing(there) as frames:
+                async for frame in frames:
+                    async with asyncio.timeout(_SLOW_WATCHER_S):
+                        await response.write(frame)
+        except (ConnectionError, TimeoutError):
+            if request.transport is not None:
+                request.transport.abort()
+        finally:
+            self._watchers -= 1
+        return response
 
     async def _api(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         try:
