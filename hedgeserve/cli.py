@@ -2,7 +2,8 @@
 
 Nothing heavy is imported before a verb needs it: ``hedgeserve --help`` must not wait for an HTTP stack.
 stdout is data, stderr is talk. Exit codes: 0 done, 1 failed, 2 misused (a mistake in model.toml included),
-3 refused (an answer that was needed was not given), 4 taken down (where a service manager holds our sockets).
+3 refused (by a limit, or an answer that was needed was not given), 4 taken down (where a service manager holds
+our sockets).
 """
 
 import json
@@ -17,7 +18,7 @@ import click
 
 from hedgeserve._version import __version__
 from hedgeserve.console.backtestflags import asked_for, back_test_options
-from hedgeserve.errors import HedgeServeError, SpecError
+from hedgeserve.errors import HedgeServeError, LimitError, SpecError
 
 if TYPE_CHECKING:
     from hedgeserve.console.admin import AdminClient
@@ -39,6 +40,9 @@ class _Verbs(click.Group):
         except* SpecError as group:
             _tell(group)
             code = EXIT_MISUSED
+        except* LimitError as group:
+            _tell(group)
+            code = EXIT_REFUSED
         except* HedgeServeError as group:
             _tell(group)
             code = EXIT_FAILED
@@ -358,6 +362,57 @@ def logs(replica: str, model: str | None, state_dir: str | None, service: str | 
     """Print the end of a REPLICA's engine log."""
     text = _client(model, state_dir, service).logs(replica, lines)
     click.echo(text, nl=bool(text) and not text.endswith("\n"))
+
+
+class _Duration(click.ParamType[float]):
+    """Seconds, written with a unit."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from hedgeserve.units import parse_duration_s
+
+        try:
+            return value if isinstance(value, float) else parse_duration_s(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@main.command()
+@click.argument("kind", type=click.Choice(["preempt", "vanish", "blackout", "refuse", "slow-boot", "api-down"]))
+@_target
+@click.option("--replica", metavar="ID", default="", help="Take this one (preempt, vanish).")
+@click.option("--zone", metavar="ZONE", default="", help="All that is there, or where launches are refused.")
+@click.option("--cloud", metavar="CLOUD", default="", help="Which one is silent (api-down).")
+@click.option("--preempt", "take", is_flag=True, help="Preempt a replica too, so that one has to be replaced.")
+@click.option("--for", "for_s", type=_Duration(), metavar="DURATION", help="How long a condition holds.")
+@click.option("--by", "by_s", type=_Duration(), metavar="DURATION", help="How much longer boots take (60s).")
+@click.option("--notice", "notice_s", type=_Duration(), metavar="DURATION", help="From the notice to the end.")
+@click.option("--within", "within_s", type=_Duration(), metavar="DURATION", help="How soon all must be well.")
+@click.option("--load", type=click.IntRange(0, 1000), default=0, metavar="N", help="Send N streams meanwhile.")
+@click.option("--force", is_flag=True, help="Even if no replica is left ready.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def drill(
+    model: str | None,
+    state_dir: str | None,
+    service: str | None,
+    load: int,
+    yes: bool,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Make trouble on purpose, and see that nothing is lost.
+
+    Takes VMs of a running service away as a cloud would, or sets a condition for a while, and reports what came
+    of it. Exits with 1 where a request was lost or capacity was not back in time.
+    """
+    from hedgeserve.console.drill import run_drill
+
+    client = _client(model, state_dir, service)
+    agreed = _agreement(yes, otherwise="Nothing was done.")
+    if not run_drill(client, asked, load=load, as_json=as_json, agreed=agreed, environ=os.environ):
+        sys.exit(EXIT_FAILED)
 
 
 @main.command()

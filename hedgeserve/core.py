@@ -21,9 +21,12 @@ import structlog
 
 from hedgeserve._version import __version__
 from hedgeserve.balancer import Balancer
+from hedgeserve.drills.director import Cast, Director
+from hedgeserve.drills.lessons import Lessons
 from hedgeserve.drivers import make_drivers
 from hedgeserve.drivers.base import Driver
 from hedgeserve.drivers.catalogue import unknown_words
+from hedgeserve.drivers.staged import Stage
 from hedgeserve.engines import make_engine
 from hedgeserve.errors import SpecError, SpecProblem, StateDirectoryError
 from hedgeserve.fleet import EventKind, Fleet, FleetParts, Journal, read_credentials
@@ -120,6 +123,7 @@ class Service:
         self._tick_trouble = ""
         self._ticked_at_s: float | None = None
         self._memory_is_new = False
+        self._lessons = Lessons()
         self._moved = asyncio.Event()
         self._stack = AsyncExitStack()
         self._transcript_path = transcript
@@ -133,6 +137,7 @@ class Service:
         self._fleet: Fleet
         self._admin: Admin
         self._sampler: Sampler
+        self._director: Director
 
     # Start and end
 
@@ -183,13 +188,14 @@ class Service:
         self._drivers, externals = make_drivers(spec, self._directory.local_dir, self._environ)
         for driver in self._drivers.values():
             self._stack.push_async_callback(driver.aclose)
+        stage = Stage()
         self._fleet = await enter(
             Fleet(
                 FleetParts(
                     spec=spec,
                     engine=self._engine,
                     engine_key=await asyncio.to_thread(self._directory.secret, "engine_key"),
-                    drivers=self._drivers,
+                    drivers=stage.before(self._drivers),
                     externals=externals,
                     credentials=credentials,
                     journal=self._journal,
@@ -208,6 +214,21 @@ class Service:
                 **{cloud: partial(self._is_troubled, cloud) for cloud in self._drivers},
             }
         )
+        self._director = Director(
+            Cast(
+                spec=spec,
+                fleet=self._fleet,
+                drivers=self._drivers,
+                stage=stage,
+                journal=self._journal,
+                store=self._store,
+                metrics=self._metrics,
+                plan=lambda: self._plan,
+                outstanding=self._balancer.outstanding,
+                begin=lambda: self._lessons.begin(self._policy),
+                end=self._unlearn,
+            )
+        )
         self._admin = Admin(self, self._directory.admin_socket)
         await self._admin.start()
         self._journal.heard = self._admin.bell.ring
@@ -221,6 +242,7 @@ class Service:
             group.create_task(self._measure_lag(), name="loop lag"),
             group.create_task(self._prune(), name="prune"),
             group.create_task(self._sampler.run(), name="history"),
+            group.create_task(self._director.run(), name="drills"),
         ]
         self._ticker = group.create_task(self._tick_for_ever(served), name="tick")
         self._stack.callback(lambda: [task.cancel() for task in [*background, self._ticker] if task])
@@ -373,7 +395,7 @@ class Service:
 
     def _learn(self, news: ZoneNews) -> None:
         told = self._types.hear(news, self._fleet.offers())
-        if told is not None:
+        if told is not None and self._lessons.admit(told):
             self._policy.observe(told)
             if self._transcript is not None:
                 self._transcript.heard(told)
@@ -385,9 +407,22 @@ class Service:
             return
         self._memory_is_new = False
         try:
-            await self._store.save_memory(self._policy.name, self._policy.export_memory(now_s))
+            await self._store.save_memory(self._policy.name, self._lessons.kept(self._policy).export_memory(now_s))
         except StateDirectoryError:  # worth keeping, not worth stopping for
             self._memory_is_new = True
+
+    def _unlearn(self) -> None:
+        """A drill is over: go on with what would be known without it, as after a restart."""
+        now_s = asyncio.get_running_loop().time()
+        if (memory := self._lessons.end(now_s)) is None:
+            return
+        self._policy = make_policy(self._hedge)
+        self._policy.restore_memory(memory, now_s)
+        self._types = TypeRests(retry_delay_s=self._hedge.retry_delay)
+        if self._transcript is not None:
+            self._transcript.started(self._hedge, memory, now_s)
+        self._memory_is_new = True
+        self._wake.set()
 
     async def _recall(self) -> None:
         memory = await self._store.load_memory(self._policy.name)
@@ -451,7 +486,7 @@ class Service:
             started_at=self._started_at,
             now_s=asyncio.get_running_loop().time(),
             load=self._balancer.load(),
-            plan=replace(self._plan, notes=(*self._plan.notes, *self._balancer.notes)),
+            plan=replace(self._plan, notes=(*self._plan.notes, *self._balancer.notes, *self._director.notes)),
             replicas=self._fleet.replicas(),
             offers=self._fleet.offers(),
             zones=self._policy.zone_states(),
@@ -495,6 +530,11 @@ class Service:
     def farewell(self) -> str:
         """Once the service has stopped: that it has, and what it leaves running. Empty before."""
         return self._left
+
+    @property
+    def drills(self) -> Director:
+        """Trouble that is made on purpose: :mod:`hedgeserve.drills`."""
+        return self._director
 
     async def events(
         self, *, after: int = 0, limit: int = 100, replica: str | None = None

@@ -53,6 +53,10 @@ class ListenError(HedgeServeError):
     """An address that HedgeServe was told to listen on cannot be had."""
 
 
+class LimitError(HedgeServeError):
+    """Refused by a limit that is there on purpose; says which, and how to go past it."""
+
+
 class IllegalTransitionError(HedgeServeError):
     """A replica was asked to go from one state to another that its life does not allow: a bug of ours."""
 
@@ -79,9 +83,13 @@ class BootstrapError(HedgeServeError):
 
 
 class CloudError(HedgeServeError):
-    """A cloud refused or failed; the subclasses say what a planner needs to know. Plain: anything else."""
+    """A cloud refused or failed; the subclasses say what a planner needs to know. Plain: anything else.
+
+    ``staged`` where no cloud said it but a drill: it is acted on like any other, and nothing is learnt from it.
+    """
 
     kind: ClassVar[str] = "other"
+    staged = False
 
 
 class CapacityError(CloudError):

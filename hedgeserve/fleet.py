@@ -36,6 +36,7 @@ from hedgeserve.replica import (
     STARTING,
     GoneReason,
     Market,
+    Notice,
     Offer,
     Replica,
     ReplicaId,
@@ -253,6 +254,10 @@ class Fleet:
         """What the replicas that have a VM cost now."""
         return sum(replica.offer.usd_per_hour for replica in self.replicas() if replica.vm_id is not None)
 
+    def boot_s(self) -> float | None:
+        """How long a boot takes, by those seen so far; None before the first."""
+        return median(self._boots_s) if self._boots_s else None
+
     def boot_eta_s(self) -> float | None:
         """Seconds until the next replica should be ready, going by the boots seen so far; None if unknown."""
         boots, now_s = self._boots_s, self._now_s()
@@ -297,6 +302,17 @@ class Fleet:
         if life is not None:
             life.suspected()
             self._inventory.ask_soon(life.replica.offer.cloud)
+
+    def stage(self, replica: ReplicaId) -> None:
+        """A drill has a hand in what becomes of this replica; news of it is marked from here on."""
+        if (life := self._lives.get(replica)) is not None:
+            life.stage()
+            self._inventory.ask_soon(life.replica.offer.cloud)
+
+    async def announce(self, replica: ReplicaId, notice: Notice) -> None:
+        """Have a ready replica treated as if its VM had told this notice."""
+        if (life := self._lives.get(replica)) is not None:
+            await life.announce(notice)
 
     async def terminate_all(self, why: str, *, clouds: Collection[str]) -> None:
         """Terminate every VM on these clouds, at once, and return when none is left."""

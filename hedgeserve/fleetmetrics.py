@@ -70,6 +70,7 @@ class FleetMetrics(Meters):
             "last_tick_timestamp_seconds", "When the control loop last ended a round well, in seconds since 1970"
         )
         self._trouble = self._gauge("trouble", "Whether something is the matter with this part: 1, else 0", "part")
+        self._drill = self._gauge("drill_running", "1 while a drill goes on")
         self._loop_lag_s = self._histogram(
             "loop_lag_seconds", "How late the event loop runs what is due", _SHORT_S
         )
@@ -187,6 +188,10 @@ class FleetMetrics(Meters):
         """The control loop has ended a round, and well."""
         self._tick_s.series().observe(duration_s)
         self._last_tick.set(time.time())
+
+    def drilling(self, running: bool) -> None:
+        """A drill has begun, or has ended."""
+        self._drill.set(int(running))
 
     def loop_lagged(self, lag_s: float) -> None:
         """Something due was run this much too late."""

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from prometheus_client.core import Metric
+
+from hedgeserve.fates import Fates
 from hedgeserve.fleetmetrics import FleetMetrics
 from hedgeserve.meters import Described
 from hedgeserve.tally import Series, Tally
@@ -275,3 +278,31 @@ class Metrics(FleetMetrics):
     def first_token_bounds_s(self) -> tuple[float, ...]:
         """The upper bounds of the buckets in :attr:`SoFar.first_tokens`, but for the last one's."""
         return _FAST_S
+
+    def fates(self) -> Fates:
+        """What has become of requests so far."""
+        ended = _by(self._requests.collect(), "outcome")
+        resumed = _by(self._resumptions.collect(), "way", only=("result", "ok"))
+        failed = _by(self._upstream_failures.collect(), "phase")
+        early = (FailurePhase.CONNECT, FailurePhase.FIRST_BYTE, FailurePhase.STATUS)
+        return Fates(
+            ended=sum(ended.values()),
+            lost=ended.get(Outcome.UPSTREAM_ERROR, 0) + ended.get(Outcome.INTERNAL_ERROR, 0),
+            turned_away=ended.get(Outcome.SHED, 0),
+            retried=sum(failed.get(phase, 0) for phase in early),
+            continued=resumed.get("continue", 0),
+            replayed=resumed.get("replay", 0),
+            moved=failed.get(FailurePhase.MOVED, 0),
+        )
+
+
+def _by(families: Iterable[Metric], label: str, only: tuple[str, str] | None = None) -> dict[str, int]:
+    """A counter's values, summed by one label; ``only`` those with a value of another."""
+    sums: dict[str, int] = {}
+    for family in families:
+        for sample in family.samples:
+            if not sample.name.endswith("_total") or (only and sample.labels.get(only[0]) != only[1]):
+                continue
+            value = sample.labels.get(label, "")
+            sums[value] = sums.get(value, 0) + int(sample.value)
+    return sums

@@ -372,6 +372,18 @@ async def test_a_spot_vm_that_azure_takes_back_vanishes_with_all_it_had(azure: F
     assert [azure.world.names(kind) for kind in (NIC, IP, DISK)] == [[], [], []]
 
 
+async def test_a_drill_has_azure_simulate_the_eviction(azure: FakeArm, make: Make) -> None:
+    """One POST to the VM's simulateEviction; an on-demand VM is refused in Azure's own words."""
+    driver = make()
+    spot = await driver.launch(launch_request())
+    await driver.preempt(spot.id)
+    assert [r.path.rpartition("/")[2] for r in azure.sent("POST")] == ["simulateEviction"]
+    assert azure.world.names(VM) == []
+    own = await driver.launch(launch_request("small-2", market=Market.ON_DEMAND))
+    with pytest.raises(CloudError, match="Spot VMs only"):
+        await driver.preempt(own.id)
+
+
 async def test_a_vm_that_shut_itself_down_is_stopped(azure: FakeArm, make: Make) -> None:
     """Its dead-man switch turns it off, Azure goes on billing: it must be ended."""
     driver = make()

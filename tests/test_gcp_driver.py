@@ -318,6 +318,33 @@ async def test_a_preempted_vm_is_gone(gce: FakeGce, make: Make) -> None:
     assert not gce.world.disks
 
 
+async def test_a_drill_has_google_simulate_the_event_that_preempts(gce: FakeGce, make: Make) -> None:
+    """One call to the VM's simulateMaintenanceEvent; Compute Engine does the rest."""
+    driver = make()
+    machine = await driver.launch(launch_request())
+    assert len(await driver.list()) == 1
+    await driver.preempt(machine.id)
+    assert len(gce.calls("instances.simulateMaintenanceEvent")) == 1
+    assert await driver.list() == []
+
+
+async def test_a_refused_simulation_says_why(gce: FakeGce, make: Make) -> None:
+    """Google allows few of them: what it says is passed on."""
+    driver = make()
+    machine = await driver.launch(launch_request())
+    gce.fault(
+        "POST",
+        "simulateMaintenanceEvent",
+        status=403,
+        code="rateLimitExceeded",
+        message="Rate Limit Exceeded",
+        times=99,
+    )
+    with pytest.raises(CloudError):
+        await driver.preempt(machine.id)
+    assert len(await driver.list()) == 1
+
+
 # The firewall
 
 

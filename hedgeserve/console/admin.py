@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from hedgeserve.errors import HedgeServeError, NotRunningError
+from hedgeserve.errors import HedgeServeError, LimitError, NotRunningError
 from hedgeserve.statedir import admin_socket_in, resolve_state_dir, state_root
 
 _ANSWER_S = 30.0
@@ -117,6 +117,23 @@ class AdminClient:
         """The address of its dashboard, with a word that signs one browser in; empty where it listens nowhere."""
         return str(json.loads(self._ask("POST", "/admin/v1/ticket"))["url"] or "")
 
+    def rehearse(self, drill: Mapping[str, Any]) -> dict[str, Any]:
+        """What a drill would do."""
+        return self._drill({**drill, "dry": True})
+
+    def start_drill(self, drill: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin it; LimitError where that is refused."""
+        return self._drill(drill)
+
+    def drills(self) -> dict[str, Any]:
+        """What goes on, and what came of the last one."""
+        found: dict[str, Any] = json.loads(self._ask("GET", "/admin/v1/drill"))
+        return found
+
+    def _drill(self, drill: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._ask("POST", "/admin/v1/drill", json.dumps(drill).encode()))
+        return found
+
     def exchange(self, method: str, target: str, body: bytes = b"") -> tuple[int, str, bytes]:
         """Ask anything; the answer's status, kind and body, whatever they are."""
         connection = _UnixConnection(admin_socket_in(self.directory))
@@ -140,11 +157,12 @@ class AdminClient:
             connection.close()
         return response.status, response.getheader("content-type", "text/plain"), content
 
-    def _ask(self, method: str, path: str) -> str:
-        status, _, content = self.exchange(method, path)
+    def _ask(self, method: str, path: str, body: bytes = b"") -> str:
+        status, _, content = self.exchange(method, path, body)
         text = content.decode("utf-8", "replace")
         if status >= 400:
-            raise HedgeServeError(_error_message(text) or f"the service answered {status}")
+            message = _error_message(text) or f"the service answered {status}"
+            raise (LimitError if _error_code(text) == "limit" else HedgeServeError)(message)
         return text
 
 
@@ -153,6 +171,13 @@ def _error_message(text: str) -> str:
         return str(json.loads(text)["error"]["message"])
     except (ValueError, LookupError, TypeError):
         return text.strip()
+
+
+def _error_code(text: str) -> str:
+    try:
+        return str(json.loads(text)["error"]["code"])
+    except (ValueError, LookupError, TypeError):
+        return ""
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -236,6 +236,15 @@ class AzureDriver(RemoteDriver[ArmDriver]):
         answer = await self._delete(region, path, COMPUTE_VERSION, f"delete the VM {name}", forceDeletion="true")
         return answer is not None
 
+    async def preempt(self, machine_id: str, *, notice_s: float | None = None) -> None:
+        """Have Azure simulate the eviction of a spot VM, within 30 minutes and with a notice; for drills.
+
+        How long the notice is, is not ours to say.
+        """
+        region, group, name = machine_id.split("/", 2)
+        path, what = f"{bodies.vm_path(group, name)}/simulateEviction", f"have {name} evicted"
+        await self._call(region, "POST", path, COMPUTE_VERSION, what)
+
     async def _list_vms(self, region: str, group: str, service: str | None) -> list[Json]:
         path = f"/resourceGroups/{group}/providers/Microsoft.Compute/virtualMachines"
         found = await self.ask(

@@ -27,6 +27,8 @@ _POLLS_S = (0.5, 1.0, 1.5, 2.0)
 _GRANT_S = 90.0
 """A launch that has neither failed nor finished by then goes on under the eyes of :meth:`GcpDriver.list`."""
 _RULE_S = 60.0
+_SIMULATED_S = 5.0
+"""For so long a refusal of a simulated event is waited for; the event itself takes a minute or more."""
 _AGAIN_S = (0.5, 2.0)
 """Pauses before a question that Compute Engine broke down over is asked again."""
 _IMAGE_FOR_S = 6 * 3600.0
@@ -115,6 +117,21 @@ class GcpDriver(RemoteDriver[Compute]):
             region, lambda api: api.maybe("DELETE", f"zones/{zone}/instances/{name}"), f"delete {name} in {zone}"
         )
         return done is not None
+
+    async def preempt(self, machine_id: str, *, notice_s: float | None = None) -> None:
+        """Have Compute Engine simulate a host maintenance event, which preempts a spot VM; for drills.
+
+        https://cloud.google.com/compute/docs/instances/create-use-spot says so of testing preemptions. The notice
+        is as long as the VM's own: ``notice_s`` is not ours to say.
+        """
+        region, zone, name = machine_id.split("/", 2)
+        what = f"have {name} in {zone} preempted"
+        operation = await self._ask(
+            region,
+            lambda api: api.call("POST", f"zones/{zone}/instances/{name}/simulateMaintenanceEvent"),
+            what,
+        )
+        await self._watch(region, f"zones/{zone}", operation, what, _SIMULATED_S)
 
     async def things(self, region: str) -> Sequence[Leftover]:
         """Disks in all regions and the project's firewall rules, when the first region is asked; else none."""

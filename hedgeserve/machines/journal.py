@@ -34,12 +34,13 @@ class EventKind(StrEnum):
     ADOPTED = "adopted"
     REAPED = "reaped"
     CLEARED = "cleared"
+    DRILL = "drill"
     NOTE = "note"
     TROUBLE = "trouble"
 
 
 _RECENT = 12
-_TROUBLES = frozenset({EventKind.REFUSED, EventKind.NOTICE, EventKind.TROUBLE, EventKind.REAPED})
+_TROUBLES = frozenset({EventKind.REFUSED, EventKind.NOTICE, EventKind.TROUBLE, EventKind.REAPED, EventKind.DRILL})
 
 
 class Journal:

@@ -76,6 +76,7 @@ class ReplicaLife:
         self._lead_s: float | None = None
         self._served = past is not None and past.served
         self._cold_start = ColdStart()
+        self._staged = False
         self.begun_s = self._now_s() - (past.age_s if past else 0.0)
         self._billed_until_s = self._now_s() - (past.unbilled_s if past else 0.0)
 
@@ -93,6 +94,16 @@ class ReplicaLife:
     def ending(self) -> bool:
         """Whether it has been ordered to end, so that a plan need not say so again."""
         return self._order is not None or self.replica.state in (State.TERMINATING, State.GONE)
+
+    def stage(self) -> None:
+        """A drill has a hand in its fate from now on: its news of its zone are marked, its boot is no measure."""
+        self._staged = True
+
+    async def announce(self, notice: Notice) -> None:
+        """A drill gives the notice that its cloud has no way to give on demand; a ready replica heeds it."""
+        self._staged = True
+        if self.replica.state is State.READY:
+            await self._noticed(notice)
 
     async def log_tail(self, lines: int) -> str:
         """The last lines of its engine's log.
@@ -200,8 +211,10 @@ class ReplicaLife:
 
     async def _refused(self, error: CloudError) -> None:
         kind = news_of(error)
+        self._staged = self._staged or error.staged
         self._hands.metrics.launched(self.replica.zone, self.replica.market, error)
-        await self._record(EventKind.REFUSED, str(error), {"kind": error.kind})
+        told = {"kind": error.kind} | ({"staged": True} if error.staged else {})
+        await self._record(EventKind.REFUSED, str(error), told)
         if not is_certain(error):  # there may be a VM, which is looked for by its name and taken away
             raise _Over(GoneReason.FAILED, str(error), kind)
         self._tell(kind, str(error))
@@ -300,7 +313,8 @@ class ReplicaLife:
         took_s = self._now_s() - self.begun_s
         if self._past is None:
             self.timed("total", took_s)
-            self._hands.boots_s.append(took_s)
+            if not self._staged:
+                self._hands.boots_s.append(took_s)
         self._served = True
         self._tell(NewsKind.READY, "a replica became ready")
         how = "it still serves" if self._past else f"it answered its first token {took_s:.1f} s after the launch"
@@ -483,6 +497,8 @@ class ReplicaLife:
             data["gone"] = str(self.replica.gone)
         if self.replica.gone is not None and state is State.GONE:
             self._hands.metrics.gone(before.market, self.replica.gone)
+        if self._staged:
+            data["staged"] = True
         if rule is not None:
             data["rule"] = str(rule)
         kind = EventKind.GONE if state is State.GONE else EventKind.STATE
@@ -501,7 +517,9 @@ class ReplicaLife:
         replica, now_s = self.replica, self._now_s()
         held_s = now_s - self.begun_s if replica.vm_id is not None else None
         kind_of_vm = replica.offer.instance_type
-        self._hands.news(ZoneNews(replica.zone, replica.market, kind, now_s, detail, held_s, lead_s, kind_of_vm))
+        self._hands.news(
+            ZoneNews(replica.zone, replica.market, kind, now_s, detail, held_s, lead_s, kind_of_vm, self._staged)
+        )
 
     def _tell_cloud(self, kind: NewsKind, detail: str) -> None:
         """What befell this replica would befall any other on the same cloud."""

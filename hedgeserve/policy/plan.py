@@ -34,7 +34,8 @@ class ZoneNews:
 
     ``held_s`` tells, where a VM is there, how long it has been held (of a new replica: its cold start).
     ``lead_s`` tells with a notice how long before the end it came, and with a preemption the same of its notice;
-    0 or None: there was none. ``instance_type`` is empty where it is not known.
+    0 or None: there was none. ``instance_type`` is empty where it is not known. ``staged`` where a drill has
+    made it happen: a policy is told it like any other, and what is kept for later runs does not hold it.
     """
 
     zone: ZoneId
@@ -45,6 +46,7 @@ class ZoneNews:
     held_s: float | None = None
     lead_s: float | None = None
     instance_type: str = ""
+    staged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ A fleet sees capacity only through what it asks for, so this is a lower bound wi
 
 * while N spot VMs are held in a zone its capacity is at least N, and what is believed of it rises to that;
 * when a launch is refused for capacity, or a VM is preempted, it is exactly as many as are then held;
+* what a drill staged tells nothing: its refusals are passed over, and its VMs count as let go;
 * in between nothing is known, and the last knowledge is carried forward (before a zone's first news: the first
   one backward). A zone that was never asked is left out.
 
@@ -153,7 +154,7 @@ def _read(journal: Path) -> tuple[list[_Heard], datetime]:
             replicas = database.execute("SELECT * FROM replicas WHERE market = ?", (Market.SPOT,)).fetchall()
             events = database.execute(
                 "SELECT id, at, kind, message, replica, json_extract(data, '$.kind') AS refusal, "
-                "json_extract(data, '$.gone') AS gone FROM events "
+                "json_extract(data, '$.gone') AS gone, json_extract(data, '$.staged') AS staged FROM events "
                 "WHERE kind IN ('state', 'gone', 'refused') AND replica IS NOT NULL ORDER BY id"
             ).fetchall()
             [last] = database.execute(
@@ -180,12 +181,14 @@ def _life(replica: sqlite3.Row, events: list[sqlite3.Row]) -> list[_Heard]:
 
     granted: _Heard | None = None
     ended: _Heard | None = None
-    end: _News = "preempted" if replica["gone"] == GoneReason.PREEMPTED else "released"
+    staged = any(event["staged"] for event in events)
+    end: _News = "preempted" if replica["gone"] == GoneReason.PREEMPTED and not staged else "released"
     refusals: list[_Heard] = []
     for event in events:
         step = _STEP.match(event["message"])
         if event["kind"] == "refused":
-            refusals += [heard(event["at"], "refused", event["id"])] if event["refusal"] == "capacity" else []
+            real = event["refusal"] == "capacity" and not event["staged"]
+            refusals += [heard(event["at"], "refused", event["id"])] if real else []
         elif step and step[2] == State.BOOTING:
             granted = heard(event["at"], "granted", event["id"])
         elif step and step[2] in (State.TERMINATING, State.GONE) and ended is None:

@@ -205,7 +205,9 @@ def _news_document(news: ZoneNews) -> dict[str, Any]:
         "detail": news.detail,
         "held_s": news.held_s,
         "lead_s": news.lead_s,
-    } | ({"instance_type": news.instance_type} if news.instance_type else {})
+        **({"instance_type": news.instance_type} if news.instance_type else {}),
+        **({"staged": True} if news.staged else {}),
+    }
 
 
 def _news(document: Mapping[str, Any]) -> ZoneNews:
@@ -218,6 +220,7 @@ def _news(document: Mapping[str, Any]) -> ZoneNews:
         document["held_s"],
         document["lead_s"],
         document.get("instance_type", ""),
+        document.get("staged", False),
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from hedgeserve.errors import BootstrapError, HedgeServeError, StateDirectoryError
+from hedgeserve.errors import BootstrapError, HedgeServeError, LimitError, StateDirectoryError
 from hedgeserve.listening import server_tls
 from hedgeserve.spec import AdminSpec, split_listen
 from hedgeserve.web.stream import Bell
@@ -36,6 +36,19 @@ _CLOSING_S = 0.5
 _LINK_LASTS_S = 3600.0
 
 
+class Drilled(Protocol):
+    """What may be asked of drills; all three answer in JSON-able objects."""
+
+    def rehearse(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What this drill would do; ValueError where it cannot be done."""
+
+    def start(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Begin it; LimitError where one goes on, or nobody would be left to serve."""
+
+    def report(self) -> Mapping[str, Any]:
+        """What goes on, and what came of the last one."""
+
+
 class Operated(Protocol):
     """The service as its operator may see and handle it."""
 
@@ -51,6 +64,10 @@ class Operated(Protocol):
     def history(self, *, since_s: float, points: int) -> Mapping[str, Any]:
         """What the service was like since then (Unix seconds), in about so many points at most."""
 
+    @property
+    def drills(self) -> Drilled:
+        """Trouble that is made on purpose."""
+
     def request_down(self) -> None:
         """Stop, and terminate every VM."""
 
@@ -58,9 +75,9 @@ class Operated(Protocol):
 class _Refused(Exception):
     """No, with a status and the reason."""
 
-    def __init__(self, status: int, message: str, **more: str) -> None:
+    def __init__(self, status: int, message: str, *, code: str | None = None, **more: str) -> None:
         super().__init__(message)
-        self.status, self.more = status, more
+        self.status, self.code, self.more = status, code, more
 
 
 class Admin:
@@ -130,7 +147,7 @@ class Admin:
         try:
             return await self._find(request)
         except _Refused as refused:
-            return error_answer(refused.status, str(refused), refused.more)
+            return error_answer(refused.status, str(refused), refused.more, refused.code)
         except HedgeServeError as error:
             return error_answer(500, str(error))
         except Exception:
@@ -151,6 +168,9 @@ class Admin:
             case ["admin", "v1", "history"]:
                 _require(request, "GET", "HEAD")
                 return self._history(request)
+            case ["admin", "v1", "drill"]:
+                _require(request, "GET", "POST")
+                return self._drill(request)
             case ["admin", "v1", "down"]:
                 _require(request, "POST")
                 self._service.request_down()
@@ -170,6 +190,21 @@ class Admin:
         since_s = _number(request, "since", int(time.time()) - _DEFAULT_HISTORY_S, 2**40)
         points = _number(request, "points", _DEFAULT_POINTS, _MOST_POINTS)
         return _json(self._service.history(since_s=since_s, points=points))
+
+    def _drill(self, request: Request) -> Answer:
+        if request.method == "GET":
+            return _json(self._service.drills.report())
+        try:
+            asked = json.loads(request.body or b"{}")
+            if not isinstance(asked, dict):
+                raise ValueError("write a JSON object")
+            if asked.pop("dry", False):
+                return _json(self._service.drills.rehearse(asked))
+            return _json(self._service.drills.start(asked), 202)
+        except ValueError as error:
+            raise _Refused(400, str(error)) from None
+        except LimitError as error:
+            raise _Refused(409, str(error), code="limit") from None
 
     async def _logs(self, request: Request, replica: str) -> Answer:
         lines = _number(request, "lines", _DEFAULT_LOG_LINES, _MOST_LOG_LINES)

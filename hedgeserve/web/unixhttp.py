@@ -43,9 +43,11 @@ class Answer:
     more: Mapping[str, str] | None = None
 
 
-def error_answer(status: int, message: str, more: Mapping[str, str] | None = None) -> Answer:
+def error_answer(
+    status: int, message: str, more: Mapping[str, str] | None = None, code: str | None = None
+) -> Answer:
     """An error in the shape of the public endpoint's."""
-    body = json.dumps({"error": {"message": message, "type": "admin_error", "param": None, "code": None}})
+    body = json.dumps({"error": {"message": message, "type": "admin_error", "param": None, "code": code}})
     return Answer(status, "application/json", body.encode(), more)
 
 

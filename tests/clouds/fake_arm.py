@@ -191,6 +191,11 @@ class FakeArm:
                 )
             case ["resourcegroups", _, "providers", provider, kind, _]:
                 return self._thing(request, parts[3], TYPES[f"{provider}/{kind}"], parts[7], late)
+            case ["resourcegroups", _, "providers", _, "virtualmachines", _, "simulateeviction"]:
+                if self.world.vm(parts[7])["properties"].get("priority") != "Spot":
+                    raise Refusal(409, "OperationNotAllowed", "SimulateEviction is for Azure Spot VMs only.")
+                self.world.evict(parts[7])
+                return 204, None, {}
             case ["providers", "microsoft.compute", "virtualmachines"]:
                 return self._page(request, self._statuses(request.query.get("statusOnly") == "true"))
             case ["providers", _, "locations", _, "operations", operation]:

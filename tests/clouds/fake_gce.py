@@ -185,6 +185,9 @@ class FakeGce:
                 return self._insert(zone, seen, fault)
             case ["GET", "zones", zone, "instances", name]:
                 return self._known(self.world.instances, (zone, name), seen)
+            case ["POST", "zones", zone, "instances", name, "simulateMaintenanceEvent"]:
+                self._known(self.world.instances, (zone, name), seen)
+                return self._operate(f"zones/{zone}", seen, fault, lambda: self.preempt(name))
             case ["DELETE", "zones", zone, "instances", name]:
                 return self._delete_instance(zone, name, seen, fault)
             case ["DELETE", "zones", zone, "disks", name]:

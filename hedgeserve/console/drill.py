@@ -1,0 +1,118 @@
+"""``hedgeserve drill``: asks, has the service make the trouble, sends it requests meanwhile, prints the report."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from hedgeserve.console.admin import AdminClient
+from hedgeserve.console.clouds import aligned
+from hedgeserve.console.load import Load, Loaded
+from hedgeserve.errors import LimitError
+from hedgeserve.units import format_duration
+
+_LOOK_EVERY_S = 0.5
+
+
+def run_drill(
+    client: AdminClient,
+    asked: Mapping[str, Any],
+    *,
+    load: int,
+    as_json: bool,
+    agreed: Callable[[str], bool],
+    environ: Mapping[str, str],
+) -> bool:
+    """See a drill through; whether nothing was lost and capacity was back in time.
+
+    Raises:
+        LimitError: No replica would be left ready, or another drill goes on.
+        HedgeServeError: It cannot be done here, or the endpoint does not take our requests.
+    """
+    drill = {key: value for key, value in asked.items() if value is not None}
+    status, plan = client.status(), client.rehearse(drill)
+    for sentence in plan["sentences"]:
+        click.echo(sentence, err=True)
+    if plan["refusal"]:
+        raise LimitError(plan["refusal"])
+    agreed(f"Do this to {status['service']}, which serves {status['ready']} ready replicas now?")
+    sent: Loaded | None = None
+    if load:
+        with Load(status["url"], status["model"], load, api_key=environ.get("HEDGESERVE_API_KEY")) as streams:
+            click.echo(f"{load} streams run; the drill begins.", err=True)
+            streams.mark()
+            report = _see_through(client, drill)
+            sent = streams.finish()
+    else:
+        report = _see_through(client, drill)
+    ok = bool(report["ok"]) and (sent is None or sent.ok)
+    if as_json:
+        click.echo(json.dumps({**report, "ok": ok, "load": None if sent is None else sent.document()}))
+    else:
+        _print(report, sent)
+    return ok
+
+
+def _see_through(client: AdminClient, drill: Mapping[str, Any]) -> dict[str, Any]:
+    begun = client.start_drill(drill)
+    name, started_s, told = begun["drill"], time.monotonic(), ""
+    click.echo(
+        f"{name} goes on; well again within {format_duration(begun['within_s'])} is what is expected.", err=True
+    )
+    while client.drills()["running"] == name:
+        time.sleep(_LOOK_EVERY_S)
+        if sys.stderr.isatty():
+            status = client.status()
+            ready, target = status["ready"], status["target"]
+            told = f"{format_duration(round(time.monotonic() - started_s))}: {ready} ready, {target} needed"
+            click.echo(f"\r{told:<60}", nl=False, err=True)
+    if told:
+        click.echo(err=True)
+    found: dict[str, Any] = client.drills()["last"]
+    return found
+
+
+def _print(report: Mapping[str, Any], sent: Loaded | None) -> None:
+    requests = report.get("requests")
+    if requests is None:  # the drill itself failed, through a mistake of ours
+        click.echo(f"{report['drill']} failed: {report['cut_short']}")
+        return
+    rows = [
+        ["requests", f"{requests['ended']} ended, {requests['lost']} lost, {requests['turned_away']} turned away"],
+        ["moved early", str(requests["moved"])],
+        ["continued", f"{requests['continued']} elsewhere, from the very token"],
+        ["replayed", str(requests["replayed"])],
+        ["retried", f"{requests['retried']} attempts, before their clients had a byte"],
+        ["replacement", f"launched {_after(report['launched_s'])}, ready {_after(report['ready_again_s'])}"],
+        ["capacity", f"back {_after(report['restored_s'])}; short for {format_duration(report['short_s'])}, "
+         f"{report['least_ready']} of {report['wanted']} ready at the least"],
+        ["extra cost", f"{report['extra_usd']:+.4f} USD"],
+    ]  # fmt: skip
+    if sent is not None:
+        rows += [
+            ["our streams", f"{sent.whole} whole, {sent.failed} failed"],
+            ["longest pause", f"{format_duration(round(sent.longest_pause_s, 2))} in the middle of an answer"],
+            ["longest wait", f"{format_duration(round(sent.longest_wait_s, 2))} for an answer to begin"],
+            ["same text", sent.compared()],
+        ]
+    for line in aligned(rows):
+        click.echo(line)
+    if report["decisions"]:
+        click.echo("What happened, and why:")
+        for sentence in report["decisions"]:
+            click.echo(f"  {sentence}")
+    for failure in [] if sent is None else sent.failures[:5]:
+        click.echo(f"A stream failed: {failure}", err=True)
+    if report["cut_short"]:
+        click.echo(f"{report['drill']} was cut short: {report['cut_short']}", err=True)
+    elif report["restored_s"] is None:
+        click.echo(f"Capacity was not back within {format_duration(report['within_s'])}.", err=True)
+
+
+def _after(seconds: float | None) -> str:
+    if seconds is None:
+        return "not seen"
+    return "at once" if seconds == 0 else f"after {format_duration(seconds)}"

@@ -1,0 +1,244 @@
+"""What a drill will do in a fleet as it is now: which VMs go and how, what else is set, what speaks against it.
+
+Pure. What can be done differs from cloud to cloud (docs/drills.md has the table): where there is no way to have a
+cloud do it, either HedgeServe does it in its place, and says so, or the drill is refused with what to do instead.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hedgeserve.drills.request import TAKES, DrillError, DrillKind, DrillRequest
+from hedgeserve.replica import STARTING, Market, Replica, ReplicaId, State, ZoneId
+from hedgeserve.units import format_duration
+
+_AWS_NOTICE_S = 120.0
+_UNKNOWN_BOOT_S = 900.0
+_BOOTS_WITHIN = 2.0
+_GRACE_S = 15.0
+_CLOUD_TAKES_S = {"gcp": 120.0, "azure": 1830.0}
+"""From the question to the VM's end: GCP's event may take a minute to begin, Azure says "within 30 minutes"."""
+_SERVING = (State.READY, State.NOTICED)
+
+
+class Means(StrEnum):
+    """How a VM is taken away."""
+
+    CLOUD = "its cloud is asked to preempt it"
+    SILENCE = "it falls silent, with its connections open"
+    ANNOUNCE = "HedgeServe gives the notice itself, and terminates the VM when it is over"
+    TERMINATE = "it is terminated behind the fleet's back"
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A replica that goes, with the VM that it had when the drill was planned."""
+
+    replica: ReplicaId
+    vm_id: str
+    cloud: str
+    zone: ZoneId
+    means: Means
+    notice_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """A drill, ready to be done. ``refusal`` is why not, empty where nothing speaks against it."""
+
+    request: DrillRequest
+    victims: tuple[Victim, ...]
+    zones: tuple[ZoneId, ...]
+    cloud: str
+    wanted: int
+    ready_before: int
+    within_s: float
+    usd: float
+    sentences: tuple[str, ...]
+    refusal: str = ""
+
+
+def write_script(
+    request: DrillRequest,
+    replicas: Sequence[Replica],
+    *,
+    zones: Sequence[ZoneId],
+    wanted: int,
+    boot_s: float | None,
+    local_notice_s: float,
+    outstanding: Callable[[ReplicaId], int],
+) -> Script:
+    """What this drill does in a fleet of these replicas, of which ``wanted`` are meant to be ready.
+
+    ``zones`` are all that the pools name, ``boot_s`` is how long a boot takes, where that is known.
+
+    Raises:
+        DrillError: It cannot be done here; says why, and what can be.
+    """
+    ready = [replica for replica in replicas if replica.state is State.READY]
+    where = _zones_of(request, zones, ready)
+    cloud = _cloud_of(request, zones, where)
+    doomed = _doomed(request, replicas, where, outstanding)
+    victims = tuple(_victim(request, replica) for replica in doomed)
+    left = len(ready) - sum(replica.state is State.READY for replica in doomed)
+    refusal = ""
+    if doomed and left < 1:
+        refusal = (
+            f"this would leave no replica ready ({len(ready)} now): requests would wait until another one is; "
+            "--force does it all the same"
+        )
+    elif not ready and not request.force:
+        refusal = "no replica is ready now, so a drill would prove nothing; wait, or --force does it all the same"
+    boot = _UNKNOWN_BOOT_S if boot_s is None else boot_s
+    end_s = max((_end_s(victim, local_notice_s) for victim in victims), default=0.0)
+    held_s = request.for_s + (request.by_s if request.kind is DrillKind.SLOW_BOOT else 0.0)
+    within_s = request.within_s
+    if within_s is None:
+        within_s = _GRACE_S + end_s + held_s + _BOOTS_WITHIN * boot
+    usd = sum(replica.offer.usd_per_hour for replica in doomed) * boot / 3600
+    return Script(
+        request=request,
+        victims=victims,
+        zones=where,
+        cloud=cloud,
+        wanted=max(1, min(len(ready), wanted)),
+        ready_before=len(ready),
+        within_s=within_s,
+        usd=usd,
+        sentences=tuple(_sentences(request, victims, where, cloud, usd, boot_s, left)),
+        refusal="" if request.force else refusal,
+    )
+
+
+def _zones_of(request: DrillRequest, zones: Sequence[ZoneId], ready: Sequence[Replica]) -> tuple[ZoneId, ...]:
+    """The zone that is meant, by its name or its end; where a kind needs one and none is named, the fullest."""
+    if request.zone:
+        found = [zone for zone in zones if zone == request.zone or zone.endswith(f"/{request.zone}")]
+        if len(found) != 1:
+            there = f"{request.zone!r} is {'more than one zone' if found else 'no zone'} of the pools"
+            raise DrillError(
+                f"{there}; there are {', '.join(found or zones) or 'none (static servers have none)'}"
+            )
+        return tuple(found)
+    if request.kind not in (DrillKind.BLACKOUT, DrillKind.REFUSE):
+        return ()
+    if not zones:
+        raise DrillError("no pool has zones: servers of static pools are somebody else's, and no drill takes them")
+    count = {zone: sum(replica.zone == zone for replica in ready) for zone in zones}
+    return (max(zones, key=lambda zone: count[zone]),)
+
+
+def _cloud_of(request: DrillRequest, zones: Sequence[ZoneId], where: Sequence[ZoneId]) -> str:
+    clouds = list(dict.fromkeys(zone.partition("/")[0] for zone in zones))
+    if request.cloud:
+        if request.cloud not in clouds:
+            raise DrillError(f"no pool is on {request.cloud!r}; there are {', '.join(clouds) or 'no clouds'}")
+        return request.cloud
+    if where:
+        return where[0].partition("/")[0]
+    if request.kind is DrillKind.API_DOWN and len(clouds) != 1:
+        raise DrillError(f"say which cloud is to be silent with --cloud: {', '.join(clouds) or 'there is none'}")
+    return clouds[0] if len(clouds) == 1 else ""
+
+
+def _doomed(
+    request: DrillRequest,
+    replicas: Sequence[Replica],
+    where: Sequence[ZoneId],
+    outstanding: Callable[[ReplicaId], int],
+) -> list[Replica]:
+    """The replicas that go."""
+    if request.kind not in TAKES and not request.take:
+        return []
+    if request.replica:
+        return [_named(request, replicas)]
+    spot_only = request.kind is not DrillKind.VANISH and request.kind is not DrillKind.BLACKOUT
+    there = [
+        replica
+        for replica in replicas
+        if replica.vm_id is not None
+        and (replica.alive or replica.state in _SERVING)
+        and (not where or replica.zone in where)
+        and not (spot_only and replica.market is not Market.SPOT)
+    ]
+    if request.kind is DrillKind.BLACKOUT:
+        return there
+    ready = [replica for replica in there if replica.state is State.READY]
+    if request.zone and request.kind in TAKES:
+        if not there:
+            raise DrillError(f"no {'spot ' if spot_only else ''}replica is in {where[0]} now")
+        return there
+    if not ready:
+        kind = "spot replica" if spot_only else "replica with a VM of ours"
+        raise DrillError(f"no {kind} is ready now, so there is none to take; `hedgeserve status` shows them")
+    spot_first = [replica for replica in ready if replica.market is Market.SPOT] or ready
+    return [max(spot_first, key=lambda replica: outstanding(replica.id))]
+
+
+def _named(request: DrillRequest, replicas: Sequence[Replica]) -> Replica:
+    found = next((replica for replica in replicas if replica.id == request.replica), None)
+    if found is None:
+        names = ", ".join(replica.id for replica in replicas) or "none"
+        raise DrillError(f"there is no replica {request.replica} now; there are {names}")
+    if found.market is Market.EXTERNAL:
+        raise DrillError(f"{found.id} is somebody else's server: HedgeServe cannot take it away; stop it yourself")
+    if found.vm_id is None or not (found.alive or found.state in _SERVING):
+        raise DrillError(f"{found.id} is {found.state}: there is no VM to take, or it goes already")
+    if request.kind is not DrillKind.VANISH and found.market is not Market.SPOT:
+        raise DrillError(f"{found.id} is an on-demand VM, and no cloud preempts those; `drill vanish` takes it")
+    return found
+
+
+def _victim(request: DrillRequest, replica: Replica) -> Victim:
+    cloud, spot = replica.offer.cloud, replica.market is Market.SPOT
+    notice_s = request.notice_s
+    if request.kind in (DrillKind.VANISH, DrillKind.BLACKOUT):
+        means = Means.SILENCE if cloud == "local" and spot else Means.TERMINATE
+        notice_s = None
+    elif cloud == "aws":
+        # Only FIS gives a real notice, by an experiment and a role that the user has set up in the account.
+        if replica.state in STARTING:
+            raise DrillError(f"{replica.id} is {replica.state}: on aws only a ready one can be given a notice")
+        means, notice_s = Means.ANNOUNCE, _AWS_NOTICE_S if notice_s is None else notice_s
+    else:
+        if cloud != "local" and notice_s is not None:
+            raise DrillError(f"how long before the end its notice comes is for {cloud} to say; leave --notice out")
+        means = Means.CLOUD
+    assert replica.vm_id is not None
+    return Victim(replica.id, replica.vm_id, cloud, replica.zone, means, notice_s)
+
+
+def _end_s(victim: Victim, local_notice_s: float) -> float:
+    if victim.notice_s is not None:
+        return victim.notice_s
+    if victim.means is Means.CLOUD:
+        return _CLOUD_TAKES_S.get(victim.cloud, local_notice_s)
+    return 0.0
+
+
+def _sentences(
+    request: DrillRequest,
+    victims: Sequence[Victim],
+    where: Sequence[ZoneId],
+    cloud: str,
+    usd: float,
+    boot_s: float | None,
+    left: int,
+) -> list[str]:
+    for_ = format_duration(request.for_s)
+    told = [f"{victim.replica} in {victim.zone}: {victim.means}" for victim in victims]
+    if any(victim.cloud == "azure" and victim.means is Means.CLOUD for victim in victims):
+        told.append("azure carries a simulated eviction out within 30 minutes, not at once")
+    match request.kind:
+        case DrillKind.BLACKOUT | DrillKind.REFUSE:
+            told.append(f"launches in {where[0]} are refused for {for_}")
+        case DrillKind.SLOW_BOOT:
+            by = format_duration(request.by_s)
+            told.append(f"VMs that are launched within {for_} take {by} longer to come up")
+        case DrillKind.API_DOWN:
+            told.append(f"no call to {cloud} is answered for {for_}; nothing can be launched or ended there")
+    if victims:
+        took = "some minutes" if boot_s is None else format_duration(boot_s)
+        told.append(f"{left} ready replica{'' if left == 1 else 's'} stay{'s' if left == 1 else ''}")
+        told.append(f"about {usd:.4f} USD: what takes their place is paid for while it starts ({took})")
+    return told

@@ -1,0 +1,310 @@
+"""Drills: what is asked, what would be done, what came of it; and that nothing is learnt from them."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from hedgeserve.drills.lessons import Lessons
+from hedgeserve.drills.request import DrillError, DrillKind, DrillRequest
+from hedgeserve.drills.review import Watch, review
+from hedgeserve.drills.script import Means, Script, write_script
+from hedgeserve.fates import Fates
+from hedgeserve.hedge import NewsKind, ZoneNews, make_policy
+from hedgeserve.metrics import FailurePhase, Metrics, Outcome
+from hedgeserve.replica import Market, Offer, Replica, ReplicaId, State, ZoneId
+from hedgeserve.spec import HedgeSpec
+
+EAST, WEST = ZoneId("local/east/a"), ZoneId("local/west/a")
+
+
+def replica(
+    number: int,
+    *,
+    zone: str = EAST,
+    market: Market = Market.SPOT,
+    state: State = State.READY,
+    vm: bool = True,
+) -> Replica:
+    offer = Offer(ZoneId(zone), "small", market, 0.36, datetime.now(UTC))
+    vm_id = f"vm-{number}" if vm else None
+    return Replica(ReplicaId(f"svc-{number}"), offer, state, 0.0, datetime.now(UTC), vm_id=vm_id)
+
+
+def script(
+    kind: str,
+    replicas: Sequence[Replica],
+    *,
+    zones: Sequence[str] = (EAST, WEST),
+    busy: Sequence[int] = (),
+    boot_s: float | None = 100.0,
+    **asked: Any,
+) -> Script:
+    return write_script(
+        DrillRequest.read({"kind": kind, **asked}),
+        replicas,
+        zones=[ZoneId(zone) for zone in zones],
+        wanted=2,
+        boot_s=boot_s,
+        local_notice_s=10.0,
+        outstanding=lambda one: 5 * (int(one.rpartition("-")[2]) in busy),
+    )
+
+
+# What is asked
+
+
+def test_a_request_is_read_with_what_nobody_said() -> None:
+    """Conditions hold for a while by themselves."""
+    asked = DrillRequest.read({"kind": "blackout", "zone": "east/a"})
+    assert (asked.kind, asked.zone, asked.for_s, asked.force) == (DrillKind.BLACKOUT, "east/a", 60.0, False)
+    assert DrillRequest.read({"kind": "slow-boot", "for_s": None}).for_s == 300.0
+    assert DrillRequest.read({"kind": "preempt"}).for_s == 0.0
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"kind": "flood"}, "there is no drill 'flood'; there are preempt, vanish"),
+        ({"kind": "preempt", "zoen": "a"}, "'zoen' is nothing that a drill takes; there are .*zone"),
+        ({"kind": "preempt", "notice_s": -1}, "notice_s = -1: write seconds"),
+        ({"kind": "preempt", "notice_s": True}, "notice_s = True: write seconds"),
+        ({"kind": "preempt", "for_s": float("nan")}, "for_s = nan: write seconds"),
+        ({"kind": "preempt", "force": "yes"}, "write true or false"),
+        ({"kind": "preempt", "zone": 7}, "write a name"),
+        ({"kind": "preempt", "zone": "a", "replica": "b"}, "give one"),
+        ({}, "there is no drill None"),
+    ],
+)
+def test_a_request_that_is_wrong_is_told_what_is_wrong(asked: dict[str, Any], said: str) -> None:
+    """And what may be written instead."""
+    with pytest.raises(DrillError, match=said):
+        DrillRequest.read(asked)
+
+
+# What would be done
+
+
+def test_the_spot_replica_with_the_most_requests_is_taken() -> None:
+    """That is where a preemption is felt most."""
+    found = script("preempt", [replica(1), replica(2), replica(3, market=Market.ON_DEMAND)], busy=[2, 3])
+    assert [(victim.replica, victim.means) for victim in found.victims] == [("svc-2", Means.CLOUD)]
+    assert found.refusal == ""
+    assert found.usd == pytest.approx(0.36 * 100 / 3600)
+    assert found.within_s == 15 + 10 + 2 * 100
+    assert found.wanted == 2
+    assert "about 0.0100 USD" in found.sentences[-1]
+
+
+def test_the_last_ready_replica_is_spared_unless_forced() -> None:
+    """Requests would wait; who wants to see that says so."""
+    alone = [replica(1), replica(2, state=State.LOADING)]
+    assert "would leave no replica ready (1 now)" in script("vanish", alone).refusal
+    assert script("vanish", alone, force=True).refusal == ""
+    assert "no replica is ready now" in script("refuse", [replica(1, state=State.BOOTING)]).refusal
+
+
+def test_a_blackout_takes_all_of_the_fullest_zone_on_demand_too() -> None:
+    """What still boots there included; what stands in another zone stays."""
+    there = [
+        replica(1, zone=WEST),
+        replica(2),
+        replica(3, market=Market.ON_DEMAND),
+        replica(4, state=State.BOOTING),
+        replica(5, state=State.TERMINATING),
+    ]
+    found = script("blackout", there)
+    assert found.zones == (EAST,)
+    assert {victim.replica: victim.means for victim in found.victims} == {
+        "svc-2": Means.SILENCE,
+        "svc-3": Means.TERMINATE,
+        "svc-4": Means.SILENCE,
+    }
+    assert "launches in local/east/a are refused for 1m" in found.sentences
+
+
+def test_a_zone_may_be_named_by_its_end() -> None:
+    """``west/a`` is enough where there is one of it; else the candidates are named."""
+    assert script("refuse", [replica(1)], zone="west/a").zones == (WEST,)
+    with pytest.raises(DrillError, match="more than one zone of the pools; there are local/east/a, local/west/a"):
+        script("refuse", [replica(1)], zone="a")
+    with pytest.raises(DrillError, match="no zone of the pools"):
+        script("refuse", [replica(1)], zone="north/b")
+    with pytest.raises(DrillError, match="no spot replica is in local/west/a"):
+        script("preempt", [replica(1)], zone="west/a")
+
+
+def test_each_cloud_is_drilled_by_the_means_that_it_has() -> None:
+    """AWS has no call that gives a notice without FIS: HedgeServe gives it, and ends the VM."""
+    aws, gcp, azure = "aws/us-east-1/us-east-1a", "gcp/us-central1/us-central1-a", "azure/eastus/1"
+    both = {"zones": [aws, gcp, azure]}
+    found = script("preempt", [replica(1, zone=aws), replica(2, zone=gcp)], replica="svc-1", **both)
+    assert (found.victims[0].means, found.victims[0].notice_s) == (Means.ANNOUNCE, 120.0)
+    found = script("preempt", [replica(1, zone=aws), replica(2, zone=gcp)], replica="svc-2", **both)
+    assert (found.victims[0].means, found.victims[0].notice_s) == (Means.CLOUD, None)
+    found = script("preempt", [replica(1, zone=azure), replica(2, zone=gcp)], replica="svc-1", **both)
+    assert any("within 30 minutes" in sentence for sentence in found.sentences)
+    assert found.within_s > 1830
+    with pytest.raises(DrillError, match="for gcp to say"):
+        script("preempt", [replica(2, zone=gcp), replica(3, zone=gcp)], replica="svc-2", notice_s=5, **both)
+    found = script("vanish", [replica(1, zone=aws), replica(2, zone=gcp)], replica="svc-1", **both)
+    assert found.victims[0].means is Means.TERMINATE
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("svc-9", "there is no replica svc-9 now; there are svc-1, svc-2, svc-3, svc-4"),
+        ("svc-2", "somebody else's server"),
+        ("svc-3", "svc-3 is an on-demand VM, and no cloud preempts those"),
+        ("svc-4", "svc-4 is draining"),
+    ],
+)
+def test_what_cannot_be_taken_is_told_apart(name: str, said: str) -> None:
+    """A server of somebody else, an on-demand VM, one that goes already."""
+    there = [
+        replica(1),
+        replica(2, zone="static/0/a:1", market=Market.EXTERNAL, vm=False),
+        replica(3, market=Market.ON_DEMAND),
+        replica(4, state=State.DRAINING),
+    ]
+    with pytest.raises(DrillError, match=said):
+        script("preempt", there, replica=name)
+
+
+def test_static_servers_alone_cannot_be_drilled() -> None:
+    """There is neither a VM to take nor a zone to close."""
+    there = [replica(1, zone="static/0/a:1", market=Market.EXTERNAL, vm=False)]
+    for kind in ("preempt", "vanish"):
+        with pytest.raises(DrillError, match="none to take"):
+            script(kind, there, zones=[])
+    with pytest.raises(DrillError, match="no pool has zones"):
+        script("blackout", there, zones=[])
+
+
+def test_a_silent_cloud_must_be_named_where_there_are_several() -> None:
+    """One that no pool is on is an error too."""
+    zones = [EAST, "aws/us-east-1/us-east-1a"]
+    assert script("api-down", [replica(1)], zones=zones, cloud="aws").cloud == "aws"
+    assert script("api-down", [replica(1)]).cloud == "local"
+    with pytest.raises(DrillError, match="--cloud: local, aws"):
+        script("api-down", [replica(1)], zones=zones)
+    with pytest.raises(DrillError, match="no pool is on 'gcp'"):
+        script("api-down", [replica(1)], cloud="gcp")
+
+
+def test_a_condition_may_take_a_replica_along() -> None:
+    """So that there is something to launch in it."""
+    assert script("slow-boot", [replica(1), replica(2)]).victims == ()
+    found = script("slow-boot", [replica(1), replica(2)], take=True, by_s=30, for_s=40)
+    assert len(found.victims) == 1
+    assert found.within_s == 15 + 10 + 70 + 200
+
+
+# What came of it
+
+
+def watched() -> Watch:
+    return Watch(
+        known=frozenset({ReplicaId("svc-1"), ReplicaId("svc-2")}),
+        victims=frozenset({ReplicaId("svc-1")}),
+        wanted=2,
+        usd_per_hour=0.72,
+    )
+
+
+def test_the_watch_tells_when_what_was_so() -> None:
+    """Launched, ready again, capacity back, and what it cost meanwhile."""
+    watch = watched()
+    watch.look([replica(1, state=State.NOTICED), replica(2)], wanted=2, at_s=0.0)
+    watch.look([replica(1, state=State.NOTICED), replica(2), replica(3, state=State.BOOTING)], wanted=2, at_s=1.0)
+    assert not watch.well
+    watch.look([replica(2), replica(3, state=State.LOADING)], wanted=2, at_s=11.0)
+    watch.look([replica(2), replica(3)], wanted=2, at_s=21.0)
+    assert watch.well
+    assert (watch.launched_s, watch.ready_again_s, watch.restored_s, watch.gone_s) == (1.0, 21.0, 21.0, 11.0)
+    assert (watch.short_s, watch.least_ready) == (21.0, 1)
+    assert watch.extra_usd == pytest.approx(0.36 / 3600)
+    found = review(
+        drill="preempt-1", kind="preempt", watch=watch, fates=Fates(ended=7, moved=2), within_s=30, took_s=21.2,
+        decisions=["svc-3: spot in local/east/a"],
+    )  # fmt: skip
+    assert found.ok
+    assert found.document()["requests"]["moved"] == 2
+    assert "nothing was lost; capacity was back after 21s; of 7 requests 2 moved early" in found.sentence()
+
+
+@pytest.mark.parametrize(
+    ("fates", "within_s", "cut_short"),
+    [(Fates(lost=1), 30, ""), (Fates(turned_away=1), 30, ""), (Fates(), 20, ""), (Fates(), 30, "no answer")],
+)
+def test_a_drill_fails_for_a_lost_request_or_for_lateness(fates: Fates, within_s: float, cut_short: str) -> None:
+    """A request turned away is one that its client did not get an answer to."""
+    watch = watched()
+    watch.look([replica(2)], wanted=2, at_s=0.0)
+    watch.look([replica(2), replica(3)], wanted=2, at_s=21.0)
+    found = review(
+        drill="d", kind="vanish", watch=watch, fates=fates, within_s=within_s, took_s=22, decisions=[],
+        cut_short=cut_short,
+    )  # fmt: skip
+    assert not found.ok
+
+
+def test_a_fleet_that_needs_fewer_by_now_is_whole_with_fewer() -> None:
+    """An on-demand bridge of before the drill need not come back."""
+    watch = watched()
+    watch.look([replica(2)], wanted=1, at_s=5.0)
+    assert watch.well
+    assert watch.short_s == 0.0
+
+
+def test_the_fates_of_requests_are_counted_from_a_beginning() -> None:
+    """As the metrics have them."""
+    metrics = Metrics()
+    metrics.request_ended("/v1/completions", Outcome.OK, 200)
+    before = metrics.fates()
+    metrics.request_ended("/v1/completions", Outcome.OK, 200)
+    metrics.request_ended("/v1/completions", Outcome.UPSTREAM_ERROR, 502)
+    metrics.request_ended("/v1/completions", Outcome.SHED, 503)
+    metrics.upstream_failed(FailurePhase.CONNECT)
+    metrics.upstream_failed(FailurePhase.BODY)
+    metrics.upstream_failed(FailurePhase.MOVED)
+    metrics.resumed("continue", "ok")
+    metrics.resumed("continue", "failed")
+    metrics.resumed("replay", "ok")
+    found = metrics.fates().since(before)
+    assert found == Fates(ended=3, lost=1, turned_away=1, retried=1, continued=1, replayed=1, moved=1)
+
+
+# What is learnt
+
+
+def lost(zone: ZoneId, at_s: float, *, staged: bool) -> ZoneNews:
+    return ZoneNews(zone, Market.SPOT, NewsKind.PREEMPTED, at_s, "gone", staged=staged)
+
+
+@pytest.mark.parametrize("name", ["spothedge", "forecast"])
+def test_a_drill_leaves_no_trace_in_what_is_kept(name: str) -> None:
+    """The policy in charge acts on it; the memory that is saved, and taken up afterwards, knows nothing of it."""
+    hedge = HedgeSpec.model_validate({"policy": name})
+    policy, twin, lessons = make_policy(hedge), make_policy(hedge), Lessons()
+    for one in (policy, twin):
+        one.observe(lost(WEST, 1.0, staged=False))
+    lessons.begin(policy)
+    for news in (lost(EAST, 2.0, staged=True), lost(WEST, 3.0, staged=False)):
+        assert lessons.admit(news)
+        policy.observe(news)
+    twin.observe(lost(WEST, 3.0, staged=False))
+    assert policy.export_memory(4.0) != twin.export_memory(4.0)
+    assert lessons.kept(policy).export_memory(4.0) == twin.export_memory(4.0)
+    assert lessons.end(4.0) == twin.export_memory(4.0)
+    assert lessons.kept(policy) is policy
+
+
+def test_the_aftermath_of_a_drill_is_not_heard() -> None:
+    """What the drill's VMs still tell when it is over says nothing of the world."""
+    lessons = Lessons()
+    assert lessons.end(0.0) is None
+    assert not lessons.admit(lost(EAST, 1.0, staged=True))
+    assert lessons.admit(lost(EAST, 1.0, staged=False))

@@ -1,0 +1,131 @@
+"""Drills in services that run: real VMs of the local cloud, real streams, the verb as a person types it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hedgeserve.cli import main
+from hedgeserve.core import Service
+from hedgeserve.drills.request import DrillRequest
+from hedgeserve.errors import LimitError, TraceError
+from hedgeserve.simulate.record import record
+from tests.conftest import eventually, messages, replicas, small_spec
+
+TWO = {
+    "replicas": "count = 2",
+    "args": '["--load-time", "0s", "--tokens-per-second", "200"]',
+    "local": 'notice = "3s"\nvanish_seen_after = "1s"',
+}
+
+
+@asynccontextmanager
+async def running(directory: Path, **changes: Any) -> AsyncIterator[Service]:
+    """Two replicas, ready."""
+    async with Service(small_spec(directory, **{**TWO, **changes}), environ={}) as service:
+        await service.wait_ready(service.spec.replicas.lowest)
+        yield service
+
+
+async def done(service: Service, **asked: Any) -> dict[str, Any]:
+    """The report of a drill, once it has ended."""
+    service.drills.start(asked)
+    await eventually(lambda: service.drills.report()["running"] is None, within_s=60)
+    return dict(service.drills.report()["last"])
+
+
+async def typed(directory: Path, *arguments: str) -> Result:
+    """The verb, while the service runs in this loop."""
+    argv = ["drill", *arguments, "--state-dir", str(directory / "state")]
+    return await asyncio.to_thread(CliRunner().invoke, main, argv)
+
+
+async def test_a_preemption_with_streams_loses_nothing_and_is_told(short_dir: Path) -> None:
+    """The verb sends its own streams, compares them, and reports; the journal says that it was a drill."""
+    async with running(short_dir) as service:
+        found = await typed(short_dir, "preempt", "--load", "8", "--yes", "--json", "--within", "40s")
+        assert found.exit_code == 0, found.output
+        report = json.loads(found.stdout.splitlines()[-1])  # the log of the service is above it
+        assert (report["requests"]["lost"], report["load"]["failed"], report["load"]["other"]) == (0, 0, 0)
+        assert report["load"]["whole"] >= 8
+        assert report["load"]["deterministic"]
+        assert 0 <= report["launched_s"] <= report["ready_again_s"]
+        assert any("preemption notice" in sentence for sentence in report["decisions"])
+        begins, over = await messages(service, "drill")
+        assert begins.startswith(f"{report['drill']} begins: {report['victims'][0]} in local/")
+        assert over.startswith(f"{report['drill']} is over: nothing was lost; capacity was back after")
+        assert "hedgeserve_drill_running 0.0" in service._metrics.render().decode()
+
+
+async def test_a_drill_teaches_the_zones_nothing(short_dir: Path) -> None:
+    """While it lasts the zone is avoided as after a real preemption; then nobody remembers, in no file either."""
+    async with running(short_dir) as service:
+        before = dict(service.status())["zones"]
+        report = await done(service, kind="blackout", for_s=1)
+        assert report["ok"], report
+        assert dict(service.status())["zones"] == before
+        memory = await service._store.load_memory("spothedge")
+        assert memory is None or (memory["moves"], memory["refusals"]) == ([], [])
+        gone = [one for one in await service.events(limit=1000) if one["kind"] == "gone"]
+        assert [one["data"]["staged"] for one in gone] == [True]
+        try:
+            recorded = record(short_dir / "state" / "journal.db", gap_s=1.0)
+        except TraceError:
+            recorded = None  # it had too little to tell
+        assert recorded is None or all(min(zone.counts) >= 0 for zone in recorded.traces.zones)
+
+
+async def test_refused_launches_and_a_silent_cloud_end_with_the_drill(short_dir: Path) -> None:
+    """A replacement is refused, or waits, until the condition is over; then there is one."""
+    async with running(short_dir, zones='["east/a"]') as service:
+        report = await done(service, kind="refuse", take=True, for_s=2)
+        assert report["ok"], report
+        assert any("a drill has it refuse launches" in sentence for sentence in report["decisions"])
+        assert report["ready_again_s"] > 2
+        refused = [one for one in await service.events(limit=1000) if one["kind"] == "refused"]
+        assert all(one["data"]["staged"] for one in refused)
+        report = await done(service, kind="api-down", for_s=1)
+        assert report["ok"], report
+        await eventually(lambda: not service.status()["trouble"])
+
+
+async def test_slow_boots_are_slow_and_no_measure_of_boots(short_dir: Path) -> None:
+    """What is held back comes up later; the estimate of a boot does not hear of it."""
+    async with running(short_dir) as service:
+        usual_s = service._fleet.boot_s()
+        report = await done(service, kind="slow-boot", take=True, by_s=4, for_s=3)
+        assert report["ok"], report
+        assert report["ready_again_s"] - report["launched_s"] >= 4
+        assert service._fleet.boot_s() == usual_s
+
+
+async def test_one_drill_at_a_time_and_not_the_last_replica(short_dir: Path) -> None:
+    """Refused with exit code 3, and with what goes past it."""
+    async with running(short_dir, replicas="count = 1", zones='["east/a"]') as service:
+        found = await typed(short_dir, "vanish", "--yes")
+        assert found.exit_code == 3
+        assert "would leave no replica ready (1 now)" in found.stderr
+        with pytest.raises(LimitError, match="leave no replica"):
+            service.drills.begin(DrillRequest.read({"kind": "vanish"}))
+        service.drills.start({"kind": "slow-boot", "for_s": 30})
+        with pytest.raises(LimitError, match="goes on; one drill at a time"):
+            service.drills.start({"kind": "slow-boot"})
+        assert any(note.startswith("a drill goes on: slow-boot-") for note in service.status()["plan"]["notes"])
+
+
+async def test_a_drill_needs_a_yes_and_a_thing_that_can_be_done(short_dir: Path) -> None:
+    """Nobody is there to answer: exit code 3; a replica that is not there: 1; a bad duration: 2."""
+    async with running(short_dir) as service:
+        found = await typed(short_dir, "preempt")
+        assert (found.exit_code, "Nobody is there to answer" in found.stderr) == (3, True)
+        found = await typed(short_dir, "preempt", "--replica", "small-99", "--yes")
+        assert (found.exit_code, "there is no replica small-99 now" in found.stderr) == (1, True)
+        found = await typed(short_dir, "preempt", "--within", "soon")
+        assert found.exit_code == 2
+        assert len(replicas(service, "ready")) == 2
+        assert await messages(service, "drill") == []
