@@ -70,7 +70,7 @@ class FleetMetrics(Meters):
             "last_tick_timestamp_seconds", "When the control loop last ended a round well, in seconds since 1970"
         )
         self._trouble = self._gauge("trouble", "Whether something is the matter with this part: 1, else 0", "part")
-        self._drill = self._gauge("drill_running", "Whether trouble is being made on purpose: 1 while a drill goes on")
+        self._drill = self._gauge("drill_running", "Whether a drill goes on: 1, else 0")
         self._loop_lag_s = self._histogram(
             "loop_lag_seconds", "How late the event loop runs what is due", _SHORT_S
         )

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from prometheus_client.core import Metric
-
 from hedgeserve.fates import Fates
 from hedgeserve.fleetmetrics import FleetMetrics
 from hedgeserve.meters import Described
@@ -281,9 +279,11 @@ class Metrics(FleetMetrics):
 
     def fates(self) -> Fates:
         """What has become of requests so far."""
-        ended = _by(self._requests.collect(), "outcome")
-        resumed = _by(self._resumptions.collect(), "way", only=("result", "ok"))
-        failed = _by(self._upstream_failures.collect(), "phase")
+        ended: dict[str, int] = {}
+        for (_, outcome, _), count in self._requests.entries():
+            ended[outcome] = ended.get(outcome, 0) + int(count)
+        resumed = {way: int(count) for (way, result), count in self._resumptions.entries() if result == "ok"}
+        failed = {phase: int(count) for (phase,), count in self._upstream_failures.entries()}
         early = (FailurePhase.CONNECT, FailurePhase.FIRST_BYTE, FailurePhase.STATUS)
         return Fates(
             ended=sum(ended.values()),
@@ -294,15 +294,3 @@ class Metrics(FleetMetrics):
             replayed=resumed.get("replay", 0),
             moved=failed.get(FailurePhase.MOVED, 0),
         )
-
-
-def _by(families: Iterable[Metric], label: str, only: tuple[str, str] | None = None) -> dict[str, int]:
-    """A counter's values, summed by one label; ``only`` those with a value of another."""
-    sums: dict[str, int] = {}
-    for family in families:
-        for sample in family.samples:
-            if not sample.name.endswith("_total") or (only and sample.labels.get(only[0]) != only[1]):
-                continue
-            value = sample.labels.get(label, "")
-            sums[value] = sums.get(value, 0) + int(sample.value)
-    return sums
