@@ -1,102 +1,75 @@
-"""The unit files as systemd reads them, and the installer that puts them there."""
-
-import os
-import re
-import shutil
-import subprocess
-from pathlib import Path
+"""Quantities as people write them: read exactly, refused with an example, written so that they read back."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-ROOT = Path(__file__).parent.parent
-UNITS = ROOT / "contrib" / "systemd"
-ANALYZE = shutil.which("systemd-analyze")
-needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed (Debian: systemd)")
-
-
-def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        arguments, capture_output=True, text=True, env=os.environ | variables, cwd=ROOT, timeout=60, check=False
-    )
-
-
-@needs_systemd
-def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
-    """`systemd-analyze verify`, with a program that is there in the place of ours."""
-    for unit in ("hedgeserve.service", "hedgeserve.socket"):
-        text = (UNITS / unit).read_text()
-        (tmp_path / unit).write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.MULTILINE))
-    done = run("systemd-analyze", "verify", *map(str, sorted(tmp_path.iterdir())))
-    about_us = [line for line in done.stderr.splitlines() if "hedgeserve" in line]
-    assert (about_us, done.returncode) == ([], 0)
+from hedgeserve.units import (
+    format_bytes,
+    format_duration,
+    format_usd_per_hour,
+    parse_bytes,
+    parse_duration_s,
+    parse_usd_per_hour,
+)
 
 
-@needs_systemd
-def test_the_service_is_as_little_exposed_as_the_documentation_says() -> None:
-    """The score of `systemd-analyze security` may fall, and not rise unnoticed."""
-    done = run(
-        "systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=15",
-        str(UNITS / "hedgeserve.service"),
-    )  # fmt: skip
-    found = re.search(r"Overall exposure level for hedgeserve.service: ([\d.]+)", done.stdout)
-    if found is None:
-        pytest.skip(f"this systemd-analyze cannot judge a file: {done.stderr.strip()}")
-    assert done.returncode == 0, f"{found[1]} is more than 1.5"
-    assert "**1.2 OK**" in (ROOT / "docs" / "systemd.md").read_text()
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("1h30m", 5400), ("250ms", 0.25), ("1.5h", 5400), ("2d", 172800), (" 5 m ", 300), ("0s", 0)],
+)
+def test_durations_are_read_in_any_unit(text: str, seconds: float) -> None:
+    """One or more numbers, each with its unit."""
+    assert parse_duration_s(text) == seconds
 
 
-def test_the_units_say_what_the_service_relies_on() -> None:
-    """What the code takes for granted: signs of life, the exit code of `down`, patience for a drain."""
-    service = (UNITS / "hedgeserve.service").read_text()
-    for line in (
-        "Type=notify", "WatchdogSec=60s", "NotifyAccess=main", "SuccessExitStatus=4", "RestartPreventExitStatus=2",
-        "Restart=on-failure", "StateDirectoryMode=0700", "LimitCORE=0", "KillMode=mixed", "DynamicUser=yes",
-    ):  # fmt: skip
-        assert f"\n{line}\n" in service
-    assert "\nAccept=no\n" in (UNITS / "hedgeserve.socket").read_text()
+@pytest.mark.parametrize("text", ["90", "", "s", "-5s", "5 parsecs", "1h 30", "1,5h", "nan s", "1e3s"])
+def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
+    """A bare number most of all: its unit could only be guessed."""
+    with pytest.raises(ValueError, match=r'not a duration; write .* "90s"'):
+        parse_duration_s(text)
 
 
-def test_the_installer_lays_out_files_and_takes_them_away(tmp_path: Path) -> None:
-    """Below another root, twice, and away again; what is the user's stays."""
-    stage = tmp_path / "stage"
-    first = run("scripts/service", "install", DESTDIR=str(stage))
-    assert first.returncode == 0, first.stderr
-    laid_out = {str(path.relative_to(stage)) for path in stage.rglob("*") if path.is_file()}
-    assert laid_out == {
-        "etc/hedgeserve/model.toml",
-        "etc/systemd/system/hedgeserve.service",
-        "etc/systemd/system/hedgeserve.socket",
-        "opt/hedgeserve/share/doc/systemd.md",
-    }
-    assert (stage / "etc/hedgeserve/credentials").stat().st_mode & 0o777 == 0o700
-    (stage / "etc/hedgeserve/model.toml").write_text("# mine\n")
-    (stage / "etc/systemd/system/hedgeserve.socket").write_text("stale\n")
-    again = run("scripts/service", "install", DESTDIR=str(stage))
-    assert re.findall(r"^  (\w+(?: it was)?) .*/(\S+?)(?: \(.*)?$", again.stderr, re.MULTILINE) == [
-        ("as it was", "hedgeserve.service"),
-        ("written", "hedgeserve.socket"),
-        ("as it was", "systemd.md"),
-        ("yours", "model.toml"),
-    ]
-    assert (stage / "etc/hedgeserve/model.toml").read_text() == "# mine\n"
-    assert run("scripts/service", "uninstall", DESTDIR=str(stage)).returncode == 0
-    assert [path.name for path in stage.rglob("*") if path.is_file()] == ["model.toml"]
+@given(st.integers(min_value=0, max_value=10**7))
+def test_whole_seconds_survive_writing_and_reading_to_their_two_largest_units(seconds: int) -> None:
+    """The two largest units are kept, so little is lost; up to an hour nothing is."""
+    again = parse_duration_s(format_duration(seconds))
+    assert again == seconds if seconds < 3600 else 0 <= seconds - again < max(60, seconds / 24)
 
 
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (util-linux) to be somebody else")
-@pytest.mark.parametrize("verb", ["install", "uninstall"])
-def test_the_installer_refuses_whoever_is_not_root(verb: str) -> None:
-    """In one sentence that says what to run instead; nothing was touched."""
-    drop = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.getuid() == 0 else ()
-    done = run(*drop, "sh", str(ROOT / "scripts" / "service"), verb)
-    if "Permission denied" in done.stderr:
-        pytest.skip("nobody may not read this checkout")
-    assert done.returncode == 1
-    assert re.fullmatch(rf"hedgeserve: .* needs root: run `sudo make {verb}-service`.*\n", done.stderr)
+@pytest.mark.parametrize(("text", "usd"), [("2.50 USD/h", 2.5), ("$0.3/h", 0.3), ("1 usd/hour", 1.0)])
+def test_prices_are_read(text: str, usd: float) -> None:
+    """Dollars an hour, as price lists write them."""
+    assert parse_usd_per_hour(text) == usd
 
 
-def test_the_starter_of_the_service_is_good() -> None:
-    """What a fresh installation serves."""
-    from hedgeserve.specfile import load_spec
+@pytest.mark.parametrize("text", ["2.50", "2.50 EUR/h", "2.50 USD", "-1 USD/h", ""])
+def test_what_is_no_price_is_refused_with_an_example(text: str) -> None:
+    """Currency and time must be said."""
+    with pytest.raises(ValueError, match=r'"2.50 USD/h"'):
+        parse_usd_per_hour(text)
 
-    assert load_spec(UNITS / "model.toml", {}).service.name == "hedgeserve"
+
+@given(st.integers(min_value=0, max_value=100_000))
+def test_prices_survive_writing_and_reading(cents: int) -> None:
+    """To the cent."""
+    assert parse_usd_per_hour(format_usd_per_hour(cents / 100)) == pytest.approx(cents / 100, abs=1e-4)
+
+
+@pytest.mark.parametrize(("text", "size"), [("16 MiB", 2**24), ("10 MB", 10**7), ("1.5KiB", 1536), ("0 B", 0)])
+def test_sizes_are_read_in_powers_of_two_and_of_ten(text: str, size: int) -> None:
+    """MiB and MB are not the same."""
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["16", "16 mib", "16 M", "MiB", "-1 MB"])
+def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
+    """A unit is needed, in its usual spelling."""
+    with pytest.raises(ValueError, match='"16 MiB"'):
+        parse_bytes(text)
+
+
+@given(st.integers(min_value=0, max_value=2**40))
+def test_sizes_survive_writing_and_reading(size: int) -> None:
+    """Exactly."""
+    assert parse_bytes(format_bytes(size)) == size
