@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from hedgeserve.errors import ListenError
 from hedgeserve.listening import server_tls, url_of, why_not
 from hedgeserve.metrics import Metrics
+from hedgeserve.proxy.closure import Closed, Closure
 from hedgeserve.proxy.dispatch import Dispatcher
 from hedgeserve.proxy.exchange import Exchange
 from hedgeserve.proxy.failover import FailoverPolicy
@@ -32,6 +33,8 @@ from hedgeserve.proxy.turns import Turns
 from hedgeserve.proxy.wire import Wires
 from hedgeserve.replica import ReplicaId, RoutingSnapshot
 from hedgeserve.spec import EngineName, Spec, split_listen
+
+__all__ = ["Balancer", "Closed", "Closure", "Load"]
 
 _RETRY_AFTER_STOP_S = 5
 _CLOSING_S = 0.25
@@ -118,6 +121,7 @@ class Balancer:
                 queue_full=lambda: self._dispatcher.queue_full,
                 ready_checks=ready_checks,
                 draining_retry_s=self._draining_retry_s,
+                closed=lambda: "" if self._dispatcher.closure is None else self._dispatcher.closure.sentence,
             ),
         )
         self._lookout = Lookout(
@@ -194,6 +198,18 @@ class Balancer:
         has been sent yet. Requests that wait are served where they now can be.
         """
         self._dispatcher.update(snapshot)
+
+    def close(self, closure: Closure | None) -> None:
+        """Answer requests with 503 until further notice, those that wait included; None: take them again.
+
+        Those that are being answered go on. It may be said again, with another time or sentence.
+        """
+        self._dispatcher.close(closure)
+
+    @property
+    def closure(self) -> Closure | None:
+        """Why the endpoint is closed on purpose; None: it is not."""
+        return self._dispatcher.closure
 
     def load(self) -> Load:
         """What the requests ask of the replicas now."""

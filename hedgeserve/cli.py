@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hedgeserve._version import __version__
-from hedgeserve.console.backtestflags import asked_for, back_test_options
+from hedgeserve.console.backtestflags import asked_for, back_test_options, duration
 from hedgeserve.errors import HedgeServeError, LimitError, SpecError
 
 if TYPE_CHECKING:
@@ -432,16 +432,65 @@ def ui(model: str | None, state_dir: str | None, service: str | None, open_brows
 
 @main.command()
 @_target
+@click.option("--for", "for_s", metavar="DURATION", callback=duration, help="Resume by itself after so long.")
+@click.option(
+    "--drain", "drain_s", metavar="DURATION", callback=duration, help="Time for running requests to finish."
+)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-def down(model: str | None, state_dir: str | None, service: str | None, yes: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the standing as JSON once no VM is left.")
+def pause(
+    model: str | None,
+    state_dir: str | None,
+    service: str | None,
+    for_s: float | None,
+    drain_s: float | None,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Run no VM until resumed; the endpoint answers 503.
+
+    Shows which VMs end and how many dollars an hour are saved, and asks. Running requests finish first. A pause
+    outlives the controller.
+    """
+    from hedgeserve.console.rest import pause_service
+
+    client = _client(model, state_dir, service)
+    agreed = _agreement(yes, "Nothing was paused.")
+    pause_service(client, for_s=for_s, drain_s=drain_s, agreed=agreed, as_json=as_json)
+
+
+@main.command()
+@_target
+@click.option("--wait", is_flag=True, help="Return once a replica is ready.")
+@click.option("--json", "as_json", is_flag=True, help="Print the standing as JSON.")
+def resume(model: str | None, state_dir: str | None, service: str | None, wait: bool, as_json: bool) -> None:
+    """End a pause, or wake a service that sleeps.
+
+    Replicas are launched at once. In hours of sleep (model.toml's [schedule]) the service stays awake for
+    schedule.awake_for after the last request.
+    """
+    from hedgeserve.console.rest import resume_service
+
+    resume_service(_client(model, state_dir, service), wait=wait, as_json=as_json)
+
+
+@main.command()
+@_target
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be taken away.")
+def down(model: str | None, state_dir: str | None, service: str | None, yes: bool, dry_run: bool) -> None:
     """Stop a service and terminate all of its VMs.
 
     Shows which VMs end and how many dollars an hour are saved, and asks. Where no service runs, VMs that an
     earlier run left are terminated; this needs MODEL, which names their clouds.
     """
-    from hedgeserve.console.down import take_down
+    from hedgeserve.console.down import show_what_goes, take_down
 
-    take_down(_client(model, state_dir, service), model, agreed=_agreement(yes))
+    client = _client(model, state_dir, service)
+    if dry_run:
+        show_what_goes(client, model)
+    else:
+        take_down(client, model, agreed=_agreement(yes))
 
 
 @main.command()

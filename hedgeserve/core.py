@@ -30,7 +30,17 @@ from hedgeserve.drivers.staged import Stage
 from hedgeserve.engines import make_engine
 from hedgeserve.errors import SpecError, SpecProblem, StateDirectoryError
 from hedgeserve.fleet import EventKind, Fleet, FleetParts, Journal, read_credentials
-from hedgeserve.hedge import Autoscaler, LoadSignal, Observation, Plan, TypeRests, ZoneNews, make_policy
+from hedgeserve.hedge import (
+    Autoscaler,
+    LoadSignal,
+    Observation,
+    Plan,
+    Rest,
+    TypeRests,
+    ZoneNews,
+    make_policy,
+    rest_plan,
+)
 from hedgeserve.metrics import Metrics
 from hedgeserve.modelfile.apikeys import load_api_keys, refuse_open_sockets
 from hedgeserve.modelfile.problems import dotted
@@ -43,6 +53,7 @@ from hedgeserve.store import Event, Store
 from hedgeserve.transcript.writer import TranscriptWriter
 from hedgeserve.web.admin import Admin
 from hedgeserve.web.sampler import Sampler
+from hedgeserve.winddown import Resting
 
 _log = structlog.get_logger("hedgeserve.core")
 
@@ -132,6 +143,7 @@ class Service:
         self._directory: StateDirectory
         self._store: Store
         self._journal: Journal
+        self._resting: Resting
         self._drivers: Mapping[str, Driver]
         self._balancer: Balancer
         self._fleet: Fleet
@@ -171,6 +183,8 @@ class Service:
         await self._recall()
         self._sampler = Sampler(self._metrics, self._store)
         await self._sampler.recall(time.time())
+        self._resting = Resting(spec, self._store, self._record)
+        await self._resting.recall()
         has_vms = any(cloud is not Cloud.STATIC for cloud in spec.clouds())
         credentials = await read_credentials(self._directory.ssh_dir) if has_vms else None
         self._balancer = Balancer(
@@ -182,6 +196,7 @@ class Service:
             on_silence=lambda replica: self._fleet.suspect(replica),
             own_trust=credentials.authority.trust if credentials else None,
         )
+        self._resting.tell(self._balancer)
         # The address first: if it is taken, nothing must have been launched.
         await self._balancer.start(self._sockets)
         self._stack.push_async_callback(self._balancer.aclose)
@@ -279,6 +294,23 @@ class Service:
         self._terminate_everywhere = True
         self._stop.set()
 
+    async def pause(self, *, for_s: float | None = None, drain_s: float | None = None) -> dict[str, Any]:
+        """Let running requests finish (``drain_s``; None: ``timeouts.drain``), then run no VM, over restarts too.
+
+        The endpoint stays up and answers 503 ``service_paused``. It ends after ``for_s``, or with :meth:`resume`.
+        """
+        told = await self._resting.pause(for_s=for_s, drain_s=drain_s)
+        self._resting.tell(self._balancer)
+        self._wake.set()
+        return told
+
+    async def resume(self) -> dict[str, Any]:
+        """End a pause, launch at once; in hours of sleep, wake for ``schedule.awake_for``."""
+        told = await self._resting.resume()
+        self._resting.tell(self._balancer)
+        self._wake.set()
+        return told
+
     async def _wind_down(self) -> None:
         self._state = "stopping"
         if self._ticker is not None:
@@ -308,6 +340,8 @@ class Service:
         await self._fleet.terminate_all("the service stops", clouds=clouds)
         if self._all_goes():
             await self._fleet.clear(clouds)
+        if self._terminate_everywhere:
+            await self._resting.forget()
 
     def _all_goes(self) -> bool:
         """Whether not only VMs go but all that the service has in its clouds."""
@@ -355,9 +389,9 @@ class Service:
 
     async def _tick(self) -> None:
         now_s, load = asyncio.get_running_loop().time(), self._balancer.load()
-        decision = self._autoscaler.decide(
-            LoadSignal(now_s, arrived_total=load.arrived_total, queued=load.queued, in_flight=load.in_flight)
-        )
+        signal = LoadSignal(now_s, load.arrived_total, queued=load.queued, in_flight=load.in_flight)
+        standing = await self._resting.look(signal, self._balancer, boot_s=self._fleet.boot_s())
+        decision = self._autoscaler.decide(signal, standing.bounds)
         if decision.target != self._plan.target:
             await self._record(
                 EventKind.SCALED, f"{self._plan.target} → {decision.target} replicas: {decision.reason}"
@@ -368,9 +402,12 @@ class Service:
             replicas=self._fleet.replicas(),
             offers=self._types.left(self._fleet.offers(), now_s),
         )
-        plan = self._policy.plan(observation)
-        if self._transcript is not None:
-            self._transcript.planned(observation, plan)
+        if standing.rest is not Rest.AWAKE:  # the policy is not asked, and a transcript has nothing to tell of it
+            plan = rest_plan(standing, observation, datetime.now(UTC))
+        else:
+            plan = self._policy.plan(observation)
+            if self._transcript is not None:
+                self._transcript.planned(observation, plan)
         for note in plan.notes:
             if note not in self._plan.notes:
                 await self._record(EventKind.NOTE, note)
@@ -486,7 +523,16 @@ class Service:
             started_at=self._started_at,
             now_s=asyncio.get_running_loop().time(),
             load=self._balancer.load(),
-            plan=replace(self._plan, notes=(*self._plan.notes, *self._balancer.notes, *self._director.notes)),
+            plan=replace(
+                self._plan,
+                notes=(
+                    *self._resting.notes(self._plan.target, self._fleet.boot_s()),
+                    *self._plan.notes,
+                    *self._balancer.notes,
+                    *self._director.notes,
+                ),
+            ),
+            standing=self._resting.document(),
             replicas=self._fleet.replicas(),
             offers=self._fleet.offers(),
             zones=self._policy.zone_states(),

@@ -3,7 +3,7 @@
 How many replicas the load needs is the :class:`Autoscaler`'s to say; where they should be, the policy's.
 """
 
-from hedgeserve.policy.autoscale import Autoscaler, LoadSignal, ScaleDecision
+from hedgeserve.policy.autoscale import Autoscaler, Bounds, LoadSignal, ScaleDecision
 from hedgeserve.policy.forecast import Forecast
 from hedgeserve.policy.plan import (
     Action,
@@ -19,24 +19,31 @@ from hedgeserve.policy.plan import (
 )
 from hedgeserve.policy.spothedge import SpotHedge
 from hedgeserve.policy.typerests import TypeRests
+from hedgeserve.policy.winddown import Pause, Rest, Standing, WindDown, rest_plan
 from hedgeserve.spec import HedgeSpec
 
 __all__ = [
     "Action",
     "Autoscaler",
+    "Bounds",
     "Drain",
     "Launch",
     "LoadSignal",
     "NewsKind",
     "Observation",
+    "Pause",
     "Plan",
     "Policy",
+    "Rest",
     "Rule",
     "ScaleDecision",
+    "Standing",
     "Terminate",
     "TypeRests",
+    "WindDown",
     "ZoneNews",
     "make_policy",
+    "rest_plan",
 ]
 
 

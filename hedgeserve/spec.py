@@ -18,6 +18,7 @@ from pydantic import Field, PrivateAttr, Strict
 from hedgeserve.cloudspec import AwsSpec, AzureSpec, GcpSpec, VmSpec
 from hedgeserve.poolspec import REMOTE, Cloud, PoolSpec
 from hedgeserve.replica import Market
+from hedgeserve.schedulespec import ScheduleScaleSpec, ScheduleSpec
 from hedgeserve.servingspec import AdminSpec, FailoverSpec, LimitsSpec, RoutingSpec, TimeoutsSpec
 from hedgeserve.spectable import (
     Conflict,
@@ -53,6 +54,8 @@ __all__ = [
     "ProbeSpec",
     "ReplicasSpec",
     "RoutingSpec",
+    "ScheduleScaleSpec",
+    "ScheduleSpec",
     "ServiceSpec",
     "Spec",
     "TimeoutsSpec",
@@ -202,6 +205,8 @@ class ReplicasSpec(Table):
     """The load must have asked for more for this long before replicas are added (from zero: at once)."""
     downscale_delay: Duration = Field(1200.0, ge=0)
     """The load must have asked for fewer for this long before replicas are taken away."""
+    idle_after: Duration | None = Field(None, gt=0)
+    """With `min = 0`: without any request for this long, all replicas go; unset: after `downscale_delay`, like any other step down."""
 
     def conflicts(self) -> Iterator[Conflict]:
         """Bounds that contradict each other or leave nothing to scale by."""
@@ -219,6 +224,12 @@ class ReplicasSpec(Table):
                 f"`max` ({self.max}) above `min` ({self.min}) needs `target_requests_per_second` to scale by",
                 "write the requests per second that one replica is to carry",
             )
+        if self.idle_after is not None and self.lowest > 0:
+            yield Conflict(
+                ("idle_after",),
+                f"`idle_after` needs `min = 0`, and at least {self.lowest} are wanted",
+                "remove one",
+            )
 
     @property
     def lowest(self) -> int:
@@ -231,6 +242,13 @@ class ReplicasSpec(Table):
         if self.count is not None:
             return self.count
         return self.max if self.max is not None else self.min
+
+    def within(self, lowest: int | None, highest: int | None) -> tuple[int, int]:
+        """Fewest and most where some hours say one or both: what they say wins, and the other bound gives way."""
+        if lowest is None:
+            most = self.highest if highest is None else highest
+            return min(self.lowest, most), most
+        return lowest, max(self.highest if highest is None else highest, lowest)
 
 
 class HedgeSpec(Table):
@@ -406,6 +424,7 @@ class Spec(Table):
     admin: AdminSpec = AdminSpec()
     model: ModelSpec
     replicas: ReplicasSpec = ReplicasSpec()
+    schedule: ScheduleSpec = ScheduleSpec()
     hedge: HedgeSpec = HedgeSpec()
     pools: list[PoolSpec] = Field(min_length=1)
     probe: ProbeSpec = ProbeSpec()
@@ -455,6 +474,8 @@ class Spec(Table):
             yield from self._local_without_pool()
         if {"pools", "hedge"} <= tables:
             yield from self._no_on_demand()
+        if {"replicas", "schedule"} <= tables:
+            yield from self._hours_without_scale()
 
     def _places_twice(self) -> Iterator[Conflict]:
         first_pool: dict[tuple[Cloud, str], int] = {}
@@ -495,6 +516,19 @@ class Spec(Table):
             elif zone in seen:
                 yield Conflict(("local", "zones", index, "zone"), f'"{zone}" is there twice', "merge the two")
             seen.add(zone)
+
+    def _hours_without_scale(self) -> Iterator[Conflict]:
+        if self.replicas.target_requests_per_second is not None:
+            return
+        for number, hours in enumerate(self.schedule.scale):
+            lowest, highest = self.replicas.within(hours.lowest, hours.highest)
+            if lowest < highest:
+                key = "max" if hours.max is not None else "min"
+                yield Conflict(
+                    ("schedule", "scale", number, key),
+                    f"{lowest} to {highest} replicas need `replicas.target_requests_per_second` to scale by",
+                    "write that, or `count` for a fixed number",
+                )
 
     def _no_on_demand(self) -> Iterator[Conflict]:
         if any(pool.cloud is Cloud.STATIC or Market.ON_DEMAND in pool.markets for pool in self.pools):

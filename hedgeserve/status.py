@@ -24,6 +24,7 @@ class Glance:
     now_s: float
     load: Load
     plan: Plan
+    standing: Mapping[str, Any]
     replicas: Sequence[Replica]
     offers: Sequence[Offer]
     zones: Mapping[ZoneId, str]
@@ -42,6 +43,7 @@ class Glance:
             "model": self.model,
             "url": self.url,
             "state": self.state,
+            "standing": dict(self.standing),
             "started_at": self.started_at.isoformat(timespec="seconds"),
             "uptime_s": round((datetime.now(UTC) - self.started_at).total_seconds(), 1),
             "target": self.plan.target,

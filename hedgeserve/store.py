@@ -111,6 +111,15 @@ _MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (width_s, start_s)
     ) STRICT, WITHOUT ROWID;
     """,
+    # A pause that a person has asked for, by service; there is a row while it holds.
+    """
+    CREATE TABLE pauses (
+        service TEXT PRIMARY KEY,
+        since TEXT NOT NULL,
+        until TEXT,
+        drain_s REAL
+    ) STRICT;
+    """,
 )
 
 
@@ -326,6 +335,28 @@ class Store:
             "" if since is None else _text(since),
         )
         return float(usd)
+
+    async def save_pause(
+        self, service: str, *, since: datetime, until: datetime | None, drain_s: float | None
+    ) -> None:
+        """Remember that a service is paused, in the place of what was remembered before."""
+        await self._run(
+            "INSERT INTO pauses (service, since, until, drain_s) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET since = excluded.since, until = excluded.until, drain_s = excluded.drain_s",
+            service, _text(since), None if until is None else _text(until), drain_s,
+        )  # fmt: skip
+
+    async def load_pause(self, service: str) -> tuple[datetime, datetime | None, float | None] | None:
+        """Since when, until when and with what time to drain a service is paused; None where it is not."""
+        rows = await self._run("SELECT since, until, drain_s FROM pauses WHERE service = ?", service)
+        if not rows:
+            return None
+        [[since, until, drain_s]] = rows
+        return datetime.fromisoformat(since), None if until is None else datetime.fromisoformat(until), drain_s
+
+    async def end_pause(self, service: str) -> None:
+        """Forget that a service is paused; nothing happens where it is not."""
+        await self._run("DELETE FROM pauses WHERE service = ?", service)
 
     async def save_memory(
         self, policy_name: str, memory: Mapping[str, Any], *, at: datetime | None = None

@@ -68,6 +68,7 @@ async def reap(
                 vm_id=known.vm_id,
             ).to(State.GONE, now_s=0.0, why="taken down by hand", gone=GoneReason.SCALED_DOWN)
             await store.save(replica, at=datetime.now(UTC))
+        await store.end_pause(spec.service.name)  # its next start begins anew
     for standing in standings:
         tell(str(standing))
     if left := [standing for standing in standings if not standing.clear]:

@@ -44,6 +44,12 @@ class Operated:
     def request_down(self) -> None:
         self.downs += 1
 
+    async def pause(self, *, for_s: float | None, drain_s: float | None) -> Mapping[str, Any]:
+        return {"rest": "paused", "for_s": for_s, "drain_s": drain_s}
+
+    async def resume(self) -> Mapping[str, Any]:
+        return {"rest": "awake", "was": "paused"}
+
 
 @asynccontextmanager
 async def operated(directory: Path) -> AsyncIterator[tuple[Operated, Path]]:
@@ -143,3 +149,27 @@ async def test_a_socket_that_cannot_be_made_is_said(short_dir: Path) -> None:
     admin = Admin(Operated(), short_dir / "nowhere" / "admin.sock")
     with pytest.raises(StateDirectoryError, match=r"nowhere/admin\.sock cannot be made"):
         await admin.start()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b"", 200, {"rest": "paused", "for_s": None, "drain_s": None}),
+        (b'{"for_s": 7200, "drain_s": null}', 200, {"rest": "paused", "for_s": 7200.0, "drain_s": None}),
+        (b'{"for_s": "2h"}', 400, "for_s: write a number of seconds"),
+        (b'{"for_s": -1}', 400, "for_s: write a number of seconds"),
+        (b'{"for_s": true}', 400, "for_s: write a number of seconds"),
+        (b'{"until": 3}', 400, "unknown key 'until'; there are for_s, drain_s"),
+        (b"[]", 400, "must be a JSON object"),
+        (b"{", 400, "no JSON"),
+    ],
+)
+async def test_a_pause_is_asked_for_in_seconds(short_dir: Path, body: bytes, status: int, said: Any) -> None:
+    async with operated(short_dir) as (_, socket):
+        head = b"POST /admin/v1/pause HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+        answered, found = await say(socket, head + body)
+        assert answered == status
+        if status == 200:
+            assert json.loads(found) == said
+        else:
+            assert said in json.loads(found)["error"]["message"]

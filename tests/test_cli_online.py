@@ -144,6 +144,30 @@ def test_one_service_from_its_start_to_its_end(running: "subprocess.Popen[str]",
     assert ask(environ, "status").returncode == 1
 
 
+def test_pause_and_resume(running: "subprocess.Popen[str]", environ: dict[str, str]) -> None:
+    """It asks first; once no VM is left it returns; resumed, a replica is waited for."""
+    welcome(running)
+    until(lambda: json.loads(ask(environ, "status", "--json").stdout)["ready"] == 1)
+    unasked = ask(environ, "pause", "--for", "2h")
+    assert unasked.returncode == 3
+    assert "Pause chatty for 2h: terminate 1 VM, 0.30 USD/h in all" in unasked.stderr
+    assert ask(environ, "pause", "--for", "2").returncode == 2, "a number without a unit"
+    dry = ask(environ, "down", "--dry-run")
+    assert (dry.returncode, dry.stdout) == (0, "chatty-1  local/east/a  spot  ready  0.30 USD/h\n")
+    assert "chatty runs. `down` would stop it, terminate 1 VM, 0.30 USD/h in all" in dry.stderr
+    paused = ask(environ, "pause", "--for", "2h", "--drain", "1s", "--yes", "--json")
+    assert paused.returncode == 0, paused.stderr
+    assert json.loads(paused.stdout)["rest"] == "paused"
+    status = ask(environ, "status")
+    assert status.stdout.startswith("chatty paused, ")
+    assert "paused until" in status.stdout
+    assert "chatty runs, paused." in ask(environ, "down", "--dry-run").stderr
+    resumed = ask(environ, "resume", "--wait", "--json")
+    assert json.loads(resumed.stdout)["was"] == "paused"
+    assert "Ready after" in resumed.stderr
+    assert "neither paused nor asleep" in ask(environ, "resume").stderr
+
+
 def test_ctrl_c_drains_and_leaves_no_process(running: "subprocess.Popen[str]", environ: dict[str, str]) -> None:
     """It says that a second one would stop at once, and ends with exit code 0."""
     welcome(running)
@@ -186,6 +210,9 @@ def test_down_ends_what_a_killed_controller_left(model: str, environ: dict[str, 
     until(lambda: json.loads(ask(environ, "status", "--json").stdout)["ready"] == 1)
     process.kill()
     process.communicate(timeout=30)
+    dry = ask(environ, "down", model, "--dry-run")
+    assert dry.stdout.startswith("chatty-1  local/east/a  spot  ")
+    assert "chatty does not run. Its journal holds 1 VM, 0.30 USD/h in all" in dry.stderr
     lost = ask(environ, "down", "--yes")
     assert lost.returncode == 1, "without the model file nobody knows the clouds"
     down = ask(environ, "down", model, "--yes")

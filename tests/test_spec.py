@@ -133,7 +133,10 @@ zones = ["east/a", "East"]
             "[replicas]\nmax_replica = 3",
             "m:7: replicas.max_replica: unknown key `max_replica`; did you mean `max`?",
         ),
-        ("[service]\nmin = 1", "m:7: service.min: unknown key `min`; it belongs in [replicas]"),
+        (
+            "[service]\nmin = 1",
+            "m:7: service.min: unknown key `min`; it belongs in [replicas] or [[schedule.scale]]",
+        ),
         (
             "[service]\napi_key = 'sk-1'",
             "m:7: service.api_key: unknown key `api_key`; did you mean `api_keys_file`?",

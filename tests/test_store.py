@@ -311,3 +311,22 @@ async def test_a_closed_journal_is_one_file(tmp_path: Path) -> None:
     await intend(store)
     await store.close()
     assert os.listdir(tmp_path) == ["journal.db"]
+
+
+async def test_a_pause_is_remembered_until_it_ends(tmp_path: Path) -> None:
+    """One a service; the last one holds."""
+    store = await Store.open(tmp_path / "journal.db")
+    try:
+        assert await store.load_pause("one") is None
+        since = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+        await store.save_pause("one", since=since, until=None, drain_s=5.0)
+        assert await store.load_pause("one") == (since, None, 5.0)
+        until = since + timedelta(hours=2)
+        await store.save_pause("one", since=since, until=until, drain_s=None)
+        assert await store.load_pause("one") == (since, until, None)
+        assert await store.load_pause("two") is None
+        await store.end_pause("one")
+        await store.end_pause("one")
+        assert await store.load_pause("one") is None
+    finally:
+        await store.close()

@@ -113,6 +113,17 @@ class AdminClient:
         """Tell the service to stop and to terminate every VM; returns when it has understood."""
         self._ask("POST", "/admin/v1/down")
 
+    def pause(self, *, for_s: float | None, drain_s: float | None) -> dict[str, Any]:
+        """Rest from now on; the standing then."""
+        body = json.dumps({"for_s": for_s, "drain_s": drain_s}).encode()
+        told: dict[str, Any] = json.loads(self._ask("POST", "/admin/v1/pause", body))
+        return told
+
+    def resume(self) -> dict[str, Any]:
+        """Run again; the standing then, and what it ``was``."""
+        told: dict[str, Any] = json.loads(self._ask("POST", "/admin/v1/resume"))
+        return told
+
     def dashboard_link(self) -> str:
         """The address of its dashboard, with a word that signs one browser in; empty where it listens nowhere."""
         return str(json.loads(self._ask("POST", "/admin/v1/ticket"))["url"] or "")

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """The option's duration; a bare number is refused, as in a model file."""
+def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """The option's duration in seconds; a bare number is refused, as in a model file."""
     from hedgeserve.units import parse_duration_s
 
     if value is None:
@@ -66,7 +66,7 @@ def back_test_options(command: _Command) -> _Command:
                 "--policy", "policies", metavar="NAME", multiple=True, help="A policy to try; may be repeated."
             ),
             click.option(
-                "--window", metavar="DURATION", callback=_seconds, default="24h", help="How long each is (24h)."
+                "--window", metavar="DURATION", callback=duration, default="24h", help="How long each is (24h)."
             ),
             click.option(
                 "--windows",
@@ -83,7 +83,7 @@ def back_test_options(command: _Command) -> _Command:
                 help="Draws the windows and all that is random in them (0).",
             ),
             click.option(
-                "--tick", metavar="DURATION", callback=_seconds, help="Time between two moments to act (30s)."
+                "--tick", metavar="DURATION", callback=duration, help="Time between two moments to act (30s)."
             ),
             click.option(
                 "--target", metavar="N", type=click.IntRange(1, 1000), help="Replicas needed, with --paper (3)."
@@ -97,13 +97,13 @@ def back_test_options(command: _Command) -> _Command:
             click.option(
                 "--cold-start",
                 metavar="DURATION",
-                callback=_seconds,
+                callback=duration,
                 help="From launch to ready, with --paper (120s).",
             ),
             click.option(
                 "--notice",
                 metavar="DURATION",
-                callback=_seconds,
+                callback=duration,
                 help="From notice to the end, with --paper (0s).",
             ),
             click.option(

@@ -22,6 +22,51 @@ _LET_GO_S = 15.0
 _EVENTS_OF_A_TAKE_DOWN = 10_000
 
 
+def show_what_goes(client: AdminClient, model: str | None) -> None:
+    """Say what a take-down would end, and change nothing.
+
+    Raises:
+        NotRunningError: No controller runs, and without a model file nobody knows which service is meant.
+    """
+    try:
+        status = client.status()
+    except NotRunningError:
+        if model is None:
+            raise
+        service, left = asyncio.run(_left_by_an_earlier_run(client, model))
+        for replica in left:
+            offer = replica.offer
+            click.echo(_line(replica.id, offer.zone, offer.market, replica.state, offer.usd_per_hour))
+        usd_per_hour = sum(replica.offer.usd_per_hour for replica in left)
+        click.echo(
+            f"{service} does not run. Its journal holds {_vms(len(left))}, {usd_per_hour:.2f} USD/h in all; "
+            "`down` would terminate them, any other that its clouds list under its name, and take away what "
+            "they used. Nothing was changed.",
+            err=True,
+        )
+        return
+    mine = [one for one in status["replicas"] if one["market"] != "external"]
+    for one in mine:
+        click.echo(_line(one["id"], one["zone"], one["market"], one["state"], one["usd_per_hour"]))
+    rest = status["standing"]["rest"]
+    click.echo(
+        f"{status['service']} runs{f', {rest}' if rest != 'awake' else ''}. `down` would stop it, terminate "
+        f"{_vms(len(mine))}, {status['usd_per_hour']:.2f} USD/h in all, and take away what they used. "
+        "Nothing was changed.",
+        err=True,
+    )
+
+
+async def _left_by_an_earlier_run(client: AdminClient, model: str) -> "tuple[str, list[StoredReplica]]":
+    from hedgeserve.specfile import load_spec
+
+    name = load_spec(model, surroundings=False).service.name
+    if not (client.directory / "journal.db").exists():
+        return name, []
+    left, _ = await _journalled(client, name)
+    return name, left
+
+
 def take_down(client: AdminClient, model: str | None, *, agreed: Callable[[str], bool]) -> None:
     """Show what will end and what it costs now, ask, and see it through.
 

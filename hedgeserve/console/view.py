@@ -74,10 +74,16 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
 def _headline(status: Mapping[str, Any]) -> Text:
     return Text.assemble(
         (str(status["service"]), "bold"),
-        f" {status['state']}, {_clean(status['model'])} at ",
+        f" {_state(status)}, {_clean(status['model'])} at ",
         (str(status["url"]), "bold"),
         f", up {format_duration(round(status['uptime_s']))}",
     )
+
+
+def _state(status: Mapping[str, Any]) -> str:
+    """What it is doing in one word: a service that serves may be paused or asleep."""
+    rest = status.get("standing", {}).get("rest", "awake")
+    return str(status["state"] if rest == "awake" or status["state"] != "serving" else rest)
 
 
 def _load(status: Mapping[str, Any]) -> Text:

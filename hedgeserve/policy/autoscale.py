@@ -22,6 +22,15 @@ class LoadSignal:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """Fewest and most replicas at this moment, and which hours or rest say so (empty: ``[replicas]`` alone)."""
+
+    lowest: int
+    highest: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ScaleDecision:
     """The replicas that the load needs now (``target``) and would need if this moment lasted (``candidate``)."""
 
@@ -48,7 +57,12 @@ class Autoscaler:
     only counts for what it is: the others' excess is acted on as far as all agree.
 
     From zero the first request raises the target at once, since nobody would answer it for the whole delay;
-    to zero it goes only while nothing waits or is being answered.
+    to zero it goes only while nothing waits or is being answered, and with ``idle_after`` once no request has been
+    there for so long, whatever ``downscale_delay``.
+
+    Bounds may change from one call to the next, as the hours of the week do. Then the target is within the new
+    ones at once. What the load has asked for is remembered without them: where a lower bound falls, the target
+    goes at once to what the load has long asked for.
     """
 
     def __init__(self, replicas: ReplicasSpec) -> None:
@@ -57,36 +71,71 @@ class Autoscaler:
         self._window = _Span(replicas.window)
         self._up = _Extreme(replicas.upscale_delay, sign=1)
         self._down = _Extreme(replicas.downscale_delay, sign=-1)
+        self._seen_total = 0
+        self._busy_until_s: float | None = None
 
-    def decide(self, signal: LoadSignal) -> ScaleDecision:
-        """The target now; ``now_s`` must not go back from one call to the next."""
-        spec = self._spec
-        rate = self._window.growth(signal.now_s, signal.arrived_total) / spec.window
-        if spec.lowest == spec.highest or spec.target_requests_per_second is None:
-            return ScaleDecision(spec.lowest, spec.lowest, rate, "the number of replicas is fixed")
+    def decide(self, signal: LoadSignal, bounds: Bounds | None = None) -> ScaleDecision:
+        """The target now; ``now_s`` must not go back from one call to the next. ``bounds`` None: the spec's."""
+        spec, now_s = self._spec, signal.now_s
+        lowest, highest = (spec.lowest, spec.highest) if bounds is None else (bounds.lowest, bounds.highest)
+        said = "" if bounds is None else bounds.reason
+        rate = self._window.growth(now_s, signal.arrived_total) / spec.window
+        idle_s = self._idle_s(signal)
+        share = spec.target_requests_per_second
+        if share is None:
+            self._target = lowest
+            return ScaleDecision(lowest, lowest, rate, said or "the number of replicas is fixed")
         # Rounded first, so that 3 replicas' worth is 3 and not 3.0000000001, which would be 4.
-        needed = math.ceil(round(rate / spec.target_requests_per_second, 6))
+        needed = math.ceil(round(rate / share, 6))
         busy = signal.queued + signal.in_flight > 0
         candidate = max(1, needed) if busy else needed
-        clipped = min(max(candidate, spec.lowest), spec.highest)
-        agreed_up = self._up.of(signal.now_s, clipped)
-        agreed_down = self._down.of(signal.now_s, clipped)
-        before, share = self._target, spec.target_requests_per_second
+        agreed_up = self._up.of(now_s, candidate)
+        agreed_down = self._down.of(now_s, candidate)
+        if lowest == highest:
+            self._target = lowest
+            return ScaleDecision(lowest, lowest, rate, said or "the number of replicas is fixed")
+
+        def clip(count: int) -> int:
+            return min(max(count, lowest), highest)
+
+        before, clipped = clip(self._target), clip(candidate)
+        up = None if agreed_up is None else clip(agreed_up)
+        down = None if agreed_down is None else clip(agreed_down)
         load = f"{rate:.3g} requests/s are work for {candidate} at {share:g} requests/s each"
-        if before == 0 and clipped > 0:
+        may_go = lowest == 0 and spec.idle_after is not None  # then that alone says when the last one goes
+        if may_go and down == 0:
+            down = 1
+        if may_go and idle_s >= (spec.idle_after or 0.0):
+            # First of all: the rate still tells of requests that have long been answered.
+            self._target, reason = 0, f"no request for {format_duration(spec.idle_after or 0.0)}"
+        elif before == 0 and clipped > 0:
             self._target, reason = clipped, f"a request is there and no replica: {load}"
-        elif agreed_up is not None and agreed_up > before:
+        elif up is not None and up > before:
             over = format_duration(spec.upscale_delay)
-            self._target, reason = agreed_up, f"for {over} the load has asked for at least {agreed_up} ({load})"
-        elif agreed_down is not None and agreed_down < before:
+            self._target, reason = up, f"for {over} the load has asked for at least {up} ({load})"
+        elif down is not None and down < before:
             over = format_duration(spec.downscale_delay)
-            self._target, reason = agreed_down, f"for {over} the load has asked for at most {agreed_down} ({load})"
-        elif clipped == before:
-            reason = f"as the load asks ({load})"
+            self._target, reason = down, f"for {over} the load has asked for at most {down} ({load})"
         else:
-            delay_s = spec.upscale_delay if clipped > before else spec.downscale_delay
-            reason = f"the load asks for {clipped}, not yet for {format_duration(delay_s)} ({load})"
+            if before != self._target:
+                fewest = f"at least {lowest} are wanted" if before > self._target else f"at most {highest} may run"
+                reason = said or fewest
+            elif clipped == before:
+                reason = f"as the load asks ({load})"
+            else:
+                delay_s = spec.upscale_delay if clipped > before else spec.downscale_delay
+                reason = f"the load asks for {clipped}, not yet for {format_duration(delay_s)} ({load})"
+            self._target = before
         return ScaleDecision(self._target, candidate, rate, reason)
+
+    def _idle_s(self, signal: LoadSignal) -> float:
+        """For how long no request has come, waited or been answered."""
+        now_s = signal.now_s
+        come = signal.arrived_total > self._seen_total
+        if self._busy_until_s is None or come or signal.queued + signal.in_flight > 0:
+            self._busy_until_s = now_s
+        self._seen_total = signal.arrived_total
+        return now_s - self._busy_until_s
 
 
 class _Span:

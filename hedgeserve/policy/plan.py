@@ -72,6 +72,8 @@ class Rule(StrEnum):
     BACK_TO_SPOT = "back_to_spot"  # spot has been ready for long enough: on-demand goes
     SCALE_DOWN = "scale_down"  # the load needs fewer
     NOTICE = "notice"  # the cloud is about to take the VM back
+    ASLEEP = "asleep"  # the calendar wants no replica at this hour
+    PAUSED = "paused"  # a person wants no replica
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 
 from hedgeserve.proxy.admission import Line, Place
+from hedgeserve.proxy.closure import Closure
 from hedgeserve.proxy.pool import Lease, Pool
 from hedgeserve.proxy.replies import Code, Refused
 from hedgeserve.proxy.routing import Wants
@@ -81,6 +82,7 @@ class Dispatcher:
         self._on_wait = on_wait
         self._waiting: dict[Place, Ticket] = {}
         self._serving = False
+        self.closure: Closure | None = None
         self.arrived_total = 0
 
     @property
@@ -97,6 +99,20 @@ class Dispatcher:
         """Take over a snapshot; those that wait are served at once where they can be."""
         self.pool.update(snapshot)
 
+    def close(self, closure: Closure | None) -> None:
+        """Let nobody wait from now on, and turn those away who do; None: open again."""
+        self.closure = closure
+        if closure is None:
+            return
+        for ticket in tuple(self._waiting.values()):
+            if ticket.place in self._waiting:  # whoever was told may have had others leave
+                self.withdraw(ticket)
+                ticket.refused(self.closed(closure))
+
+    def closed(self, closure: Closure) -> Refused:
+        """The answer to a request that a closed endpoint gets now."""
+        return closure.refused(self._now_s(), jitter=random.random())
+
     def take_now(self, wants: Wants) -> Lease | None:
         """A slot for a new request, if it need not wait. It is counted, and its place in the line is its number
         (:attr:`arrived_total`) from now on."""
@@ -111,7 +127,7 @@ class Dispatcher:
         first.
 
         Raises:
-            Refused: The line is full, or the request's own deadline cannot be met.
+            Refused: The line is full, the request's own deadline cannot be met, or the endpoint is closed.
         """
         place = ticket.place
         place.may_return = False
@@ -120,6 +136,8 @@ class Dispatcher:
             if lease is not None:
                 place.admitted = True
                 return lease
+        if self.closure is not None:
+            raise self.closed(self.closure)
         now_s = self._now_s()
         if place.deadline_s is not None and now_s + self._expected_wait_s(now_s) > place.deadline_s:
             raise self._cannot_meet(now_s)

@@ -34,6 +34,8 @@ class Standing:
     ready_checks: Callable[[], Mapping[str, str]]
     draining_retry_s: Callable[[], int | None]
     """Seconds after which to come back while the service stops; None: it does not."""
+    closed: Callable[[], str] = str
+    """Why the endpoint is closed on purpose; empty: it is not."""
 
 
 class Front:
@@ -82,7 +84,8 @@ class Front:
             case "/readyz":
                 return self._readyz()
             case "/health":
-                up = self._standing.ready() and self._standing.draining_retry_s() is None
+                standing = self._standing
+                up = standing.ready() and standing.draining_retry_s() is None and not standing.closed()
                 return 200 if up else 503, "application/octet-stream", b""
             case "/metrics":
                 self._require_operator(incoming, peer)
@@ -92,7 +95,8 @@ class Front:
 
     def _readyz(self) -> _Answer:
         checks = dict(self._standing.ready_checks())
-        checks["accepting"] = "" if self._standing.draining_retry_s() is None else "the service is stopping"
+        stopping = self._standing.draining_retry_s() is not None
+        checks["accepting"] = "the service is stopping" if stopping else self._standing.closed()
         # Waiting is a service too: with room in the line, nothing need be ready.
         full = self._standing.queue_full() and (self._limits.max_queue > 0 or not self._standing.ready())
         checks["queue"] = "no replica is free and nobody more may wait" if full else ""

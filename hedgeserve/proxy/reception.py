@@ -106,6 +106,9 @@ class Reception:
                 retry_after_s=retry_s,
                 close=True,
             )
+        closure = self._shared.dispatcher.closure
+        if closure is not None:
+            return self._shared.dispatcher.closed(closure)
         return None
 
     def take(self, incoming: Incoming, client: Edge, request_id: str) -> Exchange | None:

@@ -34,6 +34,7 @@ _DEFAULT_POINTS = 500
 _MOST_POINTS = 3000
 _CLOSING_S = 0.5
 _LINK_LASTS_S = 3600.0
+_LONGEST_S = 10 * 365 * 86400.0
 
 
 class Drilled(Protocol):
@@ -70,6 +71,12 @@ class Operated(Protocol):
 
     def request_down(self) -> None:
         """Stop, and terminate every VM."""
+
+    async def pause(self, *, for_s: float | None, drain_s: float | None) -> Mapping[str, Any]:
+        """Rest from now on, for so long or until somebody resumes; the standing then."""
+
+    async def resume(self) -> Mapping[str, Any]:
+        """Run again; the standing then, and ``was``, what it was before."""
 
 
 class _Refused(Exception):
@@ -178,6 +185,13 @@ class Admin:
             case ["admin", "v1", "ticket"]:
                 _require(request, "POST")
                 return _json({"url": self.link() or None})
+            case ["admin", "v1", "pause"]:
+                _require(request, "POST")
+                asked = _durations(request, "for_s", "drain_s")
+                return _json(await self._service.pause(for_s=asked["for_s"], drain_s=asked["drain_s"]))
+            case ["admin", "v1", "resume"]:
+                _require(request, "POST")
+                return _json(await self._service.resume())
         raise _Refused(404, f"there is nothing at {request.path[:200]}")
 
     async def _events(self, request: Request) -> Answer:
@@ -220,6 +234,23 @@ def _require(request: Request, *methods: str) -> None:
     if request.method not in methods:
         allowed = ", ".join(methods)
         raise _Refused(405, f"{request.method} is not allowed on {request.path}; use {allowed}", Allow=allowed)
+
+
+def _durations(request: Request, *names: str) -> dict[str, float | None]:
+    """Numbers of seconds from a JSON body; what is missing or null is None."""
+    try:
+        given = json.loads(request.body or b"{}")
+    except ValueError:
+        raise _Refused(400, "the body is no JSON") from None
+    if not isinstance(given, dict):
+        raise _Refused(400, "the body must be a JSON object")
+    if strange := sorted(given.keys() - set(names)):
+        raise _Refused(400, f"unknown key {strange[0]!r}; there are {', '.join(names)}")
+    for name, value in given.items():
+        sound = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LONGEST_S
+        if value is not None and not sound:
+            raise _Refused(400, f"{name}: write a number of seconds from 0 to {_LONGEST_S:.0f}")
+    return {name: None if given.get(name) is None else float(given[name]) for name in names}
 
 
 def _number(request: Request, name: str, default: int, most: int) -> int:
