@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +55,7 @@ class Asked:
     overprovision: int | None
     jobs: int | None
     ignore_missing_zones: bool
+    starts_at: datetime | None
 
 
 def run_backtest(asked: Asked, *, out: str | None, output: str, show_decisions: int) -> None:
@@ -124,7 +126,13 @@ def _scenario(asked: Asked) -> Scenario:
     requests = _requests(asked)
     if spec is None:
         return paper_scenario(traces, asked.paper, requests=requests)
-    scenario = model_scenario(spec, traces, requests=requests, ignore_missing_zones=asked.ignore_missing_zones)
+    scenario = model_scenario(
+        spec,
+        traces,
+        requests=requests,
+        ignore_missing_zones=asked.ignore_missing_zones,
+        begins_at=asked.starts_at,
+    )
     if asked.overprovision is not None:
         scenario = with_overprovision(scenario, asked.overprovision)
     return replace(scenario, window_s=asked.window_s, tick_s=asked.tick_s or scenario.tick_s)
@@ -183,7 +191,7 @@ def _print_table(result: Backtest) -> None:
     days = scenario.window_s / 3600
     console.print(
         f"{result.windows} window{'s' * (result.windows != 1)} of {days:g} h on {scenario.record}, "
-        f"target {'set by the requests' if scenario.demand and scenario.demand.scaled else scenario.target}; "
+        f"target {_target_of(scenario)}; "
         "mean ± standard deviation over windows"
     )
     measures = measured(result.policies)
@@ -193,6 +201,12 @@ def _print_table(result: Backtest) -> None:
         console.print(Text(f"in a wider terminal, --json or --csv: {', '.join(left_out)}", style="dim"))
     for note in result.notes:
         console.print(Text(f"note: {note}", style="dim"))
+
+
+def _target_of(scenario: Scenario) -> str:
+    by = ["the requests"] if scenario.demand is not None and scenario.demand.scaled else []
+    by += ["the schedule"] if scenario.schedule is not None else []
+    return f"set by {' and '.join(by)}" if by else str(scenario.target)
 
 
 def _fitting(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from hedgeserve.console.backtest import Asked
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -25,6 +27,21 @@ def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     if not seconds and param.name in ("window", "tick"):
         raise click.BadParameter("it must be above 0")
     return seconds
+
+
+def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> "datetime | None":
+    """The option's time; UTC where it says nothing else."""
+    from datetime import UTC, datetime
+
+    if value is None:
+        return None
+    try:
+        at = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(
+            f'"{value}" is no time; write one such as 2026-01-05T00:00 (UTC) or 2026-01-05T00:00+01:00'
+        ) from None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
 _PAPER_ONLY = {
@@ -115,6 +132,9 @@ def back_test_options(command: _Command) -> _Command:
             click.option(
                 "--ignore-missing-zones", is_flag=True, help="Leave out zones of MODEL that have no trace."
             ),
+            click.option(
+                "--starts-at", metavar="WHEN", callback=_moment, help="When the record began, for [schedule]."
+            ),
             click.option("--jobs", metavar="N", type=click.IntRange(1, 4096), help="Processes (one a core)."),
             click.option("--json", "as_json", is_flag=True, help="Print JSON."),
             click.option("--csv", "as_csv", is_flag=True, help="Print CSV."),
@@ -132,6 +152,8 @@ def asked_for(given: dict[str, Any]) -> "tuple[Asked, str]":
     paper = given.pop("paper")
     if paper and given["model"] is not None:
         raise click.UsageError("--paper and MODEL are two worlds; give one.")
+    if paper and given["starts_at"] is not None:
+        raise click.UsageError("--starts-at is for the schedule of a model file; --paper has none.")
     if given["requests"] is not None and given["poisson"] is not None:
         raise click.UsageError("--requests and --poisson are two sources of requests; give one.")
     if given["request_scale"] != 1.0 and given["requests"] is None:

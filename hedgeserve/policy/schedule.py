@@ -20,6 +20,7 @@ class Hours:
 
     ``asleep``: no replicas, and ``until`` is the end of the sleep. Awake, ``bounds`` hold; ``until`` is then the
     next time at which the calendar says something else, and ``next_up`` what. All times are UTC; None: never.
+    ``ahead`` says that the lower bound is that of hours which have not begun yet.
     ``look_again`` is the soonest time at which :meth:`Schedule.at` may answer otherwise, the lead included.
     """
 
@@ -28,6 +29,7 @@ class Hours:
     until: datetime | None
     next_up: str
     look_again: datetime | None
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +98,15 @@ class Schedule:
         lowest, highest, reason = said.lowest, said.highest, ""
         if said.key and not said.asleep:
             reason = f"{_range(lowest, highest)}{f' until {self._told(until, now)}' if until else ''} ({said.key})"
+        ahead_of_them = False
         if best is not None and (said.asleep or best[1].lowest > lowest):
+            ahead_of_them = True
             at, then = best
             lowest = then.lowest
             highest = then.highest if said.asleep else max(highest, lowest)
             key = f" ({then.key})" if then.key else f" (the end of {said.key})" if said.key else ""
             reason = f"{_range(then.lowest, then.highest)} to be ready by {self._told(at, now)}{key}"
-        return Hours(False, Bounds(lowest, highest, reason), until, next_up, look_again)
+        return Hours(False, Bounds(lowest, highest, reason), until, next_up, look_again, ahead_of_them)
 
     # The calendar
 

@@ -48,6 +48,8 @@ class Standing:
     drain_until: datetime | None = None
     on_request: bool = False
     look_again: datetime | None = None
+    ahead: bool = False
+    """The lower bound is that of hours which have not begun: the replicas are not needed yet."""
 
 
 class WindDown:
@@ -127,7 +129,13 @@ class WindDown:
     @staticmethod
     def _awake(hours: Hours) -> Standing:
         return Standing(
-            Rest.AWAKE, hours.bounds, hours.bounds.reason, hours.until, hours.next_up, look_again=hours.look_again
+            Rest.AWAKE,
+            hours.bounds,
+            hours.bounds.reason,
+            hours.until,
+            hours.next_up,
+            look_again=hours.look_again,
+            ahead=hours.ahead,
         )
 
     def _woken(self, hours: Hours, awake_until: datetime) -> Standing:

@@ -3,9 +3,10 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from hedgeserve.errors import BacktestError
-from hedgeserve.hedge import Autoscaler
+from hedgeserve.hedge import Autoscaler, WindDown
 from hedgeserve.simulate.aggregate import (
     MEASURES,
     PolicyFigures,
@@ -197,8 +198,8 @@ def figures(scenario: Scenario, task: Task) -> WindowFigures:
 
 
 def targets_of(scenario: Scenario, task: Task) -> Steps:
-    """The targets of a window: the scenario's own, or what the requests ask for where all of them are served."""
-    if scenario.demand is None or not scenario.demand.scaled:
+    """The targets of a window: the scenario's own, or what hours and requests ask for where all are served."""
+    if scenario.fixed:
         return ((0.0, scenario.target),)
     return run_window(scenario, replace(task, policy="on-demand")).targets
 
@@ -218,10 +219,14 @@ def run_window(scenario: Scenario, task: Task) -> FleetOutcome:
     policy = make(task.policy, scenario, seed=_seed(task))
     setting = scenario.setting(start_s=task.start_s, seed=_seed(task))
     demand = scenario.demand
-    if demand is None:
-        return run(policy, setting)
-    autoscaler = Autoscaler(scenario.replicas) if demand.scaled else None
-    return run(policy, setting, autoscaler=autoscaler, load=_load(scenario, demand, task))
+    return run(
+        policy,
+        setting,
+        autoscaler=Autoscaler(scenario.replicas) if demand is not None and demand.scaled else None,
+        load=None if demand is None else _load(scenario, demand, task),
+        winddown=None if scenario.schedule is None else WindDown(scenario.schedule, scenario.replicas),
+        begins_at=scenario.begins_at + timedelta(seconds=task.start_s),
+    )
 
 
 def _load(scenario: Scenario, demand: Demand, task: Task) -> RequestLoad:

@@ -56,6 +56,8 @@ def settings_json(result: Backtest) -> dict[str, Any]:
         "launch_latency_s": scenario.launch_latency_s,
         "preemption_order": scenario.preemption_order,
         "requests": _requests_json(scenario),
+        "schedule": None if scenario.schedule is None else scenario.schedule.model_dump(mode="json"),
+        "begins_at": None if scenario.schedule is None else scenario.begins_at.isoformat(),
     }
 
 

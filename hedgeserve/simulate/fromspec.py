@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from hedgeserve.drivers.catalogue import zones_of
 from hedgeserve.drivers.localcloud.weather import climates_of
@@ -14,18 +15,27 @@ from hedgeserve.simulate.setting import OfferModel
 from hedgeserve.simulate.traces import TraceSet, ZoneTrace
 from hedgeserve.spec import BacktestSpec, Cloud, PoolSpec, Spec
 
+_MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
+"""When a record of which nobody says it has begun."""
+
 _NOTICE_S = {Cloud.AWS: 120.0, Cloud.GCP: 30.0, Cloud.AZURE: 30.0}
 """How long before the end a cloud tells of a preemption, by its own word."""
 
 
 def model_scenario(
-    spec: Spec, traces: TraceSet, *, requests: Requests | None = None, ignore_missing_zones: bool = False
+    spec: Spec,
+    traces: TraceSet,
+    *,
+    requests: Requests | None = None,
+    ignore_missing_zones: bool = False,
+    begins_at: datetime | None = None,
 ) -> Scenario:
     """The world of a model.toml, as its ``[backtest]`` says.
 
     A pool's zone is the trace's whose last part is the same: ``us-east-1/us-east-1f`` is
     ``aws/us-east-1/us-east-1f``. With ``requests`` the autoscaler sets the target; else it is ``replicas.min``.
-    A pool zone without a trace is an error, or with ``ignore_missing_zones`` left out.
+    A pool zone without a trace is an error, or with ``ignore_missing_zones`` left out. By the calendar of
+    ``[schedule]`` the record begins at ``begins_at``; None: as the traces say, else on a Monday at 0:00 UTC.
 
     Raises:
         BacktestError: A pool's zone has no trace, or two of them; or no pool launches anything.
@@ -48,11 +58,22 @@ def model_scenario(
             "see what `hedgeserve offers` says"
         )
     low, high = spec.replicas.lowest, spec.replicas.highest
-    scaled = requests is not None and low != high
-    if low != high and not scaled:
+    hours = [spec.replicas.within(one.lowest, one.highest) for one in spec.schedule.scale]
+    elastic = any(fewest != most for fewest, most in [(low, high), *hours])
+    scaled = requests is not None and elastic
+    if elastic and not scaled:
         notes.append(f"without requests the target is `replicas.min` = {low}; --requests or --poisson scales it")
     backtest = spec.backtest
     demand = None if requests is None else _demand(spec, requests, scaled=scaled)
+    schedule = spec.schedule if spec.schedule.sleep or spec.schedule.scale else None
+    begins_at = begins_at or traces.begins_at
+    if schedule is not None and begins_at is None:
+        notes.append(
+            f"nobody says when the record began: for [schedule] it is {_MONDAY:%A %Y-%m-%d}, 0:00 UTC; "
+            "--starts-at says otherwise"
+        )
+    if schedule is not None and schedule.wake_on_request and requests is None:
+        notes.append("without requests nothing wakes the service in its sleep; --requests or --poisson does")
     return Scenario(
         name=spec.service.name,
         record=traces.name,
@@ -69,6 +90,8 @@ def model_scenario(
         drain_s=spec.timeouts.drain,
         preemption_order=backtest.preemption_order,
         demand=demand,
+        schedule=schedule,
+        begins_at=begins_at or _MONDAY,
         notes=tuple(notes),
     )
 

@@ -23,6 +23,9 @@ class Load(Protocol):
     def ready(self, replica: Replica, now_s: float) -> None:
         """From now on it takes requests."""
 
+    def close(self, now_s: float, *, closed: bool) -> None:
+        """From now on those who come are turned away, and those who wait; or taken again."""
+
     def noticed(self, replica: ReplicaId, now_s: float) -> None:
         """It is under notice: it takes requests only where nothing else is ready."""
 

@@ -134,6 +134,8 @@ def _head(result: Backtest) -> str:
     scenario = result.scenario
     scaled = scenario.demand is not None and scenario.demand.scaled
     needed = "as many replicas as the requests ask for" if scaled else f"{scenario.target} replicas at all times"
+    if scenario.schedule is not None:
+        needed = f"as many replicas as the schedule {'and the requests ask' if scaled else 'asks'} for"
     zones = len({model.offer.zone for model in scenario.offers})
     windows = f"{result.windows} window{'s' * (result.windows != 1)} of {format_duration(scenario.window_s)}"
     world = "the paper's world" if scenario.name == "paper" else f"the service {scenario.name}"

@@ -13,7 +13,7 @@ from hedgeserve.simulate.servicemodel import OnLoss, PaperService, ServiceModel
 from hedgeserve.simulate.setting import OfferModel, WorldSetting
 from hedgeserve.simulate.traces import TraceSet
 from hedgeserve.simulate.workload import Workload
-from hedgeserve.spec import HedgeSpec, ReplicasSpec
+from hedgeserve.spec import HedgeSpec, ReplicasSpec, ScheduleSpec
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 """When prices of simulated offers were read: a fixed time, so that runs can be compared byte for byte."""
@@ -70,7 +70,8 @@ class Scenario:
     """A whole back-test but for the policies and the windows: plain data, so that it can be sent elsewhere.
 
     ``policies`` are the names that are tried when none is said. ``overprovision`` is N_extra for every policy;
-    None: what each has in the paper, and in ``hedge``. ``demand`` None: no requests are simulated.
+    None: what each has in the paper, and in ``hedge``. ``demand`` None: no requests are simulated. ``schedule``
+    None: no calendar; the record begins at ``begins_at`` by it.
     """
 
     name: str
@@ -89,6 +90,8 @@ class Scenario:
     drain_s: float = 0.0
     preemption_order: str = "newest"
     demand: Demand | None = None
+    schedule: ScheduleSpec | None = None
+    begins_at: datetime = EPOCH
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -96,6 +99,11 @@ class Scenario:
         """The cheapest on-demand price; None where there is none."""
         prices = [model.offer.usd_per_hour for model in self.offers if model.offer.market is Market.ON_DEMAND]
         return min(prices, default=None)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the target is the same at all times."""
+        return self.schedule is None and (self.demand is None or not self.demand.scaled)
 
     def setting(self, *, start_s: float, seed: int) -> WorldSetting:
         """One window of it."""
@@ -255,9 +263,9 @@ def with_notice(scenario: Scenario, notice_s: float) -> Scenario:
 
 
 def with_target(scenario: Scenario, target: int) -> Scenario:
-    """The same world with so many replicas needed at all times; requests, if there are any, no longer set it."""
+    """The same world with so many replicas needed at all times; requests and hours no longer set it."""
     demand = None if scenario.demand is None else replace(scenario.demand, scaled=False)
-    return replace(scenario, target=target, demand=demand)
+    return replace(scenario, target=target, demand=demand, schedule=None)
 
 
 def with_overprovision(scenario: Scenario, extra: int) -> Scenario:

@@ -165,6 +165,7 @@ class RequestLoad:
         self._uses = 0
         self._line: list[tuple[int, int, _Request]] = []
         self._in_line = 0
+        self._closed = False
         self._at_replicas = 0
         self._in_flight = 0
         self._active_s = -math.inf
@@ -199,6 +200,16 @@ class RequestLoad:
         self._targets[replica.id] = RouteTarget(replica.id, replica.url or "", replica.zone, replica.market)
         self._outstanding.setdefault(replica.id, 0)
         self._serve_line()
+
+    def close(self, now_s: float, *, closed: bool) -> None:
+        """From now on those who come are turned away, and those in the line; they fail as ``"asleep"``."""
+        self._go_on(now_s)
+        self._closed = closed
+        if closed:
+            for _, version, request in self._line:
+                if request.version == version:
+                    self._fail(request, "asleep")
+            self._line.clear()
 
     def noticed(self, replica: ReplicaId, now_s: float) -> None:
         """It is under notice: it takes requests only where nothing else is ready."""
@@ -280,6 +291,9 @@ class RequestLoad:
         request.waits_since_s = self._now_s
         if self._now_s >= self._warm_up_s:
             self._counted += 1
+        if self._closed:
+            self._fail(request, "asleep")
+            return
         server = None if self._in_line else self._choose(request)
         if server is not None:
             self._give(request, server)

@@ -1,8 +1,8 @@
 """Capacity traces as files: one JSON file a zone, all of a folder together, every mistake told at once.
 
 The format is that of the public traces (github skypilot-org/spot-traces) and of the local driver's zones:
-``{"metadata": {"gap_seconds": 300}, "data": [3, 2, 0, 4]}``. HedgeServe adds, and understands, three more keys
-of ``metadata``: ``zone`` (``cloud/region/zone``), ``ones_are`` (below) and ``notes``.
+``{"metadata": {"gap_seconds": 300}, "data": [3, 2, 0, 4]}``. HedgeServe adds, and understands, four more keys
+of ``metadata``: ``zone`` (``cloud/region/zone``), ``ones_are`` (below), ``recorded_from`` and ``notes``.
 """
 
 import json
@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +45,7 @@ class _File:
     counts: Counts
     ones_are: str | None
     notes: tuple[str, ...]
+    begins_at: datetime | None
 
 
 class _Mistake(Exception):
@@ -91,6 +93,7 @@ def load_traces(
         name=folder.absolute().name,
         zones=tuple(ZoneTrace(file.zone, file.gap_s, file.counts) for file in files),
         notes=notes,
+        begins_at=min((file.begins_at for file in files if file.begins_at is not None), default=None),
     )
 
 
@@ -177,7 +180,20 @@ def _read(path: Path, zones: Mapping[str, ZoneId]) -> _File:
         counts=_counts(path, recorded["data"]),
         ones_are=ones_are,
         notes=tuple(notes),
+        begins_at=_begin(path, metadata.get("recorded_from")),
     )
+
+
+def _begin(path: Path, told: object) -> datetime | None:
+    if told is None:
+        return None
+    try:
+        at = datetime.fromisoformat(str(told))
+    except ValueError:
+        raise _Mistake(
+            f"{path.name}: metadata.recorded_from is {told!r}; write a time such as 2026-01-31T12:00:00+00:00"
+        ) from None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
 def _zone(path: Path, told: object, zones: Mapping[str, ZoneId]) -> ZoneId:
@@ -240,7 +256,7 @@ def _disagreements(files: list[_File]) -> list[str]:
 
 def _without_end(file: _File) -> _File:
     counts = np.where(file.counts == 1, UNLIMITED, file.counts)
-    return _File(file.path, file.zone, file.gap_s, counts, file.ones_are, file.notes)
+    return _File(file.path, file.zone, file.gap_s, counts, file.ones_are, file.notes, file.begins_at)
 
 
 def _names(traces: TraceSet) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +35,15 @@ class ZoneTrace:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TraceSet:
-    """The zones that were recorded together: one gap, one length; ``notes``: what to know before using them."""
+    """The zones that were recorded together: one gap, one length; ``notes``: what to know before using them.
+
+    ``begins_at`` is when the first count was taken (UTC); None: nobody says.
+    """
 
     name: str
     zones: tuple[ZoneTrace, ...]
     notes: tuple[str, ...] = ()
+    begins_at: datetime | None = None
 
     @property
     def gap_s(self) -> float:
@@ -56,4 +61,4 @@ class TraceSet:
     def only(self, zones: Sequence[ZoneId]) -> "TraceSet":
         """The same record with these zones alone, in this order."""
         known = {zone.zone: zone for zone in self.zones}
-        return TraceSet(self.name, tuple(known[zone] for zone in zones), self.notes)
+        return TraceSet(self.name, tuple(known[zone] for zone in zones), self.notes, self.begins_at)

@@ -21,8 +21,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
-from hedgeserve.policy.autoscale import Autoscaler
+from hedgeserve.policy.autoscale import Autoscaler, LoadSignal
 from hedgeserve.policy.plan import Drain, Launch, NewsKind, Observation, Plan, Policy, Terminate, ZoneNews
+from hedgeserve.policy.winddown import Rest, Standing, WindDown, rest_plan
 from hedgeserve.replica import STARTING, GoneReason, Market, Notice, Offer, Replica, ReplicaId, State, ZoneId
 from hedgeserve.simulate.load import Load
 from hedgeserve.simulate.outcome import Decision, FleetOutcome, Life, Refusal
@@ -42,6 +43,8 @@ def run(
     *,
     autoscaler: Autoscaler | None = None,
     load: Load | None = None,
+    winddown: WindDown | None = None,
+    begins_at: datetime = _EPOCH,
     on_tick: Callable[[float], None] | None = None,
     every_tick: bool = False,
 ) -> FleetOutcome:
@@ -49,6 +52,8 @@ def run(
 
     ``policy`` and ``autoscaler`` should be new: they remember. With an autoscaler the target is its answer to the
     load's signal, asked at every tick since its answers depend on when it is asked; otherwise the setting's.
+    ``winddown`` follows the calendar, by which the window begins at ``begins_at``: in its rests nothing is
+    launched, all goes, and requests are turned away.
     ``on_tick`` is called with the time of every tick that is not jumped over; ``every_tick`` jumps over none,
     which changes the time that a run takes and nothing else.
 
@@ -59,7 +64,7 @@ def run(
     check_setting(setting)
     if autoscaler is not None and load is None:
         raise SettingError("autoscaler: it needs a load to follow; give one, or let the setting's target hold")
-    world = _World(policy, setting, autoscaler, load)
+    world = _World(policy, setting, autoscaler, load, winddown, begins_at)
     tick = 0
     while tick < world.ticks:
         if on_tick is not None:
@@ -73,7 +78,13 @@ class _World:
     """The fleet, its zones and its books during one window."""
 
     def __init__(
-        self, policy: Policy, setting: WorldSetting, autoscaler: Autoscaler | None, load: Load | None
+        self,
+        policy: Policy,
+        setting: WorldSetting,
+        autoscaler: Autoscaler | None,
+        load: Load | None,
+        winddown: WindDown | None,
+        begins_at: datetime,
     ) -> None:
         self.ticks = ticks_of(setting.window_s, setting.tick_s)
         self._policy, self._setting, self._autoscaler, self._load = policy, setting, autoscaler, load
@@ -90,7 +101,12 @@ class _World:
         self._boots: list[tuple[int, int, Vm]] = []
         self._draining: dict[ReplicaId, Vm] = {}
         self._now_s = 0.0
-        self._target = setting.target
+        self._target = self._needed = setting.target
+        self._winddown, self._begins_at = winddown, begins_at
+        self._standing: Standing | None = None
+        self._hours_tick = NEVER
+        cold_starts_s = sorted(cold_s for model in setting.offers for cold_s in model.cold_start_s)
+        self._boot_s = cold_starts_s[len(cold_starts_s) // 2] if cold_starts_s else None
         self._news_is_new = True
         self._again_tick = NEVER
         self._born = 0
@@ -152,7 +168,9 @@ class _World:
         """The next tick at which anything may happen."""
         if self._news_is_new or self._draining or self._autoscaler is not None:
             return tick + 1
-        soonest = min(self._wake_tick, self._again_tick)
+        if self._standing is not None and self._standing.on_request and self._load is not None:
+            return tick + 1
+        soonest = min(self._wake_tick, self._again_tick, self._hours_tick)
         if self._boots:
             soonest = min(soonest, self._boots[0][0])
         if self._price_ticks:
@@ -162,18 +180,50 @@ class _World:
     # The policy
 
     def _set_target(self, now_s: float) -> None:
-        if self._autoscaler is not None and self._load is not None:
-            target = self._autoscaler.decide(self._load.signal(now_s)).target
-            if target != self._target:
-                self._target, self._news_is_new = target, True
-        if not self._targets or self._targets[-1][1] != self._target:
-            self._targets.append((now_s, self._target))
+        signal = None if self._load is None else self._load.signal(now_s)
+        standing = None if self._winddown is None else self._look(self._winddown, signal, now_s)
+        target = self._target
+        if self._autoscaler is not None and signal is not None:
+            bounds = None if standing is None else standing.bounds
+            target = self._autoscaler.decide(signal, bounds).target
+        elif standing is not None:
+            target = standing.bounds.lowest
+        if target != self._target:
+            self._target, self._news_is_new = target, True
+        # What runs ahead of its hours is not needed yet: neither is it missed while it boots.
+        needed = min(self._needed, target) if standing is not None and standing.ahead else target
+        self._needed = needed
+        if not self._targets or self._targets[-1][1] != needed:
+            self._targets.append((now_s, needed))
+
+    def _look(self, winddown: WindDown, signal: LoadSignal | None, now_s: float) -> Standing:
+        standing = winddown.decide(self._now(), signal, boot_s=self._boot_s)
+        again = standing.look_again
+        if again is None:
+            self._hours_tick = NEVER
+        else:
+            self._hours_tick = ticks_of((again - self._begins_at).total_seconds(), self._setting.tick_s)
+        before = Rest.AWAKE if self._standing is None else self._standing.rest
+        if standing.rest is not before:
+            self._news_is_new = True
+            if self._load is not None:
+                self._load.close(now_s, closed=standing.rest is not Rest.AWAKE and not standing.on_request)
+        self._standing = standing
+        return standing
+
+    def _now(self) -> datetime:
+        """The time of the calendar."""
+        return self._begins_at + timedelta(seconds=self._now_s)
 
     def _ask(self) -> Plan:
         if self._replicas is None:
             self._replicas = tuple([vm.replica for vm in self._vms.values()])
         self._news_is_new = False
-        plan = self._policy.plan(Observation(self._now_s, self._target, self._replicas, self._offers))
+        observation = Observation(self._now_s, self._target, self._replicas, self._offers)
+        if self._standing is not None and self._standing.rest is not Rest.AWAKE:
+            plan = rest_plan(self._standing, observation, self._now())
+        else:
+            plan = self._policy.plan(observation)
         again_s = plan.again_at_s
         self._again_tick = NEVER if again_s is None else ticks_of(again_s, self._setting.tick_s)
         return plan
@@ -361,7 +411,7 @@ class _World:
             if not steps or steps[-1][1] != ready:
                 steps.append((self._now_s, ready))
         self._ready_moved.clear()
-        enough = self._ready_total >= self._target
+        enough = self._ready_total >= self._needed
         if enough and self._enough_since_s is None:
             self._enough_since_s = self._now_s
         elif not enough and self._enough_since_s is not None:
