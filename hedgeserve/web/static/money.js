@@ -1,0 +1,56 @@
+// What it costs: from the service's books where it keeps them, else from the history of prices.
+
+import { h, morph } from "./dom.js";
+import { percent, usd } from "./format.js";
+
+function figure(name, value, more = "") {
+  return h("div", { class: "figure" }, h("dt", null, name), h("dd", null, value, more && h("small", null, more)));
+}
+
+/** `cost`: GET /admin/v1/cost or null; `total`: the history's total over the time that is shown. */
+export function drawMoney(element, cost, total, range) {
+  const figures = [];
+  if (cost) {
+    const base = cost.baseline_on_demand_usd;
+    const share = base > 0 && cost.saved_usd > 0 ? ` ${percent(cost.saved_usd / base)}` : "";
+    figures.push(
+      figure("spent", usd(cost.spent_usd)),
+      figure("saved against on-demand", usd(cost.saved_usd), share),
+      figure("forecast for the month", cost.forecast_month_usd == null ? "not known" : usd(cost.forecast_month_usd)),
+    );
+  } else if (total?.seconds) {
+    const saved = total.on_demand_usd - total.usd;
+    figures.push(
+      figure(`spent in ${range}`, usd(total.usd)),
+      figure(
+        saved >= 0 ? "saved against on-demand" : "above on-demand alone",
+        total.on_demand_usd ? usd(Math.abs(saved)) : "not known",
+        total.on_demand_usd ? ` ${percent(Math.abs(saved) / total.on_demand_usd)}` : "",
+      ),
+      figure("forecast for the month", "not known"),
+    );
+  } else {
+    figures.push(figure("spent", "not known"), figure("saved against on-demand", "not known"));
+  }
+  const caps = Array.isArray(cost?.caps) ? cost.caps : Object.entries(cost?.caps ?? {}).map(([name, cap]) => ({ name, ...cap }));
+  morph(
+    element,
+    h("dl", { class: "figures" }, figures),
+    caps.length > 0 &&
+      h(
+        "ul",
+        { class: "caps" },
+        caps.map((cap) => {
+          const limit = cap.limit_usd ?? cap.limit;
+          const used = cap.used_usd ?? cap.used;
+          return h(
+            "li",
+            null,
+            h("span", null, cap.name ?? cap.cap ?? cap.kind ?? "cap"),
+            h("meter", { min: 0, max: limit, value: used, low: limit * 0.8, high: limit * 0.95, optimum: 0 }),
+            h("span", { class: "muted" }, `${usd(used)} of ${usd(limit)}`, cap.state && ` · ${cap.state}`),
+          );
+        }),
+      ),
+  );
+}
