@@ -1,0 +1,46 @@
+"""The dashboard's files, read as text: nothing from elsewhere, nothing inline, no markup out of untrusted text."""
+
+import configparser
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STATIC = ROOT / "hedgeserve" / "web" / "static"
+FILES = sorted(STATIC.iterdir())
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_nothing_comes_from_elsewhere(file: Path) -> None:
+    """No address but our own, but for the name of a namespace: the page works on a machine without a network."""
+    found = re.findall(r"https?://[^\s\"']+", file.read_text())
+    assert [address for address in found if address != "http://www.w3.org/2000/svg"] == []
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.suffix == ".js"], ids=lambda file: file.name)
+def test_what_the_service_tells_never_becomes_markup(file: Path) -> None:
+    """An engine's log or a cloud's error may hold anything."""
+    unsafe = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|createContextualFragment|\beval\(|new Function"
+    assert re.findall(unsafe, file.read_text()) == []
+
+
+def test_the_page_holds_no_script_and_no_style() -> None:
+    """The policy that forbids them would break it."""
+    text = (STATIC / "index.html").read_text()
+    assert re.findall(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", text) == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_what_files_name_is_there(file: Path) -> None:
+    """Modules import each other by names that exist."""
+    named = re.findall(r'from "\./([\w.]+)"|"/ui/([\w]+\.\w+)"', file.read_text())
+    for name in filter(None, (one for pair in named for one in pair)):
+        assert (STATIC / name).exists(), f"{file.name} names {name}"
+
+
+def test_wheels_carry_the_page() -> None:
+    """The files are package data."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert "web/static/*" in setup["options.package_data"]["hedgeserve"]
