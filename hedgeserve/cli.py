@@ -119,6 +119,22 @@ def offers(model: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("model", default="model.toml")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def plan(model: str, as_json: bool) -> None:
+    """Show what serving would launch, cost and risk.
+
+    What the policy of MODEL (model.toml) would launch where, at what price, and how many replicas are left when a
+    zone, a region or a cloud goes. Where the service runs: which keys changed, and what would come of it. Launches
+    nothing.
+    """
+    from hedgeserve.console.plan import show_plan
+
+    if not show_plan(model, as_json=as_json):
+        sys.exit(EXIT_MISUSED)
+
+
+@main.command()
+@click.argument("model", default="model.toml")
 @click.option("--cloud", type=click.Choice(["aws", "gcp", "azure"]), help="Where the image is to be used.")
 def bake(model: str, cloud: str | None) -> None:
     """Print the recipe for an image that starts fast.

@@ -566,6 +566,14 @@ class Service:
         """Whether somebody has asked for the end of every VM."""
         return self._terminate_everywhere
 
+    def running_spec(self) -> dict[str, Any]:
+        """The model file as it is served, and what the policy has learnt, JSON-able: what a plan begins with."""
+        return {
+            "spec": self.spec.model_dump(mode="json", exclude_unset=True),
+            "policy": self._policy.name,
+            "memory": self._policy.export_memory(asyncio.get_running_loop().time()),
+        }
+
     def keeps(self) -> tuple[int, float]:
         """How many VMs would keep running if the service stopped now, and their USD per hour."""
         clouds = self._clouds_to_clear()

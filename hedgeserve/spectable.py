@@ -21,11 +21,11 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from hedgeserve.errors import SpecProblem
 from hedgeserve.units import (
     format_bytes,
-    format_duration,
-    format_usd_per_hour,
     parse_bytes,
     parse_duration_s,
     parse_usd_per_hour,
+    write_duration,
+    write_usd_per_hour,
 )
 
 
@@ -45,14 +45,14 @@ def _text_with_unit(parse: Any, example: str) -> BeforeValidator:
 
 
 Duration = Annotated[
-    float, _text_with_unit(parse_duration_s, "90s"), PlainSerializer(format_duration, return_type=str)
+    float, _text_with_unit(parse_duration_s, "90s"), PlainSerializer(write_duration, return_type=str)
 ]
 """Seconds; written ``"90s"``, ``"5m"``, ``"1h30m"``, ``"250ms"``."""
 
 UsdPerHour = Annotated[
     float,
     _text_with_unit(parse_usd_per_hour, "2.50 USD/h"),
-    PlainSerializer(format_usd_per_hour, return_type=str),
+    PlainSerializer(write_usd_per_hour, return_type=str),
 ]
 """US dollars per hour; written ``"2.50 USD/h"``."""
 

@@ -5,6 +5,7 @@ Inside the house a quantity is a plain number whose name carries the unit (``tim
 """
 
 import re
+from decimal import Decimal
 
 _DURATION_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
@@ -71,6 +72,23 @@ def format_duration(seconds: float) -> str:
     parts = [(days, "d"), (hours, "h"), (minutes, "m"), (rest_s, "s")]
     shown = [f"{count}{unit}" for count, unit in parts if count]
     return "".join(shown[:2])
+
+
+def write_duration(seconds: float) -> str:
+    """A duration as ``parse_duration_s`` reads it back, the very same number: for programs, not for people."""
+    short = format_duration(seconds)
+    return short if parse_duration_s(short or "0s") == seconds else f"{_decimal(seconds)}s"
+
+
+def write_usd_per_hour(usd_per_hour: float) -> str:
+    """A price as ``parse_usd_per_hour`` reads it back, the very same number: for programs, not for people."""
+    short = format_usd_per_hour(usd_per_hour)
+    return short if parse_usd_per_hour(short) == usd_per_hour else f"{_decimal(usd_per_hour)} USD/h"
+
+
+def _decimal(number: float) -> str:
+    """The shortest digits that are read as this number, without an exponent."""
+    return f"{Decimal(repr(number)):f}".removesuffix(".0")
 
 
 def format_usd_per_hour(usd_per_hour: float) -> str:

@@ -25,6 +25,9 @@ class Operated:
     def status(self) -> Mapping[str, Any]:
         return {"service": "small"}
 
+    def running_spec(self) -> Mapping[str, Any]:
+        return {"policy": "small"}
+
     async def events(self, *, after: int, limit: int, replica: str | None) -> Sequence[Mapping[str, Any]]:
         self.asked.append((after, limit, replica))
         return [{"id": after + 1}]
@@ -92,6 +95,7 @@ async def test_each_question_has_its_answer(short_dir: Path) -> None:
     async with operated(short_dir) as (service, socket):
         assert await ask(socket, "/admin/v1/status") == (200, b'{"service": "small"}')
         assert await ask(socket, "/admin/v1/status", "HEAD") == (200, b"")
+        assert await ask(socket, "/admin/v1/spec") == (200, b'{"policy": "small"}')
         status, body = await ask(socket, "/admin/v1/events?after=7&limit=3&replica=small%201")
         assert (status, json.loads(body)) == (200, {"events": [{"id": 8}]})
         assert (await ask(socket, "/admin/v1/events"))[0] == 200

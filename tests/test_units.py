@@ -11,6 +11,8 @@ from hedgeserve.units import (
     parse_bytes,
     parse_duration_s,
     parse_usd_per_hour,
+    write_duration,
+    write_usd_per_hour,
 )
 
 
@@ -73,3 +75,18 @@ def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
 def test_sizes_survive_writing_and_reading(size: int) -> None:
     """Exactly."""
     assert parse_bytes(format_bytes(size)) == size
+
+
+@given(st.floats(min_value=0, max_value=1e12))
+def test_what_is_written_for_programs_is_read_as_the_very_same_number(number: float) -> None:
+    """A spec that is sent from one process to another must not change on the way."""
+    assert parse_duration_s(write_duration(number)) == number
+    assert parse_usd_per_hour(write_usd_per_hour(number)) == number
+
+
+def test_what_is_written_for_programs_is_short_where_it_can_be() -> None:
+    """As a person would write it."""
+    assert [write_duration(seconds) for seconds in (0, 90, 3661.0, 0.25)] == ["0s", "1m30s", "3661s", "250ms"]
+    assert [write_usd_per_hour(usd) for usd in (0, 2.5, 1.234, 0.00001)] == [
+        "0.00 USD/h", "2.50 USD/h", "1.234 USD/h", "0.00001 USD/h",
+    ]  # fmt: skip

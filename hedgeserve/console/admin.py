@@ -85,6 +85,11 @@ class AdminClient:
         found: dict[str, Any] = json.loads(self._ask("GET", "/admin/v1/status"))
         return found
 
+    def spec(self) -> dict[str, Any]:
+        """The model file as the service runs it, and what its policy has learnt."""
+        found: dict[str, Any] = json.loads(self._ask("GET", "/admin/v1/spec"))
+        return found
+
     def events(self, *, limit: int, replica: str | None = None, follow: bool = False) -> Iterator[dict[str, Any]]:
         """The newest ``limit`` events, oldest first; then, if wanted, each new one until the service ends."""
         after, wanted = 0, limit

@@ -23,11 +23,7 @@ def check_model(model: str, *, as_json: bool) -> bool:
     except SpecError as error:
         if not as_json:
             raise
-        problems = [
-            {"line": problem.line, "key": problem.key, "message": problem.message, "hint": problem.hint}
-            for problem in error.problems
-        ]
-        click.echo(json.dumps({"ok": False, "file": model, "problems": problems}))
+        print_problems(error, model)
         return False
     for remark in remarks_on(spec.pools):
         click.echo(f"{model}: {remark}", err=True)
@@ -36,6 +32,15 @@ def check_model(model: str, *, as_json: bool) -> bool:
     else:
         click.echo(f"{model} is good: {_in_words(spec)}")
     return True
+
+
+def print_problems(error: SpecError, model: str) -> None:
+    """Write the mistakes of a model file as one JSON object."""
+    problems = [
+        {"line": problem.line, "key": problem.key, "message": problem.message, "hint": problem.hint}
+        for problem in error.problems
+    ]
+    click.echo(json.dumps({"ok": False, "file": model, "problems": problems}))
 
 
 def _in_words(spec: Spec) -> str:

@@ -29,7 +29,7 @@ def show_offers(model: str, *, as_json: bool) -> None:
     and the catalogue's are printed for it.
     """
     spec = load_spec(model, surroundings=False)
-    quotes, remarks = asyncio.run(_look(spec))
+    quotes, remarks = asyncio.run(look_at_offers(spec))
     for remark in [*remarks, *remarks_on(spec.pools)]:
         click.echo(remark, err=True)
     quotes.sort(key=lambda quote: (quote.offer is None, _usd_per_work(quote), quote.zone, quote.instance_type))
@@ -44,7 +44,7 @@ def show_offers(model: str, *, as_json: bool) -> None:
         click.echo(line)
 
 
-async def _look(spec: Spec) -> tuple[list[Quote], list[str]]:
+async def look_at_offers(spec: Spec) -> tuple[list[Quote], list[str]]:
     """The quotes of all clouds, and a sentence for each that could not be asked."""
     quotes: list[Quote] = []
     remarks: list[str] = []

@@ -20,6 +20,16 @@ class StaticServer:
     api_key: str | None = field(default=None, repr=False)
 
 
+def static_places(pools: Sequence[PoolSpec]) -> dict[str, tuple[ZoneId, PoolSpec]]:
+    """Each server that these pools name, by its base URL: its zone, and the pool that names it first."""
+    places: dict[str, tuple[ZoneId, PoolSpec]] = {}
+    for number, pool in enumerate(pool for pool in pools if pool.cloud is Cloud.STATIC):
+        for url in (url.rstrip("/") for url in pool.urls):
+            # A server that is named twice is still one server.
+            places.setdefault(url, (ZoneId(f"static/{number}/{urlsplit(url).netloc}"), pool))
+    return places
+
+
 class StaticDriver:
     """The cloud ``static``: tells of servers, and refuses everything else.
 
@@ -31,14 +41,10 @@ class StaticDriver:
     poll_s = 60.0
 
     def __init__(self, pools: Sequence[PoolSpec], environ: Mapping[str, str]) -> None:
-        servers: dict[str, StaticServer] = {}
-        for number, pool in enumerate(pool for pool in pools if pool.cloud is Cloud.STATIC):
-            api_key = _key(pool, environ)
-            for url in (url.rstrip("/") for url in pool.urls):
-                zone = ZoneId(f"static/{number}/{urlsplit(url).netloc}")
-                # A server that is named twice is still one server.
-                servers.setdefault(url, StaticServer(url, zone, api_key))
-        self._servers = tuple(servers.values())
+        keys = {id(pool): _key(pool, environ) for pool in pools if pool.cloud is Cloud.STATIC}
+        self._servers = tuple(
+            StaticServer(url, zone, keys[id(pool)]) for url, (zone, pool) in static_places(pools).items()
+        )
 
     def servers(self) -> tuple[StaticServer, ...]:
         """Every server that the pools name, each once, in their order."""

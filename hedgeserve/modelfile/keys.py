@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from hedgeserve.spec import Spec
 from hedgeserve.spectable import ONE_OR_MANY, Shape
-from hedgeserve.units import format_bytes, format_duration, format_usd_per_hour
+from hedgeserve.units import format_bytes, write_duration, write_usd_per_hour
 
 
 class Kind(StrEnum):
@@ -58,8 +58,8 @@ SCALARS = frozenset(
 """Kinds of one value, which an environment variable can set."""
 
 _UNIT_KINDS: dict[Any, Kind] = {
-    format_duration: Kind.DURATION,
-    format_usd_per_hour: Kind.PRICE,
+    write_duration: Kind.DURATION,
+    write_usd_per_hour: Kind.PRICE,
     format_bytes: Kind.SIZE,
 }
 _PLAIN_KINDS: dict[Any, Kind] = {str: Kind.TEXT, int: Kind.WHOLE, float: Kind.NUMBER, bool: Kind.SWITCH}

@@ -56,6 +56,9 @@ class Operated(Protocol):
     def status(self) -> Mapping[str, Any]:
         """Everything at a glance, JSON-able."""
 
+    def running_spec(self) -> Mapping[str, Any]:
+        """The model file as it is served, and what the policy has learnt; JSON-able, without a secret."""
+
     async def events(self, *, after: int, limit: int, replica: str | None) -> Sequence[Mapping[str, Any]]:
         """Events of the journal with an id above ``after``, oldest first; with 0 the newest ``limit`` ones."""
 
@@ -166,6 +169,9 @@ class Admin:
             case ["admin", "v1", "status"]:
                 _require(request, "GET", "HEAD")
                 return _json(self._service.status())
+            case ["admin", "v1", "spec"]:
+                _require(request, "GET", "HEAD")
+                return _json(self._service.running_spec())
             case ["admin", "v1", "events"]:
                 _require(request, "GET", "HEAD")
                 return await self._events(request)

@@ -1,0 +1,164 @@
+"""What serving a model file would come to, against what runs now: changed keys, launches, cost, losses. Pure.
+
+`hedgeserve plan` prints it, and whoever is about to apply a model file may show the same: :func:`plan_service` is
+given the spec, what its pools offer, and what runs, and tells nothing but what the policy itself would do.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hedgeserve.hedge import make_policy
+from hedgeserve.modelfile.effects import Change, Effect, changes
+from hedgeserve.replica import Market, Notice, Offer, Replica, ReplicaId, State, ZoneId
+from hedgeserve.simulate.fromspec import cold_starts_s
+from hedgeserve.simulate.prospect import Prospect, prospect
+from hedgeserve.spec import Cloud, Spec
+
+_NOW_S = 1e6
+"""The clock's reading now: far enough from 0 that what is long past is still after it."""
+_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A service that runs: what it was told, what its policy has learnt, and its replicas.
+
+    ``memory`` is what :meth:`~hedgeserve.hedge.Policy.export_memory` of the policy ``policy`` gives.
+    """
+
+    spec: Spec
+    policy: str
+    memory: Mapping[str, Any]
+    target: int
+    replicas: tuple[Replica, ...]
+
+    @property
+    def ready(self) -> int:
+        """How many replicas are ready."""
+        return sum(replica.state is State.READY for replica in self.replicas)
+
+    @property
+    def usd_per_hour(self) -> float:
+        """What those with a VM cost now."""
+        return sum(replica.offer.usd_per_hour for replica in self.replicas if replica.state is not State.PLANNED)
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePlan:
+    """What would become of a service.
+
+    ``changes`` and ``replaced`` compare with ``running`` and are empty without it: ``replaced`` are the replicas
+    that run what would be another version. ``prospect`` is for the target now, or the least that a new service may
+    have; ``at_most`` for the most replicas that the load may ask for, where that is another number.
+    """
+
+    spec: Spec
+    running: Running | None
+    changes: tuple[Change, ...]
+    replaced: tuple[Replica, ...]
+    prospect: Prospect
+    at_most: Prospect | None
+
+    @property
+    def needs_restart(self) -> bool:
+        """Whether a running service would have to be stopped and started for it."""
+        return any(change.effect is Effect.RESTART for change in self.changes)
+
+
+def plan_service(
+    spec: Spec, offers: Sequence[Offer], running: Running | None = None, *, externals: Sequence[ZoneId] = ()
+) -> ServicePlan:
+    """What serving ``spec`` would come to where its pools make these offers.
+
+    Without ``running`` from nothing, else from the replicas and with the experience of the service that runs.
+    ``externals`` are the zones of static servers, which are taken to answer. Nothing is asked of any cloud.
+    """
+    lowest, highest = spec.replicas.lowest, spec.replicas.highest
+    # A service that may sleep is looked at awake: what it costs to keep none is known.
+    least = max(1, lowest)
+    target = least if running is None else min(max(running.target, least), highest)
+    hedge, policy = spec.hedge_for_load(), make_policy(spec.hedge_for_load())
+    theirs = tuple(_external(number, zone) for number, zone in enumerate(externals, start=1))
+    mine: tuple[Replica, ...] = ()
+    if running is not None:
+        mine = tuple(_as_offered(one, offers) for one in running.replicas if one.market is not Market.EXTERNAL)
+        if running.policy == policy.name:
+            policy.restore_memory(running.memory, _NOW_S)
+    cold_start_s = max(cold_starts_s(spec.backtest))
+    found = changes(running.spec, spec) if running is not None else ()
+    another = any(change.effect is Effect.VERSION for change in found)
+    return ServicePlan(
+        spec=spec,
+        running=running,
+        changes=found,
+        replaced=tuple(one for one in mine if one.alive) if another else (),
+        prospect=prospect(
+            hedge,
+            target=target,
+            offers=offers,
+            replicas=(*theirs, *mine),
+            policy=policy,
+            now_s=_NOW_S,
+            cold_start_s=cold_start_s,
+        ),
+        at_most=None
+        if highest == target
+        else prospect(hedge, target=highest, offers=offers, replicas=theirs, cold_start_s=cold_start_s),
+    )
+
+
+def read_running(document: Mapping[str, Any], status: Mapping[str, Any]) -> Running:
+    """The service that answered with these: its `/admin/v1/spec` and its `/admin/v1/status`.
+
+    Raises:
+        ValueError: It is of another release, and what it says is not understood here.
+    """
+    try:
+        return Running(
+            spec=Spec.model_validate(document["spec"]),
+            policy=str(document["policy"]),
+            memory=document["memory"],
+            target=int(status["target"]),
+            replicas=tuple(_replica(told) for told in status["replicas"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{error!r}") from error
+
+
+def _replica(told: Mapping[str, Any]) -> Replica:
+    state, since_s = State(told["state"]), _NOW_S - float(told["since_s"])
+    notice_in_s = told["notice_in_s"]
+    offer = Offer(
+        ZoneId(told["zone"]),
+        str(told["instance_type"]),
+        Market(told["market"]),
+        float(told["usd_per_hour"]),
+        _EPOCH,
+    )
+    return Replica(
+        id=ReplicaId(told["id"]),
+        offer=offer,
+        state=state,
+        since_s=since_s,
+        created_at=_EPOCH - timedelta(seconds=float(told["since_s"])),
+        why=str(told["why"]),
+        ready_since_s=since_s if state is State.READY else None,
+        notice=None if notice_in_s is None else Notice(_NOW_S + float(notice_in_s), "its cloud"),
+    )
+
+
+def _as_offered(replica: Replica, offers: Sequence[Offer]) -> Replica:
+    """The replica with the throughput of what is offered: a status tells what is paid, and no more."""
+    mine = (replica.zone, replica.offer.instance_type, replica.market)
+    for offer in offers:
+        if (offer.zone, offer.instance_type, offer.market) == mine:
+            return replace(replica, offer=replace(replica.offer, throughput=offer.throughput))
+    return replica
+
+
+def _external(number: int, zone: ZoneId) -> Replica:
+    offer = Offer(zone, "static", Market.EXTERNAL, 0.0, _EPOCH)
+    name = ReplicaId(f"{Cloud.STATIC}-{number}")
+    return Replica(name, offer, State.READY, _NOW_S, offer.read_at, ready_since_s=_NOW_S)

@@ -1,0 +1,324 @@
+"""`hedgeserve plan`: the world in which every launch is granted, what is lost with a zone, what a file changes."""
+
+import json
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hedgeserve.cli import main
+from hedgeserve.hedge import Launch, make_policy
+from hedgeserve.modelfile.effects import Effect, changes
+from hedgeserve.modelfile.keys import tables
+from hedgeserve.replica import Market, Offer, Replica, State, ZoneId
+from hedgeserve.simulate.granted import Course, settle
+from hedgeserve.simulate.prospect import Domain, losses
+from hedgeserve.simulate.serviceplan import plan_service, read_running
+from hedgeserve.spec import HedgeSpec, Spec
+from hedgeserve.specfile import parse_spec
+from tests.zoneworld import THREE, A, B, C, offer, replica
+
+MODEL = """\
+[service]
+name = "planned"
+[model]
+engine = "demo"
+[replicas]
+min = 2
+max = 4
+target_requests_per_second = 2
+[hedge]
+policy = "spothedge"
+[[pools]]
+cloud = "local"
+zones = ["east/a", "east/b", "west/a"]
+"""
+
+
+def spec_of(text: str) -> Spec:
+    return parse_spec(text, "model.toml", Path(), {})
+
+
+@st.composite
+def settings(draw: st.DrawFn) -> tuple[HedgeSpec, int, tuple[Offer, ...], tuple[Replica, ...]]:
+    """A policy, a target, what is offered, and what runs at the begin."""
+    names = [ZoneId(f"cloud/{region}/{zone}") for region in ("r", "s") for zone in "abc"]
+    places = draw(
+        st.lists(
+            st.tuples(st.sampled_from(names), st.sampled_from([Market.SPOT, Market.ON_DEMAND])),
+            min_size=1,
+            unique=True,
+        )
+    )
+    hedge = HedgeSpec(
+        policy=draw(st.sampled_from(["spothedge", "forecast"])),
+        overprovision=draw(st.integers(0, 3)),
+        # A model file that wants on-demand at all times names a pool that has it.
+        always_on_demand=draw(st.integers(0, 2)) if Market.ON_DEMAND in {m for _, m in places} else 0,
+        headroom=draw(st.integers(0, 2)),
+    )
+    offers = tuple(offer(zone, market, draw(st.sampled_from([0.2, 0.3, 1.0]))) for zone, market in places)
+    there = tuple(
+        replica(
+            number,
+            state=draw(st.sampled_from([State.READY, State.LOADING, State.BOOTING, State.PLANNED])),
+            since_s=draw(st.floats(900, 1000)),
+            offer=one,
+        )
+        for number, one in enumerate(draw(st.lists(st.sampled_from(offers), max_size=6)))
+    )
+    return hedge, draw(st.integers(0, 6)), offers, there
+
+
+def course_of(setting: tuple[HedgeSpec, int, tuple[Offer, ...], tuple[Replica, ...]]) -> Course:
+    hedge, target, offers, there = setting
+    return settle(make_policy(hedge), target=target, offers=offers, replicas=there, now_s=1000.0)
+
+
+@given(settings())
+def test_a_fleet_that_is_granted_everything_comes_to_rest_with_enough(
+    setting: tuple[HedgeSpec, int, tuple[Offer, ...], tuple[Replica, ...]],
+) -> None:
+    """What ran, what was launched and what was let go of make what runs; all of it is ready, and paid for."""
+    course = course_of(setting)
+    _, target, offers, there = setting
+    ids = {one.id for one in there}
+    for step in course.steps:
+        (ids.add if step.launches else ids.remove)(step.replica.id)
+    assert {one.id for one in course.fleet} == ids
+    assert course.settled
+    assert all(one.state is State.READY and one.offer in offers for one in course.fleet)
+    assert len(course.fleet) >= target
+    assert course.usd_per_hour == pytest.approx(sum(one.offer.usd_per_hour for one in course.fleet))
+    assert course.most_usd_per_hour >= course.usd_per_hour - 1e-9
+    assert course_of(setting) == course
+
+
+@given(settings())
+def test_a_fleet_at_rest_is_left_as_it_is(
+    setting: tuple[HedgeSpec, int, tuple[Offer, ...], tuple[Replica, ...]],
+) -> None:
+    """SpotHedge begins nothing anew where another plan has ended."""
+    hedge, target, offers, there = setting
+    hedge = hedge.model_copy(update={"policy": "spothedge"})
+    course = course_of((hedge, target, offers, there))
+    again = settle(make_policy(hedge), target=target, offers=offers, replicas=course.fleet, now_s=1e6)
+    assert again.steps == ()
+
+
+def test_the_first_plan_is_the_one_that_production_would_make() -> None:
+    """Nothing is simulated before the policy is asked."""
+    hedge = HedgeSpec(policy="spothedge")
+    course = settle(make_policy(hedge), target=2, offers=THREE)
+    begun = [step.action for step in course.steps if step.at_s == 0]
+    assert tuple(begun) == course.first.actions
+    assert [one.offer.market for one in begun if isinstance(one, Launch)] == [Market.SPOT] * 3 + [
+        Market.ON_DEMAND
+    ] * 2
+    # Two minutes of boot, one of hold.
+    assert [(step.at_s, step.replica.market) for step in course.steps if not step.launches] == [
+        (180.0, Market.ON_DEMAND),
+        (180.0, Market.ON_DEMAND),
+    ]
+
+
+@given(st.lists(st.sampled_from([A, B, C, ZoneId("aws/r/x"), ZoneId("static/0/h:1"), ZoneId("static/0/h:2")])))
+def test_what_is_lost_and_what_is_left_are_the_whole(zones: list[ZoneId]) -> None:
+    """For every zone, region and cloud; the worst of each stands first, and what others run has neither."""
+    fleet = [replica(number, zone) for number, zone in enumerate(zones)]
+    found = losses(fleet, target=2)
+    assert all(loss.lost + loss.left == len(fleet) and loss.enough == (loss.left >= 2) for loss in found)
+    assert {loss.place: loss.lost for loss in found if loss.domain is Domain.ZONE} == Counter(zones)
+    for domain in Domain:
+        lefts = [loss.left for loss in found if loss.domain is domain]
+        assert lefts == sorted(lefts)
+    assert not any("static" in loss.place for loss in found if loss.domain is not Domain.ZONE)
+
+
+# Against what runs
+
+
+def running_as(spec: Spec, *replicas: Replica, target: int = 2) -> tuple[dict[str, object], dict[str, object]]:
+    """What a service that was started with this spec would answer."""
+    document = {
+        "spec": spec.model_dump(mode="json", exclude_unset=True),
+        "policy": spec.hedge.policy,
+        "memory": make_policy(spec.hedge).export_memory(0.0),
+    }
+    told = [
+        {
+            "id": one.id,
+            "zone": one.zone,
+            "market": str(one.market),
+            "instance_type": one.offer.instance_type,
+            "usd_per_hour": one.offer.usd_per_hour,
+            "state": str(one.state),
+            "since_s": 300.0,
+            "why": one.why,
+            "notice_in_s": None,
+        }
+        for one in replicas
+    ]
+    return json.loads(json.dumps(document)), {"target": target, "replicas": told}
+
+
+LOCAL = tuple(
+    offer(ZoneId(f"local/{zone}"), market)
+    for zone in ("east/a", "east/b", "west/a")
+    for market in (Market.SPOT, Market.ON_DEMAND)
+)
+THERE = tuple(replica(number, offer=one) for number, one in enumerate(LOCAL[::2], start=1))
+
+
+def test_the_same_file_changes_nothing() -> None:
+    """A service at rest is told so."""
+    spec = spec_of(MODEL)
+    made = plan_service(spec, LOCAL, read_running(*running_as(spec, *THERE)))
+    assert (made.changes, made.replaced, made.prospect.course.steps) == ((), (), ())
+    assert made.prospect.usd_per_hour == pytest.approx(0.9)
+    assert made.at_most is not None
+    assert made.at_most.usd_per_hour == pytest.approx(1.5)
+
+
+def test_a_change_is_named_with_what_it_takes_and_what_comes_of_it() -> None:
+    """More spares are launched beside what runs; another engine's arguments replace all of it."""
+    old = spec_of(MODEL)
+    new = spec_of(
+        MODEL.replace('"demo"', '"demo"\nargs = ["--x"]').replace('"spothedge"', '"spothedge"\noverprovision = 2')
+    )
+    made = plan_service(new, LOCAL, read_running(*running_as(old, *THERE)))
+    assert {change.key: change.effect for change in made.changes} == {
+        "model.args": Effect.VERSION,
+        "hedge.overprovision": Effect.LIVE,
+    }
+    assert [one.id for one in made.replaced] == [one.id for one in THERE]
+    [first, *_] = made.prospect.course.steps
+    assert (first.launches, first.at_s, first.replica.market) == (True, 0.0, Market.SPOT)
+    assert not made.needs_restart
+
+
+def test_fewer_replicas_are_let_go_of() -> None:
+    """The target of now is brought within the new bounds."""
+    old, new = (
+        spec_of(MODEL),
+        spec_of(
+            MODEL.replace("min = 2", "min = 1")
+            .replace("max = 4", "max = 1")
+            .replace("target_requests_per_second = 2\n", "")
+        ),
+    )
+    made = plan_service(new, LOCAL, read_running(*running_as(old, *THERE, target=2)))
+    assert (made.prospect.target, len(made.prospect.course.fleet), made.at_most) == (1, 2, None)
+    assert [step.launches for step in made.prospect.course.steps] == [False]
+
+
+def test_what_is_on_its_way_out_is_not_counted() -> None:
+    """A replica under notice is replaced."""
+    spec = spec_of(MODEL)
+    leaving = replace(THERE[0], state=State.DRAINING)
+    made = plan_service(spec, LOCAL, read_running(*running_as(spec, leaving, *THERE[1:])))
+    assert [step.replica.zone for step in made.prospect.course.steps if step.replica.market is Market.SPOT] == [
+        THERE[0].zone
+    ]
+
+
+def test_servers_of_others_count_and_cost_nothing() -> None:
+    """Each is a zone of its own."""
+    spec = spec_of(MODEL)
+    made = plan_service(spec, LOCAL, externals=[ZoneId("static/0/h:1"), ZoneId("static/0/h:2")])
+    markets = Counter(one.market for one in made.prospect.course.fleet)
+    assert markets == {Market.EXTERNAL: 2, Market.SPOT: 1}
+    assert made.prospect.usd_per_hour == pytest.approx(0.3)
+
+
+def test_a_service_that_may_sleep_is_planned_awake() -> None:
+    """What it costs to keep none is known."""
+    made = plan_service(spec_of(MODEL.replace("min = 2", "min = 0")), LOCAL)
+    assert made.prospect.target == 1
+
+
+def test_what_another_release_tells_is_not_understood() -> None:
+    """And is said to be so, not met with a traceback."""
+    document, status = running_as(spec_of(MODEL))
+    with pytest.raises(ValueError, match="galaxy"):
+        read_running({**document, "spec": {"galaxy": {}}}, status)
+    with pytest.raises(ValueError, match="memory"):
+        read_running({"spec": document["spec"], "policy": "x"}, status)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "clouds", "rack", "vllm-local", "backtest"])
+def test_a_spec_is_the_same_after_its_journey(name: str) -> None:
+    """From the service that runs to the command that asks."""
+    path = Path(__file__).parent.parent / "examples" / f"{name}.toml"
+    spec = parse_spec(path.read_text(), str(path), path.parent, {})
+    sent = json.loads(json.dumps(spec.model_dump(mode="json", exclude_unset=True)))
+    assert changes(spec, Spec.model_validate(sent)) == ()
+
+
+def test_every_key_that_differs_is_found() -> None:
+    """Also one that no row of the table speaks of: it takes the dearest."""
+    assert {info.path for info in tables()} >= {"service", "model", "hedge", "pools"}
+    old, new = spec_of(MODEL), spec_of(MODEL + '[admin]\nlisten = "127.0.0.1:0"\n')
+    [change] = changes(old, new)
+    assert (change.key, change.effect, change.line) == ("admin.listen", Effect.RESTART, 15)
+
+
+# The verb
+
+
+@pytest.fixture
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("HEDGESERVE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+@pytest.mark.usefixtures("_clean")
+def test_a_plan_is_a_page_to_read_and_an_object_to_work_with(tmp_path: Path) -> None:
+    """Launches, cost, the on-demand baseline, the worst losses; nothing is launched and nothing is left behind."""
+    (tmp_path / "model.toml").write_text(MODEL)
+    done = run("plan")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "nothing of that name runs; this only looks, and launches nothing" in done.stdout
+    assert (
+        "cost: 0.90 USD/h, 657 USD a month, 45% of the 2.00 USD/h of on-demand alone; up to 2.90 USD/h"
+        in done.stdout
+    )
+    assert "zone local/east/a     1  2 of 2       enough" in done.stdout
+    assert "region local/east     2  1 of 2       1 below the target" in done.stdout
+    told = json.loads(run("plan", "--json").stdout)
+    assert (told["running"], told["changes"], told["replaced"]) == (None, [], [])
+    assert [step["what"] for step in told["steps"]] == ["launch"] * 5 + ["drain"] * 2
+    assert (told["usd_per_hour"], told["on_demand_usd_per_hour"], told["settled"]) == (0.9, 2.0, True)
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.usefixtures("_clean")
+def test_a_plan_of_a_wrong_file_is_what_check_says(tmp_path: Path) -> None:
+    """With lines, as messages or as JSON; exit code 2."""
+    (tmp_path / "model.toml").write_text(MODEL + "[replicsa]\n")
+    done, as_json = run("plan"), run("plan", "--json")
+    assert (done.exit_code, as_json.exit_code) == (2, 2)
+    assert "model.toml:14: replicsa" in done.stderr
+    assert json.loads(as_json.stdout)["problems"][0]["line"] == 14
+
+
+@pytest.mark.usefixtures("_clean")
+def test_pools_that_offer_nothing_are_a_failure_that_says_why(tmp_path: Path) -> None:
+    """Above the limit of their pool, all of them."""
+    limit = '\nmax_usd_per_hour = "0.01 USD/h"'
+    (tmp_path / "model.toml").write_text(MODEL.replace('"west/a"]', '"west/a"]' + limit))
+    done = run("plan")
+    assert done.exit_code == 1
+    assert "nothing can be launched from the pools of model.toml" in done.stderr
