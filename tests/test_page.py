@@ -21,8 +21,8 @@ def test_nothing_comes_from_elsewhere(file: Path) -> None:
 @pytest.mark.parametrize("file", [file for file in FILES if file.suffix == ".js"], ids=lambda file: file.name)
 def test_what_the_service_tells_never_becomes_markup(file: Path) -> None:
     """An engine's log or a cloud's error may hold anything."""
-    unsafe = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|createContextualFragment|\beval\(|new Function"
-    assert re.findall(unsafe, file.read_text()) == []
+    markup = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|createContextualFragment"
+    assert re.findall(rf"{markup}|\beval\(|new Function", file.read_text()) == []
 
 
 def test_the_page_holds_no_script_and_no_style() -> None:
