@@ -105,6 +105,22 @@ def check(model: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("model", default="model.toml")
+@click.option("--offline", is_flag=True, help="Only what can be seen on this machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def doctor(model: str, offline: bool, as_json: bool) -> None:
+    """Find out what will not work, before it costs money.
+
+    Looks at MODEL (model.toml), this machine, and each cloud of the pools: credentials, permissions, quotas,
+    images, what is offered where. Launches nothing, changes nothing. Exits with 1 where something failed.
+    """
+    from hedgeserve.console.doctor import run_doctor
+
+    if not run_doctor(model, offline=offline, as_json=as_json):
+        sys.exit(EXIT_FAILED)
+
+
+@main.command()
+@click.argument("model", default="model.toml")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def offers(model: str, as_json: bool) -> None:
     """Show what may be launched, where, and for how much.

@@ -6,10 +6,11 @@ from functools import partial
 from typing import ClassVar, TypeVar
 
 import structlog
+from botocore.session import Session  # type: ignore[import-untyped]
 
 from hedgeserve.drivers.awscloud import images, market, network, things
 from hedgeserve.drivers.awscloud.credentials import Credentials
-from hedgeserve.drivers.awscloud.ec2 import Action, Ec2, Ec2Fault
+from hedgeserve.drivers.awscloud.ec2 import Action, Ec2, Ec2Fault, Keys
 from hedgeserve.drivers.awscloud.faults import GONE, explain
 from hedgeserve.drivers.awscloud.images import Image
 from hedgeserve.drivers.awscloud.instances import STATES, Place, machine, run_parameters
@@ -17,6 +18,7 @@ from hedgeserve.drivers.base import Dialect, LaunchRequest, Leftover, Machine
 from hedgeserve.drivers.catalogue import find_type, types_of, zones_of
 from hedgeserve.drivers.cloudinit import cloud_config
 from hedgeserve.drivers.codes import NoAnswerError
+from hedgeserve.drivers.examine import Examination
 from hedgeserve.drivers.remote import Price, RemoteDriver, pending
 from hedgeserve.drivers.tags import SERVICE, tags_for
 from hedgeserve.errors import AuthError, CloudError, UnsupportedError
@@ -175,6 +177,23 @@ class AwsDriver(RemoteDriver[Ec2]):
             region, lambda ec2: market.spot_prices(ec2, sorted(mine)), f"read the spot prices of {region}"
         )
         return {(f"{region}/{zone}", name, Market.SPOT): price for (zone, name), price in found.items()}
+
+    def endpoint(self, region: str) -> str:
+        """EC2's, of the region."""
+        return self._credentials.url(region)
+
+    async def inspect(self, region: str, found: Examination) -> None:
+        """Subnets, images, what is offered, quotas, and a launch that EC2 is told not to do."""
+        from hedgeserve.drivers.awscloud.examine import inspect
+
+        await inspect(self, region, found)
+
+    async def ask_quotas(self, region: str, read: Callable[[Session, Keys, str], float]) -> float:
+        """A question to Service Quotas, by the endpoint of model.toml where that names one."""
+        endpoint = self._credentials.url(region) if self.spec.aws.endpoint else ""
+        return await self.ask(
+            region, lambda _: read(Session(), self._credentials.keys(), endpoint), "read the quotas"
+        )
 
     @property
     def _public(self) -> bool:

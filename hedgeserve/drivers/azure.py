@@ -34,6 +34,7 @@ from hedgeserve.drivers.azurecloud.retail import PRICES_URL, read_prices
 from hedgeserve.drivers.base import Dialect, LaunchRequest, Leftover, Machine
 from hedgeserve.drivers.catalogue import find_type, types_of, zones_of
 from hedgeserve.drivers.cloudinit import cloud_config
+from hedgeserve.drivers.examine import Examination
 from hedgeserve.drivers.remote import Price, RemoteDriver, pending
 from hedgeserve.drivers.tags import REPLICA, SERVICE, tags_for
 from hedgeserve.errors import AuthError, CloudError, UnsupportedError
@@ -393,6 +394,16 @@ class AzureDriver(RemoteDriver[ArmDriver]):
         zones = {zone for pool in self.pools for zone in zones_of(pool) if zone.partition("/")[0] == region}
         listed = await read_prices(self._prices_url, region, types)
         return {(zone, name, market): usd for (name, market), usd in listed.items() for zone in zones}
+
+    def endpoint(self, region: str) -> str:
+        """The Resource Manager's, the same for all regions."""
+        return self._endpoint
+
+    async def inspect(self, region: str, found: Examination) -> None:
+        """Permissions, the image, what is offered, quotas."""
+        from hedgeserve.drivers.azurecloud.examine import inspect
+
+        await inspect(self, region, found)
 
     async def aclose(self) -> None:
         """Take no more calls, and let go of the credential's connections."""

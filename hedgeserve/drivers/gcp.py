@@ -9,8 +9,9 @@ import structlog
 from hedgeserve.drivers.base import Dialect, LaunchRequest, Leftover, Machine
 from hedgeserve.drivers.catalogue import zones_of
 from hedgeserve.drivers.codes import NoAnswerError
+from hedgeserve.drivers.examine import Examination
 from hedgeserve.drivers.gcpcloud import bodies, images
-from hedgeserve.drivers.gcpcloud.compute import Aggregate, Compute, Json
+from hedgeserve.drivers.gcpcloud.compute import PUBLIC_ENDPOINT, Aggregate, Compute, Json
 from hedgeserve.drivers.gcpcloud.credentials import Login
 from hedgeserve.drivers.gcpcloud.faults import GceFault, explain, operation_fault
 from hedgeserve.drivers.remote import Price, RemoteDriver, pending
@@ -190,6 +191,20 @@ class GcpDriver(RemoteDriver[Compute]):
                 if usd_per_hour is not None:
                     found |= {(zone, name, Market.SPOT): usd_per_hour for zone in zones}
         return found
+
+    def endpoint(self, region: str) -> str:
+        """Compute Engine's, the same for all regions."""
+        return self.spec.gcp.endpoint or PUBLIC_ENDPOINT
+
+    async def inspect(self, region: str, found: Examination) -> None:
+        """Permissions, the image, what is offered, quotas."""
+        from hedgeserve.drivers.gcpcloud.examine import inspect
+
+        await inspect(self, region, found)
+
+    async def image(self, region: str) -> str:
+        """The image that VMs boot from."""
+        return await self._image_path(region)
 
     # How it is done
 

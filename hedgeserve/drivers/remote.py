@@ -17,6 +17,7 @@ import structlog
 
 from hedgeserve.drivers.base import Dialect, LaunchRequest, Leftover, Machine, MachineState
 from hedgeserve.drivers.catalogue import regions_of, types_of
+from hedgeserve.drivers.examine import Examination, Finding, examine
 from hedgeserve.drivers.offers import PriceKey, quotes_of, without_price
 from hedgeserve.drivers.threads import CloudThreads
 from hedgeserve.drivers.whoami import allowed_networks
@@ -114,7 +115,18 @@ class RemoteDriver(ABC, Generic[A]):
         """Live prices, as far as an API tells them."""
         return {}
 
+    def endpoint(self, region: str) -> str:
+        """The base URL of its API, empty where there is none to reach; CloudError for a region that is none."""
+        return ""
+
+    async def inspect(self, region: str, found: Examination) -> None:
+        """What else can be known of a region before anything is launched there; nothing is changed."""
+
     # The driver protocol
+
+    async def examine(self) -> Sequence[Finding]:
+        """What can be known before money is spent: :mod:`hedgeserve.drivers.examine`."""
+        return await examine(self)
 
     async def offers(self) -> Sequence[Offer]:
         """The pools' offers: at live prices where they are known, else at the catalogue's, with its date."""

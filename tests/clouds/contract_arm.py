@@ -120,7 +120,8 @@ def _values(request: ArmRequest) -> Iterator[str]:
         ("statusOnly", "true|false"),
         ("forceDeletion", "true|false"),
         ("$top", r"\d+"),
-        ("$filter", r"tagName eq '[^']+'( and tagValue eq '[^']+')?"),  # Resource Groups - List
+        # Resource Groups - List; Resource Skus - List
+        ("$filter", r"tagName eq '[^']+'( and tagValue eq '[^']+')?|location eq '[a-z0-9]+'"),
     ):
         if not re.fullmatch(pattern, request.query.get(key, "")) and key in request.query:
             yield f"query parameter {key} cannot be {request.query[key]!r}"
@@ -172,6 +173,10 @@ def _written_routes() -> Iterator[_Route]:
     yield route("PUT", group, body=("resources", "ResourceGroup"))
     yield route("DELETE", group, "forceDeletionTypes")
     yield route("GET", f"{group}/resources", "$filter", "$expand", "$top", "$skiptoken")
+    # rest/api/authorization/permissions (for a scope)
+    authorization = frozenset({"2022-04-01", "2018-07-01", "2015-07-01"})
+    held = re.compile(rf"{top}/providers/Microsoft\.Authorization/permissions")
+    yield _Route("GET", held, frozenset({"api-version"}), authorization)
     operation = rf"{top}/(operationresults|providers/Microsoft\.(Compute|Network)/locations/\w+/operations)/[-\w]+"
     yield _Route("GET", re.compile(operation), frozenset({"api-version", "t", "c", "p", "h", "s"}), frozenset())
 

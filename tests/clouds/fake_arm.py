@@ -66,6 +66,9 @@ class FakeArm:
         self.page_size = 100
         self.retry_after = "0"
         self.prices: list[Json] = []
+        self.permissions: list[Json] = [{"actions": ["*"], "notActions": []}]
+        self.skus: list[Json] = []
+        self.usages: list[Json] = []
         self.requests: list[ArmRequest] = []
         self.price_queries: list[dict[str, str]] = []
         self.violations: list[str] = []
@@ -196,6 +199,14 @@ class FakeArm:
                     raise Refusal(409, "OperationNotAllowed", "SimulateEviction is for Azure Spot VMs only.")
                 self.world.evict(parts[7])
                 return 204, None, {}
+            case ["providers", "microsoft.compute", "skus"]:
+                return self._page(request, self.skus)
+            case ["providers", "microsoft.compute", "locations", _, "usages"]:
+                return self._page(request, self.usages)
+            case ["providers", "microsoft.compute", "locations", _, "publishers", *_]:
+                return 200, [{"name": "22.04.2026"}], {}
+            case ["providers", "microsoft.authorization", "permissions"]:
+                return self._page(request, self.permissions)
             case ["providers", "microsoft.compute", "virtualmachines"]:
                 return self._page(request, self._statuses(request.query.get("statusOnly") == "true"))
             case ["providers", _, "locations", _, "operations", operation]:
@@ -347,6 +358,11 @@ class _Handler(BaseHTTPRequestHandler):
             super().handle_one_request()
         except ConnectionError:  # the driver gave up waiting
             self.close_connection = True
+
+    def do_HEAD(self) -> None:
+        """Somebody is there, and this is the time."""
+        self.send_response(400)
+        self.end_headers()
 
     def _handle(self) -> None:
         parts = urlsplit(self.path)

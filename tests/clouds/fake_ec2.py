@@ -5,6 +5,7 @@ interfaces, spot requests), and does on demand what a cloud does now and then: r
 """
 
 import base64
+import json
 import os
 import threading
 import time
@@ -120,6 +121,7 @@ class FakeEc2:
             self.faults: list[Fault] = []
             self.keys = {ACCESS_KEY: SECRET_KEY}
             self.allowed: set[str] | None = None
+            self.quotas = {"L-3819A6DF": 64.0, "L-DB2E81BA": 0.0}
             self.images = {
                 "x86_64": FakeImage(
                     "ami-0123456789abcdef0",
@@ -214,6 +216,12 @@ class FakeEc2:
             handler.close_connection = True
             return
         headers = {name.lower(): value for name, value in handler.headers.items()}
+        if handler.command == "HEAD":  # who only wants to know whether anybody is there, and what the time is
+            handler.reply(200, b"")
+            return
+        if headers.get("x-amz-target", "").startswith("ServiceQuotas"):
+            handler.reply(*self._quota(headers["x-amz-target"], json.loads(body)))
+            return
         request = Received(handler.command, handler.path, headers, body)
         parameters = dict(request.parameters)
         action = parameters.get("Action", "")
@@ -244,6 +252,15 @@ class FakeEc2:
             handler.connection.close()
             return
         handler.reply(status, answer)
+
+    def _quota(self, target: str, asked: dict[str, str]) -> tuple[int, bytes]:
+        """What Service Quotas says; held against botocore's model by hand: one operation, two members."""
+        if target != "ServiceQuotasV20190624.GetServiceQuota" or set(asked) != {"ServiceCode", "QuotaCode"}:
+            self.violations.append(f"{target} with {asked}")
+        value = self.quotas.get(asked["QuotaCode"])
+        if value is None:
+            return 400, json.dumps({"__type": "AccessDeniedException", "message": "no"}).encode()
+        return 200, json.dumps({"Quota": {"QuotaCode": asked["QuotaCode"], "Value": value}}).encode()
 
     def _fault(self, action: str, parameters: Mapping[str, str]) -> Fault | None:
         for fault in self.faults:
@@ -314,6 +331,9 @@ class FakeEc2:
         return body
 
     def _run(self, region: str, parameters: dict[str, str], headers: Mapping[str, str]) -> bytes:
+        if parameters.get("DryRun") == "true":
+            message = "Request would have succeeded, but DryRun flag is set."
+            raise Refusal("DryRunOperation", message, 412)
         token = parameters.get("ClientToken", "")
         if token and (region, token) in self._tokens:
             before, answer = self._tokens[region, token]

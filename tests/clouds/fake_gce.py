@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from hedgeserve.drivers.gcpcloud.examine import PERMISSIONS
 from tests.clouds import contract_gce
 from tests.clouds.gce_login import Refused, Tokens
 from tests.clouds.gce_rules import Fault, Refusal, Seen, check_instance, fits, image, pruned
@@ -68,6 +69,12 @@ class FakeGce:
         self.faults: list[Fault] = []
         self.world = _World()
         self.world.images = [image(_IMAGE.rpartition("/")[2], "common-cu129-ubuntu-2204-nvidia-580")]
+        self.held = set(PERMISSIONS)
+        self.quotas = [
+            {"metric": "NVIDIA_L4_GPUS", "limit": 0.0, "usage": 0.0},
+            {"metric": "PREEMPTIBLE_NVIDIA_L4_GPUS", "limit": 16.0, "usage": 2.0},
+        ]
+        self.offered = {"us-central1-a": {"g2-standard-8"}}
         self.lock = threading.RLock()
         self._timers: list[threading.Timer] = []
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -181,6 +188,14 @@ class FakeGce:
         match [seen.verb, *place]:
             case ["GET", "aggregated", kind]:
                 return self._aggregated(kind, seen)
+            case ["GET", "regions", _]:
+                return {"quotas": self.quotas}
+            case ["GET"]:
+                return {"quotas": [{"metric": "GPUS_ALL_REGIONS", "limit": 1.0, "usage": 0.0}]}
+            case ["GET", "zones", zone, "machineTypes", name]:
+                if name not in self.offered.get(zone, ()):
+                    raise Refusal(404, "notFound", f"The resource 'projects/p/zones/{zone}/{name}' was not found")
+                return {"name": name}
             case ["POST", "zones", zone, "instances"]:
                 return self._insert(zone, seen, fault)
             case ["GET", "zones", zone, "instances", name]:
@@ -414,7 +429,11 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._send(200, fake.tokens.exchange(dict(parse_qsl(raw.decode()))))
             if path.startswith("/computeMetadata/"):
                 return self._metadata(fake, path)
+            if self.command == "HEAD":
+                return self._send(200, "")
             body = json.loads(raw) if raw else None
+            if path == f"/v1/projects/{fake.project}:testIamPermissions":
+                return self._send(200, {"permissions": [one for one in body["permissions"] if one in fake.held]})
             if path.startswith("/_fake/"):
                 return self._send(200, _control(fake, path, body))
             method = contract_gce.method_of(self.command, path)
@@ -438,7 +457,7 @@ class _Handler(BaseHTTPRequestHandler):
         except _Lost:
             self.close_connection = True
 
-    do_GET = do_POST = do_PATCH = do_DELETE = _serve
+    do_GET = do_HEAD = do_POST = do_PATCH = do_DELETE = _serve
 
     def _metadata(self, fake: FakeGce, path: str) -> None:
         if self.headers.get("Metadata-Flavor") != "Google":

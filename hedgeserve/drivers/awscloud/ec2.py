@@ -51,6 +51,12 @@ class Action(StrEnum):
     ZONES = "DescribeAvailabilityZones"
 
 
+class Look(StrEnum):
+    """What only `hedgeserve doctor` asks besides; without the permission it says that it does not know."""
+
+    OFFERINGS = "DescribeInstanceTypeOfferings"
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """Credentials as they are at a moment; they print as nothing."""
@@ -135,7 +141,7 @@ class Ec2(EC2NodeDriver):
         self.connection.request_path = place.path
         self.connection.user_agent_append(f"hedgeserve/{__version__}")  # type: ignore[no-untyped-call]
 
-    def ask(self, action: Action, **parameters: Parameter) -> ElementTree.Element:
+    def ask(self, action: Action | Look, **parameters: Parameter) -> ElementTree.Element:
         """The answer's root element.
 
         Raises:
@@ -147,7 +153,7 @@ class Ec2(EC2NodeDriver):
         root: ElementTree.Element = answer.object  # type: ignore[assignment]
         return root
 
-    def each(self, action: Action, items: str, **parameters: Parameter) -> Iterator[ElementTree.Element]:
+    def each(self, action: Action | Look, items: str, **parameters: Parameter) -> Iterator[ElementTree.Element]:
         """All elements at the path ``items`` of an answer that may come in pages."""
         while True:
             root = self.ask(action, **parameters)

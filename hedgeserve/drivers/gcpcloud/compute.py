@@ -14,7 +14,7 @@ from hedgeserve._version import __version__
 from hedgeserve.drivers.gcpcloud.credentials import Login
 from hedgeserve.drivers.gcpcloud.faults import GceFault, fault_of
 
-_PUBLIC = "https://compute.googleapis.com"
+PUBLIC_ENDPOINT = "https://compute.googleapis.com"
 _TIMEOUT_S = 30.0
 _PAGE = "500"
 
@@ -93,7 +93,8 @@ class Compute(GCENodeDriver):
 
     def __init__(self, login: Login, endpoint: str = "", timeout_s: float = _TIMEOUT_S) -> None:
         self.login = login
-        self.endpoint = endpoint or _PUBLIC
+        self.endpoint = endpoint or PUBLIC_ENDPOINT
+        self.endpoint_given = bool(endpoint)
         super().__init__(  # type: ignore[no-untyped-call]
             "google-auth", project=login.project(), timeout=timeout_s
         )

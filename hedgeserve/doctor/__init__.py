@@ -1,0 +1,1 @@
+"""What `hedgeserve doctor` looks at before money is spent: this machine, the clouds, other people's servers."""
