@@ -408,6 +408,8 @@ class Fleet:
         self._parts.changed()
 
         async def live() -> None:
+            # Whatever is logged in this task, or in a thread that works for it, says whose life it is about.
+            structlog.contextvars.bind_contextvars(replica=life.replica.id, zone=life.replica.zone)
             try:
                 await life.run()
             except Exception:  # its VM, if one is left, is the reaper's now; the others' lives go on

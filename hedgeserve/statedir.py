@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from hedgeserve.errors import StateDirectoryError, StateLockedError
+from hedgeserve.redaction import learn
 
 _SOCKET_PATH_BYTES = 107
 """Longest path of a Unix socket on Linux: ``sun_path`` has 108 bytes, one of them the closing zero."""
@@ -167,7 +168,7 @@ class StateDirectory:
             try:
                 mode, text = path.stat().st_mode, path.read_text(encoding="ascii", errors="replace").strip()
             except FileNotFoundError:
-                return _write_secret(path)
+                return _told_of(_write_secret(path))
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise StateDirectoryError(
                 f"others on this machine may have read the secret in {path} (mode {stat.S_IMODE(mode):04o}); "
@@ -175,7 +176,7 @@ class StateDirectory:
             )
         if not re.fullmatch(r"[A-Za-z0-9_-]{43,}", text):
             raise StateDirectoryError(f"the secret in {path} is damaged; delete the file to have a new one made")
-        return text
+        return _told_of(text)
 
 
 def _lock(directory: Path, service: str) -> int:
@@ -230,6 +231,11 @@ def _probe(directory: Path) -> None:
     finally:
         os.close(descriptor)
         path.unlink(missing_ok=True)
+
+
+def _told_of(secret: str) -> str:
+    learn(secret)
+    return secret
 
 
 def _write_secret(path: Path) -> str:

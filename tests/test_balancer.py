@@ -619,7 +619,7 @@ async def test_each_request_is_one_line_in_the_log_and_tells_no_secret() -> None
             )
             await until(lambda: any(log["event"] == "request" for log in logs))
     (line,) = (log for log in logs if log["event"] == "request")
-    assert line["log_level"] == "info"
+    assert line["log_level"] == "debug"
     told = {key: line[key] for key in ("request_id", "route", "status", "outcome", "replica", "attempts")}
     assert told == {
         "request_id": "r-1",
@@ -632,6 +632,16 @@ async def test_each_request_is_one_line_in_the_log_and_tells_no_secret() -> None
     assert 0 <= line["ttft_s"] <= line["duration_s"]
     assert "secret" not in str(logs)
     assert "private" not in str(logs)
+
+
+async def test_a_request_that_did_not_end_well_is_in_the_log_by_default() -> None:
+    """Those that did are for debugging, since a line costs as much as a third of a request."""
+    async with open_house(Engine("e")) as house:
+        with capture_logs() as logs:
+            await house.ask()
+            await house.ask(model="another")
+    told = [(log["log_level"], log["status"]) for log in logs if log["event"] == "request"]
+    assert told == [("debug", 200), ("info", 404)]
 
 
 # Start and end

@@ -2,10 +2,19 @@
 
 import logging
 import os
+import sys
+import traceback
+from collections.abc import Mapping
 from contextlib import suppress
+from types import TracebackType
 from typing import Any, TextIO, cast
 
 import structlog
+
+from hedgeserve.redaction import redact
+
+# The levels of RFC 5424, by the names that structlog gives them.
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2}
 
 
 class Steady:
@@ -44,11 +53,23 @@ class Steady:
             os.close(null)
 
 
-def configure_logging(out: TextIO, *, as_json: bool, level: str) -> None:
+def is_the_journal(out: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether what is written there goes to systemd's journal: ``$JOURNAL_STREAM`` names its device and inode."""
+    told = environ.get("JOURNAL_STREAM", "")
+    try:
+        here = os.fstat(out.fileno())
+    except (AttributeError, OSError, ValueError):  # no file behind it
+        return False
+    return told == f"{here.st_dev}:{here.st_ino}"
+
+
+def configure_logging(out: TextIO, *, as_json: bool, level: str, environ: Mapping[str, str] | None = None) -> None:
     """Write our log lines, and those of the libraries from warnings up, to ``out`` as text or as JSON.
 
-    Colours only where ``out`` is a terminal and ``NO_COLOR`` is not set.
+    Secrets are taken out of every line, tracebacks included. Colours only where ``out`` is a terminal and
+    ``NO_COLOR`` is not set; with a priority before each line (RFC 5424) where it is systemd's journal.
     """
+    in_journal = is_the_journal(out, os.environ if environ is None else environ)
     out = cast(TextIO, Steady(out))
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Any] = [
@@ -65,8 +86,9 @@ def configure_logging(out: TextIO, *, as_json: bool, level: str) -> None:
                 colors=colours, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
             )
         ]
+    finish = _Finish(in_journal)
     structlog.configure(
-        processors=[*shared, *render],
+        processors=[*shared, *render, finish],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.WriteLoggerFactory(out),
         cache_logger_on_first_use=False,
@@ -74,8 +96,29 @@ def configure_logging(out: TextIO, *, as_json: bool, level: str) -> None:
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render, finish],
             foreign_pre_chain=shared,
         )
     )
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
+    sys.excepthook = _tell_of_the_end
+
+
+class _Finish:
+    """The last step of each line: no secrets in it, and for the journal the priority before it."""
+
+    def __init__(self, in_journal: bool) -> None:
+        self._in_journal = in_journal
+
+    def __call__(self, logger: object, method: str, rendered: object) -> str:
+        line = redact(str(rendered))
+        if not self._in_journal:
+            return line
+        # The journal takes each line of a traceback for an entry of its own.
+        before = f"<{_PRIORITIES.get(method, 6)}>"
+        return "\n".join(before + part for part in line.split("\n"))
+
+
+def _tell_of_the_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What Python itself would say of an exception that nobody has caught, without secrets."""
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))

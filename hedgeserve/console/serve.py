@@ -21,6 +21,7 @@ from hedgeserve.console.log import Steady, configure_logging
 from hedgeserve.console.openfiles import raise_open_files_limit
 from hedgeserve.console.supervised import Supervision
 from hedgeserve.core import Service
+from hedgeserve.redaction import learn, learn_environment
 from hedgeserve.spec import Spec
 from hedgeserve.systemd.notify import Notifier, take_notifier
 from hedgeserve.systemd.sockets import take_sockets
@@ -54,6 +55,8 @@ def serve_spec(
         transcript=transcript,
         sockets=inherited.endpoint,
     )
+    learn_environment(environ, also=spec.model.secret_env)
+    learn(*api_keys)
     raise_open_files_limit()
     if notifier:
         faulthandler.enable()  # a watchdog that ends us should leave in the journal where the loop hung

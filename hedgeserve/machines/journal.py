@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from hedgeserve.errors import StateDirectoryError
+from hedgeserve.redaction import redact
 from hedgeserve.replica import Offer, Replica, ReplicaId, ZoneId
 from hedgeserve.store import Store
 
@@ -90,7 +91,8 @@ class Journal:
         zone: ZoneId | None = None,
         data: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record one event, in the log always and in the store where it can be written."""
+        """Record one event, in the log always and in the store where it can be written; without secrets."""
+        message = redact(message)
         level = self._log.warning if kind in _TROUBLES else self._log.info
         at = datetime.now(UTC)
         self.recent.append(

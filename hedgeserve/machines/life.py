@@ -25,6 +25,7 @@ from hedgeserve.machines.readiness import Readiness
 from hedgeserve.machines.refusals import is_certain, news_of
 from hedgeserve.machines.session import VmSession, transport_to
 from hedgeserve.race import is_cancelled, race
+from hedgeserve.redaction import redact
 from hedgeserve.replica import STARTING, GoneReason, Market, Notice, Replica, State
 from hedgeserve.spec import Transport
 from hedgeserve.units import format_duration
@@ -485,6 +486,7 @@ class ReplicaLife:
         rule: Rule | None = None,
     ) -> None:
         # The step itself before anything that waits: two tasks of this life may have news at the same time.
+        why = redact(why)
         before, now_s = self.replica, self._now_s()
         self.replica = before.to(state, now_s=now_s, why=why, gone=gone, vm_id=vm_id, notice=notice)
         self._hands.changed()
@@ -514,6 +516,7 @@ class ReplicaLife:
         await self._hands.journal.event(kind, message, replica=self.replica.id, zone=self.replica.zone, data=data)
 
     def _tell(self, kind: NewsKind, detail: str, *, lead_s: float | None = None) -> None:
+        detail = redact(detail)
         replica, now_s = self.replica, self._now_s()
         held_s = now_s - self.begun_s if replica.vm_id is not None else None
         kind_of_vm = replica.offer.instance_type
@@ -523,6 +526,7 @@ class ReplicaLife:
 
     def _tell_cloud(self, kind: NewsKind, detail: str) -> None:
         """What befell this replica would befall any other on the same cloud."""
+        detail = redact(detail)
         mine, now_s = self.replica.offer, self._now_s()
         places = {(one.zone, one.market) for one in self._hands.offers() if one.cloud == mine.cloud}
         for zone, market in sorted(places - {(mine.zone, mine.market)}):
