@@ -2,7 +2,7 @@
 PYTHON_BIN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help serve wheel test lint unit test-compiled test-bed test-vllm soak bench-policy bench-balancer docs install-service uninstall-service clean
+.PHONY: help serve wheel test lint unit test-compiled test-bed test-vllm soak bench-policy bench-balancer docs docs-site man install-service uninstall-service clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -54,6 +54,16 @@ bench-balancer: ## measure a core of the balancer beside nginx and others (minut
 	@scripts/setup test
 	@scripts/compile
 	$(PYTHON_BIN) -m benchmarks.balancer $(ARGS)
+
+docs-site: ## the documentation as a site in build/site; every warning is an error
+	@scripts/setup docs
+	$(PYTHON_BIN) -m sphinx -q -W -n --keep-going -b html -d build/doctrees docs build/site
+	@echo build/site/index.html
+
+man: ## man pages of the command line and of model.toml in build/man
+	@scripts/setup docs
+	$(PYTHON_BIN) -m sphinx -q -W -n --keep-going -b man -d build/doctrees docs build/man
+	@ls build/man/*.[15]
 
 docs: ## write docs/configuration.md and the JSON Schema anew from hedgeserve/spec.py
 	@scripts/setup serve
