@@ -28,8 +28,28 @@ EXIT_FAILED, EXIT_MISUSED, EXIT_REFUSED, EXIT_TAKEN_DOWN = 1, 2, 3, 4
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-class _Verbs(click.Group):
+class _Exemplary(click.Command):
+    """A command whose help begins with examples (:mod:`hedgeserve.console.examples`), as most readers seek one."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from hedgeserve.console.examples import EXAMPLES
+
+        words: list[str] = []
+        above: click.Context | None = ctx
+        while above is not None and above.parent is not None:
+            words.insert(0, above.info_name or "")
+            above = above.parent
+        if examples := EXAMPLES.get(" ".join(words)):
+            formatter.write("Examples:\n")
+            formatter.write("".join(f"  {example}\n" for example in examples))
+            formatter.write_paragraph()
+        super().format_help(ctx, formatter)
+
+
+class _Verbs(_Exemplary, click.Group):
     """Verbs in the order of use; whatever HedgeServe raises on purpose ends as a message, not a traceback."""
+
+    command_class = _Exemplary
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -595,7 +615,9 @@ def info(folder: str, ones_are: Any, as_json: bool) -> None:
 @traces.command()
 @click.option("--like", metavar="DIR", help="Traces to be like.")
 @click.option("--preset", type=click.Choice(["calm", "volatile"]), help="Be like this instead; needs no data.")
-@click.option("--days", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True)
+@click.option(
+    "--days", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True, help="How long."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same traces.")
 @click.option("--zones", type=click.IntRange(1, 1000), help="How many zones (as many as there are).")
 @click.option("--out", metavar="DIR", required=True, help="New or empty folder for the files.")

@@ -1,11 +1,14 @@
 """The documentation is true as far as a test can see: headings for everything, links that lead somewhere."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hedgeserve.fleet import EventKind
+from hedgeserve.proxy.replies import Code
 from hedgeserve.specfile import parse_spec
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +39,50 @@ def test_every_page_can_be_found_from_the_readme() -> None:
     """No page is an orphan."""
     text = (ROOT / "README.md").read_text()
     assert [page.name for page in ROOT.glob("docs/*.md") if f"docs/{page.name}" not in text] == []
+
+
+def test_every_page_has_its_place_in_the_index() -> None:
+    """docs/index.md is the site's navigation: a page is in one of its four parts, once."""
+    index = (ROOT / "docs" / "index.md").read_text()
+    assert re.findall(r"^## (.*)$", index, re.MULTILINE) == [
+        "Tutorial",
+        "How-to guides",
+        "Reference",
+        "Explanation",
+    ]
+    linked = re.findall(r"\]\(([^)#.][^)#]*\.md)\)", index)
+    pages = [str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")]
+    assert sorted(linked) == sorted(set(pages) - {"index.md"}), "add the page to docs/index.md"
+
+
+def test_every_error_code_has_its_heading() -> None:
+    """docs/http-api.md explains each code with its status and type, and none that there is not."""
+    text = (ROOT / "docs" / "http-api.md").read_text()
+    told = re.findall(r"^### `(\w+)`\n\n(\d{3}), `(\w+)`\.", text, re.MULTILINE)
+    assert sorted(told) == sorted((code.code, str(code.status), code.kind) for code in Code)
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """Every link leads somewhere, every anchor is there, no page is an orphan."""
+    pytest.importorskip("myst_parser", reason="what builds the site is not installed: scripts/setup docs")
+    arguments = [
+        "-q",
+        "-W",
+        "-n",
+        "--keep-going",
+        "-b",
+        "html",
+        "-d",
+        str(tmp_path / "trees"),
+        "docs",
+        str(tmp_path),
+    ]
+    command = [sys.executable, "-m", "sphinx", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=110, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    front = (tmp_path / "index.html").read_text()
+    assert "without losing a request" in front
+    assert 'href="configuration.html"' in front
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -14,7 +14,10 @@ RATE = "[replicas]\nmin = 1\nmax = 4\ntarget_requests_per_second = 1\n"
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[schedule]\ntimezone = "Europe/Berln"', '"Europe/Berln" is not a time zone; did you mean "Europe/Berlin"?'),
+        (
+            '[schedule]\ntimezone = "Europe/Berln"',
+            '"Europe/Berln" is not a time zone; did you mean "Europe/Berlin"?',
+        ),
         ('[schedule]\ntimezone = "../etc"', '"../etc" is not a time zone'),
         ('[schedule]\nsleep = "Mo 3"', 'schedule.sleep[0]: "Mo 3": "Mo 3" is no day'),
         ('[schedule]\nsleep = ["Mon-Sun"]', "schedule.sleep: the service would never be awake"),
@@ -22,7 +25,10 @@ RATE = "[replicas]\nmin = 1\nmax = 4\ntarget_requests_per_second = 1\n"
         ('[[schedule.scale]]\nwhen = "Mon"', "no bound is written for these hours"),
         ('[[schedule.scale]]\nwhen = "Mon"\ncount = 3\nmax = 4', "`count` fixes the number of replicas"),
         ('[[schedule.scale]]\nwhen = "Mon"\nmin = 5\nmax = 4', "`max` (4) is below `min` (5)"),
-        ('[[schedule.scale]]\nwhen = "Mon"\nmax = 3', "1 to 3 replicas need `replicas.target_requests_per_second`"),
+        (
+            '[[schedule.scale]]\nwhen = "Mon"\nmax = 3',
+            "1 to 3 replicas need `replicas.target_requests_per_second`",
+        ),
         ('[replicas]\nidle_after = "5m"', "`idle_after` needs `min = 0`"),
     ],
 )
