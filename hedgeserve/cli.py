@@ -546,6 +546,23 @@ def down(model: str | None, state_dir: str | None, service: str | None, yes: boo
 
 
 @main.command()
+@_target
+@click.option("--out", metavar="FILE", help="Where to (hedgeserve-report-SERVICE-TIME.tar.gz, here).")
+@click.option("--log", metavar="FILE", help="The service's own log; else systemd's journal is asked.")
+def report(
+    model: str | None, state_dir: str | None, service: str | None, out: str | None, log: str | None
+) -> None:
+    """Pack what a bug report needs, without secrets.
+
+    Versions, model file, journal, status, metrics and logs of a service that runs or has stopped; no prompts.
+    Name MODEL to have the model file in it. Look before you send it.
+    """
+    from hedgeserve.console.report import write_report
+
+    write_report(_client(model, state_dir, service), model, out=out, log=log, environ=os.environ)
+
+
+@main.command()
 @click.argument("model", default="model.toml")
 @click.option("--service", metavar="NAME", help="Only of this service, which may have no journal here.")
 @click.option("--remove", is_flag=True, help="Take away what may go, after asking.")
