@@ -11,8 +11,10 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from hedgeserve.errors import ListenError
+from hedgeserve.keyring import IssuedKey
 from hedgeserve.listening import server_tls, url_of, why_not
 from hedgeserve.metrics import Metrics
 from hedgeserve.proxy.closure import Closed, Closure
@@ -99,7 +101,7 @@ class Balancer:
         shared = Shared(
             self._dispatcher, wires, metrics, spec.limits, spec.timeouts, spec.failover, self._now_s, turns, active
         )
-        known_keys = Keys(api_keys)
+        known_keys = self._keys = Keys(api_keys)
         self._idle = asyncio.Event()
         self._idle.set()
         self._reception = Reception(
@@ -127,10 +129,11 @@ class Balancer:
         self._lookout = Lookout(
             shared, self._reception, engine_metrics_s=spec.routing.engine_metrics, on_silence=on_silence
         )
+        self.certificate = server_tls("service", spec.service.tls_certificate, spec.service.tls_key)
         self._server = Server(
             self._reception,
             front,
-            tls=server_tls("service", spec.service.tls_certificate, spec.service.tls_key),
+            tls=self.certificate.context if self.certificate is not None else None,
             max_connections=spec.limits.max_connections,
             max_head=spec.limits.max_head,
             max_body=spec.limits.max_body,
@@ -177,6 +180,14 @@ class Balancer:
             raise ListenError(why_not(self._listen, error, key="service.listen")) from error
         self._address = self._server.addresses[0]
         self._held_elsewhere = bool(inherited)
+
+    def issue(self, keys: Sequence[IssuedKey]) -> None:
+        """Let in who has one of these keys, besides those who were let in from the start, and no others."""
+        self._reception.issue(keys)
+
+    def keys_used(self) -> dict[str, datetime]:
+        """When issued keys were last used, to the minute, by their ids."""
+        return self._keys.used()
 
     @property
     def notes(self) -> tuple[str, ...]:

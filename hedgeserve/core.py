@@ -28,6 +28,7 @@ from hedgeserve.drivers.base import Driver
 from hedgeserve.drivers.catalogue import unknown_words
 from hedgeserve.drivers.staged import Stage
 from hedgeserve.engines import make_engine
+from hedgeserve.entrance import Entrance
 from hedgeserve.errors import SpecError, SpecProblem, StateDirectoryError
 from hedgeserve.fleet import EventKind, Fleet, FleetParts, Journal, read_credentials
 from hedgeserve.hedge import (
@@ -42,7 +43,7 @@ from hedgeserve.hedge import (
     rest_plan,
 )
 from hedgeserve.metrics import Metrics
-from hedgeserve.modelfile.apikeys import load_api_keys, refuse_open_sockets
+from hedgeserve.modelfile.apikeys import keys_are_issued, load_api_keys, refuse_open_sockets
 from hedgeserve.modelfile.problems import dotted
 from hedgeserve.race import race
 from hedgeserve.replica import STARTING, ReplicaId, State
@@ -116,7 +117,8 @@ class Service:
         _refuse_unknown_words(spec)
         self._api_keys = load_api_keys(spec, self._environ) if api_keys is None else api_keys
         self._sockets = sockets
-        refuse_open_sockets(spec, sockets, asks_for_keys=bool(self._api_keys))
+        self.asks_for_keys = bool(self._api_keys) or keys_are_issued(spec, self._environ)
+        refuse_open_sockets(spec, sockets, asks_for_keys=self.asks_for_keys)
         self._state_path = resolve_state_dir(spec.service.name, spec.service.state_dir, self._environ)
         self._started_at = datetime.now(UTC)
         self._state = "starting"
@@ -146,6 +148,7 @@ class Service:
         self._resting: Resting
         self._drivers: Mapping[str, Driver]
         self._balancer: Balancer
+        self._entrance: Entrance
         self._fleet: Fleet
         self._admin: Admin
         self._sampler: Sampler
@@ -197,6 +200,9 @@ class Service:
             own_trust=credentials.authority.trust if credentials else None,
         )
         self._resting.tell(self._balancer)
+        self._entrance = Entrance(self._directory.path, self._balancer, self._metrics)
+        await self._entrance.open()
+        self._stack.push_async_callback(self._entrance.keep_used)
         # The address first: if it is taken, nothing must have been launched.
         await self._balancer.start(self._sockets)
         self._stack.push_async_callback(self._balancer.aclose)
@@ -225,6 +231,7 @@ class Service:
             {
                 "journal": lambda: bool(self._journal.trouble),
                 "control_loop": lambda: bool(self._tick_trouble),
+                "entrance": lambda: bool(self._entrance.troubles),
                 "transcript": lambda: bool(self._transcript and self._transcript.trouble),
                 **{cloud: partial(self._is_troubled, cloud) for cloud in self._drivers},
             }
@@ -251,11 +258,13 @@ class Service:
         if spec.admin.listen:
             token = await asyncio.to_thread(self._directory.secret, "admin_token")
             await self._admin.open_site(spec.admin, token, service=spec.service.name)
+            await self._entrance.watch_certificate(self._admin.certificate)
         served = await self._fleet.start(await self._store.alive_replicas(spec.service.name))
         group = await enter(asyncio.TaskGroup())
         background = [
             group.create_task(self._measure_lag(), name="loop lag"),
             group.create_task(self._prune(), name="prune"),
+            group.create_task(self._entrance.watch(), name="entrance"),
             group.create_task(self._sampler.run(), name="history"),
             group.create_task(self._director.run(), name="drills"),
         ]
@@ -503,6 +512,11 @@ class Service:
         return self._admin.link()
 
     @property
+    def entrance(self) -> Entrance:
+        """Who may come in, and by which certificate."""
+        return self._entrance
+
+    @property
     def admin_socket(self) -> Path:
         """The Unix socket of the admin API."""
         return self._directory.admin_socket
@@ -614,7 +628,7 @@ class Service:
     def _troubles(self) -> list[str]:
         unwritten = self._transcript.trouble if self._transcript is not None else ""
         own = (self._journal.trouble, self._tick_trouble, unwritten)
-        return [text for text in own if text] + self._fleet.troubles()
+        return [text for text in own if text] + [*self._entrance.troubles, *self._fleet.troubles()]
 
     def _is_troubled(self, cloud: str) -> bool:
         return cloud in self._fleet.cloud_troubles()

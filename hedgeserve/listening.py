@@ -3,32 +3,77 @@
 import errno
 import socket
 import ssl
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from hedgeserve.errors import ListenError
 
 
-def server_tls(table: str, certificate: str, key: str) -> ssl.SSLContext | None:
-    """TLS for an address, where ``table`` of model.toml names a certificate; blocking.
+class Certificate:
+    """The certificate that an address answers with, read from its files, and anew where they have changed.
+
+    ``context`` is for the server, once and for all: each handshake takes what was read last, and connections that
+    there are go on as they are. Making one, and :meth:`renew`, blocks.
+    """
+
+    def __init__(self, table: str, certificate: str, key: str) -> None:
+        """``table`` of model.toml names the two files.
+
+        Raises:
+            ListenError: They cannot be read, or are no certificate and key that belong together.
+        """
+        self.table = table
+        self.files = (Path(certificate), *((Path(key),) if key else ()))
+        self._names = (certificate, key)
+        self._current, self.expires_at = self._read()
+        self.context = _new_context()
+        self.context.load_cert_chain(certificate, key or None)
+        self.context.sni_callback = self._answer_with_current  # called whether a name was asked for or not
+
+    def renew(self) -> None:
+        """Answer with what the files hold now.
+
+        Raises:
+            ListenError: That cannot be used; what was read before stays.
+        """
+        self._current, self.expires_at = self._read()
+
+    def _answer_with_current(self, connection: Any, name: str | None, context: ssl.SSLContext) -> None:
+        connection.context = self._current
+
+    def _read(self) -> tuple[ssl.SSLContext, datetime]:
+        from cryptography import x509
+
+        certificate, key = self._names
+        for name, path in (("tls_certificate", certificate), ("tls_key", key)):
+            if path and not Path(path).is_file():
+                raise ListenError(f"{self.table}.{name}: {path} is no file that can be read; check the path")
+        context = _new_context()
+        try:
+            context.load_cert_chain(certificate, key or None)
+            shown = x509.load_pem_x509_certificate(Path(certificate).read_bytes())
+        except (OSError, ssl.SSLError, ValueError) as error:
+            raise ListenError(
+                f"{self.table}.tls_certificate: {certificate} with {key or 'the key in the same file'} cannot be "
+                f"used ({error}); both must be PEM and belong together"
+            ) from error
+        return context, shown.not_valid_after_utc
+
+
+def server_tls(table: str, certificate: str, key: str) -> Certificate | None:
+    """The certificate of an address, where ``table`` of model.toml names one; blocking.
 
     Raises:
-        ListenError: The files cannot be read, or are no certificate and key that belong together.
+        ListenError: It cannot be used.
     """
-    if not certificate:
-        return None
+    return Certificate(table, certificate, key) if certificate else None
+
+
+def _new_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    for name, path in (("tls_certificate", certificate), ("tls_key", key)):
-        if path and not Path(path).is_file():
-            raise ListenError(f"{table}.{name}: {path} is no file that can be read; check the path")
-    try:
-        context.load_cert_chain(certificate, key or None)
-    except (OSError, ssl.SSLError) as error:
-        raise ListenError(
-            f"{table}.tls_certificate: {certificate} with {key or 'the key in the same file'} cannot be used "
-            f"({error}); both must be PEM and belong together"
-        ) from error
     return context
 
 

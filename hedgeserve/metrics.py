@@ -138,6 +138,9 @@ class Metrics(FleetMetrics):
         )
         self._limited_keys = self._gauge("limited_keys", "API keys whose limits are being kept account of")
         self._connections = self._gauge("client_connections", "Connections of clients")
+        self._certificate_ends_s = self._gauge(
+            "tls_certificate_expiry_timestamp_seconds", "When the certificate of an address expires", "address"
+        )
         self._connections_limit = self._gauge("client_connections_limit", "Most connections of clients")
         self._answered: dict[str, Tally] = {}
         self._durations_s: dict[str, Series] = {}
@@ -259,6 +262,10 @@ class Metrics(FleetMetrics):
         self._kept_bytes.set_function(kept)
         self._prefix_bytes.set_function(prefixes)
         self._connections.set_function(connections)
+
+    def certificate_ends(self, address: str, at_s: float) -> None:
+        """The certificate of ``service`` or ``admin`` is good until then (seconds since 1970)."""
+        self._certificate_ends_s.labels(address).set(at_s)
 
     # Reading, for the dashboard's history: the price of some additions.
 

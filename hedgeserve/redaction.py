@@ -16,6 +16,7 @@ _MOST_KNOWN = 64
 _HINTS = (
     "key", "secret", "token", "passw", "authori", "cookie", "bearer", "basic ", "credential", "signature", "sig=", "://",
     "sk-", "hf_", "akia", "asia", "aiza", "ya29.", "eyj", "ghp_", "gho_", "ghs_", "github_pat_", "xox", "nvapi-",
+    "hs-",
 )  # fmt: skip
 # Everything is bounded: a line that somebody made up to be hard must not take long.
 _NAMES = (
@@ -33,6 +34,7 @@ _FORMATS = (
     r"sk-[A-Za-z0-9_-]{16,}", r"hf_[A-Za-z0-9]{16,}", r"(?:AKIA|ASIA)[A-Z0-9]{16}", r"AIza[\w-]{30,}",
     r"ya29\.[\w.-]{16,}", r"eyJ[\w-]{8,4096}\.[\w-]{8,4096}\.[\w-]*", r"gh[oprsu]_[A-Za-z0-9]{20,}",
     r"github_pat_\w{20,}", r"xox[abeprs]-[\w-]{10,}", r"nvapi-[\w-]{16,}",
+    r"hs-[0-9a-f]{8}-[\w-]{16,}",
 )  # fmt: skip
 _PEM = r"PRIVATE KEY-----"
 _BODY = r"(?:[^\"'\\-]{1,8192}|\\{1,8}[nr]|-(?!----)){0,512}"

@@ -112,7 +112,7 @@ class ServiceSpec(Table):
     allow_public_without_keys: bool = False
     """Serve on an address that others can reach without asking for a key."""
     tls_certificate: str = ""
-    """File with the endpoint's TLS certificate and its chain (PEM); empty: plain HTTP. A relative path starts at model.toml."""
+    """File with the endpoint's TLS certificate and its chain (PEM), read anew when it changes; empty: plain HTTP. A relative path starts at model.toml."""
     tls_key: str = ""
     """File with the private key of `tls_certificate` (PEM), if it is not in the same file; a relative path starts at model.toml."""
     on_exit: Annotated[OnExit, Strict(False)] = OnExit.AUTO

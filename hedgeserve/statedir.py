@@ -25,7 +25,7 @@ _SOCKET_PATH_BYTES = 107
 
 _LOCK_BYTES = 4096
 _SECRET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_TAKEN_NAMES = frozenset({"lock", "journal.db", "admin.sock", "ssh", "local"})
+_TAKEN_NAMES = frozenset({"lock", "journal.db", "admin.sock", "ssh", "local", "api_keys.json"})
 
 
 def state_root(environ: Mapping[str, str]) -> Path:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -300,3 +301,46 @@ def test_a_terminal_shows_a_live_status(model: str, environ: dict[str, str]) -> 
     assert "USD/h" in seen
     assert "HedgeServe has stopped." in seen
     assert "Traceback" not in seen
+
+
+def test_keys_are_issued_listed_and_revoked(model: str, environ: dict[str, str]) -> None:
+    """Before the service runs and while it does; shown once, effective at once, never anywhere in the clear."""
+    before = ask(environ, "keys", "add", "early", model)
+    early = before.stdout.strip()
+    assert "it is good as soon as the service runs" in before.stderr
+    process = start(model, environ)
+    try:
+        url = re.search(r"curl -N (\S+)/v1/chat/completions", welcome(process))
+        assert url is not None
+
+        def status_with(key: str) -> int:
+            request = urllib.request.Request(f"{url[1]}/v1/models", headers={"Authorization": f"Bearer {key}"})
+            try:
+                with urllib.request.urlopen(request, timeout=10) as answer:
+                    return int(answer.status)
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.code
+
+        added = ask(environ, "keys", "add", "alice", "--expires", "90d", "--requests-per-second", "5", "--json")
+        alice = json.loads(added.stdout)
+        assert "sha256" not in alice
+        assert [status_with(key) for key in (early, alice["key"], "hush-hush", "hs-1-x")] == [200, 200, 200, 401]
+        assert ask(environ, "keys", "add", "alice").returncode == 1
+        assert ask(environ, "keys", "add", " ").returncode == 2
+        listed = ask(environ, "keys", "list").stdout.splitlines()
+        assert [line.split()[0] for line in listed] == ["name", "early", "alice"]
+        assert "5 requests/s" in listed[2]
+        assert "1m ago" in listed[2]
+        assert ask(environ, "keys", "revoke", "alice").returncode == 0
+        assert (status_with(alice["key"]), status_with(early)) == (401, 200)
+        assert "no key named" in ask(environ, "keys", "revoke", "alice").stderr
+    finally:
+        process.send_signal(signal.SIGINT)
+        said = "".join(process.communicate(timeout=60))
+    assert [key["name"] for key in json.loads(ask(environ, "keys", "list", model, "--json").stdout)] == ["early"]
+    everything = said.encode() + b"".join(
+        path.read_bytes() for path in Path(environ["XDG_STATE_HOME"]).rglob("*") if path.is_file()
+    )
+    for key in (early, alice["key"]):
+        assert key.rpartition("-")[2].encode() not in everything

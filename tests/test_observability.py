@@ -23,7 +23,7 @@ ALERTS = ROOT / "contrib" / "prometheus" / "alerts.yaml"
 DASHBOARD = json.loads((ROOT / "contrib" / "grafana" / "hedgeserve.json").read_text())
 RULES = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
 OF_THE_SCRAPE = {"job", "instance"}
-PARTS = {"journal", "control_loop", "transcript", "local"}
+PARTS = {"journal", "control_loop", "transcript", "entrance", "local"}
 # What no metric need have been seen with: states and codes that come with replicas and requests.
 OPEN_VALUES = {("hedgeserve_replicas", "state"), ("hedgeserve_requests_total", "outcome")}
 

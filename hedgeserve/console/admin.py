@@ -129,6 +129,22 @@ class AdminClient:
         told: dict[str, Any] = json.loads(self._ask("POST", "/admin/v1/resume"))
         return told
 
+    def keys(self) -> list[dict[str, Any]]:
+        """The issued keys, oldest first."""
+        return self._keys_after("GET", "/admin/v1/keys")
+
+    def add_key(self, key: dict[str, Any]) -> list[dict[str, Any]]:
+        """Have a key accepted, of which only its hash is told; all keys then."""
+        return self._keys_after("POST", "/admin/v1/keys", json.dumps(key).encode())
+
+    def revoke_key(self, name: str) -> list[dict[str, Any]]:
+        """Have a key accepted no longer; all keys then."""
+        return self._keys_after("POST", f"/admin/v1/keys/{quote(name, safe='')}/revoke")
+
+    def _keys_after(self, method: str, path: str, body: bytes = b"") -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self._ask(method, path, body))["keys"]
+        return found
+
     def dashboard_link(self) -> str:
         """The address of its dashboard, with a word that signs one browser in; empty where it listens nowhere."""
         return str(json.loads(self._ask("POST", "/admin/v1/ticket"))["url"] or "")

@@ -121,7 +121,9 @@ async def _serve(
             picture = await stack.enter_async_context(screen.picture_of(service))
         async with service:
             _settle()
-            welcome = _welcome(service.url, spec, keys=keys) + _way_to_dashboard(service)
+            welcome = _welcome(service.url, spec, given=keys, issued=service.asks_for_keys) + _way_to_dashboard(
+                service
+            )
             click.echo(welcome, file=cast(TextIO, Steady(sys.stdout)))
             stopper.started = True
             if picture is not None:
@@ -133,7 +135,7 @@ async def _serve(
     return service.taken_down
 
 
-def _welcome(url: str, spec: Spec, *, keys: bool) -> str:
+def _welcome(url: str, spec: Spec, *, given: bool, issued: bool) -> str:
     """The endpoint, and a line that can be pasted; the key itself is never shown."""
     body = {
         "model": spec.model.id,
@@ -142,9 +144,10 @@ def _welcome(url: str, spec: Spec, *, keys: bool) -> str:
     }
     curl = f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json'"
     hint = ""
-    if keys:
+    if given or issued:
         curl += ' -H "Authorization: Bearer $KEY"'
-        hint = f"\n(KEY is one of the keys in {spec.service.api_keys_file or '$' + spec.service.api_keys_env})"
+        where = f"of the keys in {spec.service.api_keys_file or '$' + spec.service.api_keys_env}"
+        hint = f"\n(KEY is one {where if given else 'that `hedgeserve keys add` has shown'})"
     curl += f" -d {shlex.quote(json.dumps(body))}"
     return f"HedgeServe serves {spec.model.id} at {url}/v1\nTry it:\n  {curl}{hint}\n"
 

@@ -6,8 +6,10 @@ import stat
 from collections.abc import Mapping, Sequence
 
 from hedgeserve.errors import SpecError, SpecProblem
+from hedgeserve.keyring import KeyFile
 from hedgeserve.spec import Spec
 from hedgeserve.spectable import is_loopback
+from hedgeserve.statedir import resolve_state_dir
 
 _LARGEST_FILE_BYTES = 2**20
 
@@ -46,20 +48,25 @@ def load_api_keys(spec: Spec, environ: Mapping[str, str] | None = None) -> froze
             if stat.S_IMODE(os.stat(path).st_mode) & (stat.S_IROTH | stat.S_IWOTH):
                 hint = f"run `chmod 600 {path}`"
                 problems.append(_problem(spec, "api_keys_file", f"{path} can be read or changed by others", hint))
-    asked_for = variable in environ or bool(path)
+    asked_for = variable in environ or bool(path) or keys_are_issued(spec, environ)
     if not asked_for and not is_loopback(spec.service.listen) and not spec.service.allow_public_without_keys:
         problems.append(
             _problem(
                 spec,
                 "listen",
                 f'"{spec.service.listen}" can be reached by others, and no API key would be asked for',
-                f"set {variable} or `api_keys_file`, listen on 127.0.0.1, or write "
-                "`allow_public_without_keys = true`",
+                f"issue one with `hedgeserve keys add`, set {variable} or `api_keys_file`, listen on 127.0.0.1, "
+                "or write `allow_public_without_keys = true`",
             )
         )
     if problems:
         raise SpecError(spec.origin.source, problems)
     return frozenset(keys)
+
+
+def keys_are_issued(spec: Spec, environ: Mapping[str, str]) -> bool:
+    """Whether `hedgeserve keys` has been used for this service: then a key is asked for, were none left."""
+    return KeyFile(resolve_state_dir(spec.service.name, spec.service.state_dir, environ)).path.exists()
 
 
 def refuse_open_sockets(spec: Spec, sockets: Sequence[socket.socket], *, asks_for_keys: bool) -> None:
@@ -79,7 +86,8 @@ def refuse_open_sockets(spec: Spec, sockets: Sequence[socket.socket], *, asks_fo
                 "asked for"
             )
             hint = (
-                f"set {spec.service.api_keys_env} or `api_keys_file`, or write `allow_public_without_keys = true`"
+                f"issue one with `hedgeserve keys add`, set {spec.service.api_keys_env} or `api_keys_file`, or "
+                "write `allow_public_without_keys = true`"
             )
             raise SpecError(spec.origin.source, [_problem(spec, "listen", message, hint)])
 

@@ -129,11 +129,7 @@ class Front:
 
     def _require_key(self, incoming: Incoming) -> None:
         if self._keys.who(incoming.headers) is None:
-            raise Refused(
-                Code.INVALID_API_KEY,
-                "The API key is missing or wrong; send one as `Authorization: Bearer <key>`.",
-                headers=(("WWW-Authenticate", "Bearer"),),
-            )
+            raise self._keys.refusal(incoming.headers)
 
     def _require_operator(self, incoming: Incoming, peer: str) -> None:
         if _is_this_machine(peer):

@@ -4,12 +4,13 @@ The hands of admission: nothing here waits, everything is a function call on one
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from logging import DEBUG, INFO
 from typing import Any, Final
 
 import structlog
 
+from hedgeserve.keyring import IssuedKey
 from hedgeserve.metrics import Metrics, Outcome
 from hedgeserve.proxy import failover
 from hedgeserve.proxy.edge import Edge
@@ -92,11 +93,7 @@ class Reception:
         """What stands in the way of a request, as far as its head tells."""
         who = self._keys.who(incoming.headers)
         if who is None:
-            return Refused(
-                Code.INVALID_API_KEY,
-                "The API key is missing or wrong; send one as `Authorization: Bearer <key>`.",
-                headers=(("WWW-Authenticate", "Bearer"),),
-            )
+            return self._keys.refusal(incoming.headers)
         incoming.client_id = who
         retry_s = self._draining_retry_s()
         if retry_s is not None:
@@ -218,6 +215,21 @@ class Reception:
             raise _over_quota(verdict.limit, verdict.retry_after_s)
         return ask
 
+    def issue(self, keys: Sequence[IssuedKey]) -> None:
+        """Let in who has one of these keys, and hold each to its own limits where it has some."""
+        self._keys.issue(keys)
+        self._quotas.allow(
+            {
+                key.id: self._quotas.common_with(
+                    requests_per_second=key.requests_per_second,
+                    tokens_per_minute=key.tokens_per_minute,
+                    concurrent=key.concurrency,
+                )
+                for key in keys
+                if key.requests_per_second or key.tokens_per_minute or key.concurrency
+            }
+        )
+
     @property
     def limited_keys(self) -> int:
         """How many API keys' limits are being kept account of."""
@@ -301,6 +313,6 @@ def _over_quota(limit: str, retry_after_s: float) -> Refused:
         )
     return Refused(
         Code.RATE_LIMITED,
-        f"This API key has used up its {limit} per minute; try again in {retry_s} s.",
+        f"This API key has used up its {limit} for now; try again in {retry_s} s.",
         retry_after_s=retry_s,
     )

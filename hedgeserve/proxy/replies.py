@@ -15,6 +15,7 @@ class Code(Enum):
     BAD_REQUEST = ("bad_request", 400, "invalid_request_error")
     UPGRADE_NOT_SUPPORTED = ("upgrade_not_supported", 400, "invalid_request_error")
     INVALID_API_KEY = ("invalid_api_key", 401, "authentication_error")
+    EXPIRED_API_KEY = ("expired_api_key", 401, "authentication_error")
     METRICS_FORBIDDEN = ("metrics_forbidden", 403, "permission_error")
     NOT_FOUND = ("not_found", 404, "invalid_request_error")
     MODEL_NOT_FOUND = ("model_not_found", 404, "invalid_request_error")

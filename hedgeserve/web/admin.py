@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 
 from hedgeserve.errors import BootstrapError, HedgeServeError, LimitError, StateDirectoryError
-from hedgeserve.listening import server_tls
+from hedgeserve.listening import Certificate, server_tls
 from hedgeserve.spec import AdminSpec, split_listen
 from hedgeserve.web.stream import Bell
 from hedgeserve.web.unixhttp import Answer, Request, UnixHttp, error_answer
@@ -50,6 +50,19 @@ class Drilled(Protocol):
         """What goes on, and what came of the last one."""
 
 
+class Entrance(Protocol):
+    """Who may come in, as the operator decides it."""
+
+    def keys(self) -> Sequence[Mapping[str, Any]]:
+        """The issued keys, oldest first, without what would let anybody in."""
+
+    async def add_key(self, given: Mapping[str, Any]) -> object:
+        """Let in who has this key; ValueError or LookupError where that is none."""
+
+    async def revoke_key(self, name: str) -> object:
+        """Let in nobody with this key any more."""
+
+
 class Operated(Protocol):
     """The service as its operator may see and handle it."""
 
@@ -75,6 +88,10 @@ class Operated(Protocol):
     def request_down(self) -> None:
         """Stop, and terminate every VM."""
 
+    @property
+    def entrance(self) -> Entrance:
+        """Who may come in."""
+
     async def pause(self, *, for_s: float | None, drain_s: float | None) -> Mapping[str, Any]:
         """Rest from now on, for so long or until somebody resumes; the standing then."""
 
@@ -98,6 +115,7 @@ class Admin:
         self._socket = socket
         self._http = UnixHttp(self._respond)
         self._site: Site | None = None
+        self.certificate: Certificate | None = None
         self.bell = Bell()
         """To be rung when something has happened: those who watch are told at once."""
 
@@ -127,7 +145,8 @@ class Admin:
         from hedgeserve.web.guard import Guard
         from hedgeserve.web.site import Site
 
-        tls = await asyncio.to_thread(server_tls, "admin", spec.tls_certificate, spec.tls_key)
+        certificate = await asyncio.to_thread(server_tls, "admin", spec.tls_certificate, spec.tls_key)
+        tls = certificate.context if certificate is not None else None
         host, _ = split_listen(spec.listen)
         guard = Guard(
             token, service=service, hosts=[*spec.hosts, host], tls=tls is not None, dice=secrets.token_urlsafe
@@ -135,6 +154,7 @@ class Admin:
         site = Site(guard, self._respond, tls=tls, bell=self.bell)
         await site.start(spec.listen)
         self._site = site
+        self.certificate = certificate
 
     @property
     def url(self) -> str:
@@ -188,6 +208,13 @@ class Admin:
                 _require(request, "POST")
                 self._service.request_down()
                 return _json({"status": "stopping"}, 202)
+            case ["admin", "v1", "keys"]:
+                _require(request, "GET", "HEAD", "POST")
+                return await self._add_key(request) if request.method == "POST" else self._keys()
+            case ["admin", "v1", "keys", name, "revoke"] if name:
+                _require(request, "POST")
+                await self._service.entrance.revoke_key(name)
+                return self._keys()
             case ["admin", "v1", "ticket"]:
                 _require(request, "POST")
                 return _json({"url": self.link() or None})
@@ -199,6 +226,16 @@ class Admin:
                 _require(request, "POST")
                 return _json(await self._service.resume())
         raise _Refused(404, f"there is nothing at {request.path[:200]}")
+
+    def _keys(self) -> Answer:
+        return _json({"keys": list(self._service.entrance.keys())})
+
+    async def _add_key(self, request: Request) -> Answer:
+        try:
+            await self._service.entrance.add_key(json.loads(request.body))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise _Refused(400, f"the body is no key as `hedgeserve keys add` makes one: {error}") from None
+        return self._keys()
 
     async def _events(self, request: Request) -> Answer:
         after = _number(request, "after", 0, 2**62)

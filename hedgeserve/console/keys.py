@@ -1,0 +1,131 @@
+"""``hedgeserve keys``: issues, lists and revokes API keys, through the service where it runs, else in its state
+directory.
+
+A key is made here and shown here, once: the service is told its hash, and nothing that would let anybody in.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from hedgeserve.console.admin import AdminClient
+from hedgeserve.errors import NotRunningError
+from hedgeserve.keyring import KeyFile, make_key
+from hedgeserve.units import format_duration
+
+
+def add_key(
+    client: AdminClient,
+    name: str,
+    *,
+    lasts_s: float | None,
+    requests_per_second: float | None,
+    tokens_per_minute: int | None,
+    concurrency: int | None,
+    as_json: bool,
+) -> None:
+    """Issue a key and print it, once.
+
+    Raises:
+        ValueError: The name cannot be one, or the time is too long.
+        HedgeServeError: There is a key of that name, or it cannot be kept.
+    """
+    issued, key = make_key(
+        name,
+        datetime.now(UTC).replace(microsecond=0),
+        lasts_s=lasts_s,
+        requests_per_second=requests_per_second,
+        tokens_per_minute=tokens_per_minute,
+        concurrency=concurrency,
+    )
+    try:
+        client.add_key(issued.to_json())
+        standing = "it is good at once"
+    except NotRunningError:
+        KeyFile(client.directory).add(issued)
+        standing = "it is good as soon as the service runs"
+    if as_json:
+        shown = {field: value for field, value in issued.to_json().items() if field != "sha256"}
+        click.echo(json.dumps(shown | {"key": key}))
+        return
+    until = f" until {issued.expires_at:%Y-%m-%d %H:%M} UTC" if issued.expires_at else ""
+    click.echo(
+        f'The key of "{name}"{until}; {standing}. It is shown this once, and kept only as a hash:', err=True
+    )
+    click.echo(key)
+
+
+def list_keys(client: AdminClient, *, as_json: bool) -> None:
+    """Print the issued keys, without what would let anybody in.
+
+    Raises:
+        HedgeServeError: They cannot be read.
+    """
+    try:
+        keys = client.keys()
+    except NotRunningError:
+        file = KeyFile(client.directory)
+        used = file.used()
+        keys = [
+            {field: value for field, value in key.to_json().items() if field != "sha256"}
+            | {"last_used_at": used[key.id].isoformat(timespec="seconds") if key.id in used else None}
+            for key in file.read() or ()
+        ]
+    if as_json:
+        click.echo(json.dumps(keys))
+        return
+    if not keys:
+        click.echo("No key was issued; `hedgeserve keys add NAME` issues one.", err=True)
+        return
+    now = datetime.now(UTC)
+    rows = [("name", "id", "created", "expires", "last used", "limits"), *(_row(key, now) for key in keys)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def revoke_key(client: AdminClient, name: str) -> None:
+    """Let in nobody with this key any more.
+
+    Raises:
+        HedgeServeError: There is none of this name or id, or the file cannot be written.
+    """
+    try:
+        client.revoke_key(name)
+    except NotRunningError:
+        KeyFile(client.directory).revoke(name)
+    click.echo(
+        f'Nobody is let in with the key of "{name}" any more; what is being answered is answered.', err=True
+    )
+
+
+def _row(key: Mapping[str, Any], now: datetime) -> tuple[str, ...]:
+    expires = "never"
+    if key["expires_at"]:
+        at = datetime.fromisoformat(key["expires_at"])
+        expires = f"{at:%Y-%m-%d}" if at > now else f"{at:%Y-%m-%d} (expired)"
+    used = "never"
+    if key["last_used_at"]:
+        age_s = (now - datetime.fromisoformat(key["last_used_at"])).total_seconds()
+        used = f"{_coarse(max(age_s, 60.0))} ago"
+    limits = [
+        f"{key[field]:g} {unit}"
+        for field, unit in (
+            ("requests_per_second", "requests/s"),
+            ("tokens_per_minute", "tokens/min"),
+            ("concurrency", "at once"),
+        )
+        if key[field] is not None
+    ]
+    created = f"{datetime.fromisoformat(key['created_at']):%Y-%m-%d}"
+    return key["name"], key["id"], created, expires, used, ", ".join(limits) or "those of [limits]"
+
+
+def _coarse(seconds: float) -> str:
+    for unit_s in (86400.0, 3600.0, 60.0):
+        if seconds >= unit_s:
+            return format_duration(seconds // unit_s * unit_s)
+    return format_duration(seconds)
