@@ -1,4 +1,4 @@
-"""The documentation as a site: `make docs-site`. Sphinx and MyST read the very pages that a repository's host shows.
+"""The documentation as a site: `make docs-site`. Sphinx and MyST read the very pages that a repository shows.
 
 `index.md` is plain Markdown: its four lists become the site's navigation here, so that there is one list of pages.
 """
@@ -47,7 +47,7 @@ _README_LIST = re.compile(r"^## Documentation\n.*?(?=^## )", re.MULTILINE | re.D
 
 
 def front_page(readme: str, index: str) -> str:
-    """The README, as it reads from the folder docs, with the four parts of the index in the place of its list of pages."""
+    """The README, as it reads from the folder docs, with the index's four parts in the place of its list of pages."""
     parts = index[index.index("## ") :]
     text = _README_LINK.sub(lambda link: f"]({'' if link[1] else '../'}{link[2]})", readme)
     return _README_LIST.sub(lambda _: f"{parts.rstrip()}\n\n", text)
