@@ -47,7 +47,7 @@ _README_LIST = re.compile(r"^## Documentation\n.*?(?=^## )", re.MULTILINE | re.D
 
 
 def front_page(readme: str, index: str) -> str:
-    """The README, as it reads from the folder docs, with the index's four parts in the place of its list of pages."""
+    """The README as it reads from the folder docs, the index's four parts in the place of its list of pages."""
     parts = index[index.index("## ") :]
     text = _README_LINK.sub(lambda link: f"]({'' if link[1] else '../'}{link[2]})", readme)
     return _README_LIST.sub(lambda _: f"{parts.rstrip()}\n\n", text)

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,23 @@ def test_the_readme_shows_specs_that_are_good() -> None:
     """Each model.toml of the first page can be loaded."""
     shown = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert [parse_spec(toml, "README.md", ROOT, {}).model.id for toml in shown] == ["Qwen/Qwen3-8B"] * 2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_parts_of_model_files_that_pages_show_can_be_read(page: Path) -> None:
+    """Every toml block has keys that there are and values that fit; what it leaves out is filled in."""
+    for block in re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL):
+        told = tomllib.loads(block)
+        filled = "".join(
+            f"\n{text}\n"
+            for name, text in (
+                ("model", '[model]\nid = "m"\nengine = "demo"'),
+                ("pools", '[[pools]]\ncloud = "local"\nzones = ["east/a", "east/b", "west/a"]'),
+                ("replicas", "[replicas]\nmin = 1\nmax = 4\ntarget_requests_per_second = 1"),
+            )
+            if name not in told
+        )
+        parse_spec(block + filled, page.name, ROOT, {}, surroundings=False)
 
 
 def test_every_page_can_be_found_from_the_readme() -> None:
