@@ -35,6 +35,7 @@ from hedgeserve.proxy.turns import Turns
 from hedgeserve.proxy.wire import Wires
 from hedgeserve.replica import ReplicaId, RoutingSnapshot
 from hedgeserve.spec import EngineName, Spec, split_listen
+from hedgeserve.tracing import Tracing
 
 __all__ = ["Balancer", "Closed", "Closure", "Load"]
 
@@ -73,6 +74,7 @@ class Balancer:
         on_wait: Callable[[], None] = lambda: None,
         on_silence: Callable[[ReplicaId], None] = lambda replica: None,
         own_trust: ssl.SSLContext | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.on_wait = on_wait
         self._spec = spec
@@ -113,6 +115,7 @@ class Balancer:
             draining_retry_s=lambda: None if self._held_elsewhere else self._draining_retry_s(),
             on_busy=self._idle.clear,
             on_idle=self._idle.set,
+            tracing=tracing,
         )
         front = Front(
             spec,

@@ -51,6 +51,7 @@ from hedgeserve.spec import Cloud, OnExit, Spec, Transport
 from hedgeserve.statedir import StateDirectory, resolve_state_dir
 from hedgeserve.status import Glance
 from hedgeserve.store import Event, Store
+from hedgeserve.tracing import start_tracing
 from hedgeserve.transcript.writer import TranscriptWriter
 from hedgeserve.web.admin import Admin
 from hedgeserve.web.sampler import Sampler
@@ -190,6 +191,9 @@ class Service:
         await self._resting.recall()
         has_vms = any(cloud is not Cloud.STATIC for cloud in spec.clouds())
         credentials = await read_credentials(self._directory.ssh_dir) if has_vms else None
+        tracing = await start_tracing(spec, self._environ)
+        if tracing is not None:
+            self._stack.push_async_callback(tracing.aclose)
         self._balancer = Balancer(
             spec,
             self._metrics,
@@ -198,6 +202,7 @@ class Service:
             on_wait=self._wake.set,
             on_silence=lambda replica: self._fleet.suspect(replica),
             own_trust=credentials.authority.trust if credentials else None,
+            tracing=tracing,
         )
         self._resting.tell(self._balancer)
         self._entrance = Entrance(self._directory.path, self._balancer, self._metrics)
@@ -224,6 +229,7 @@ class Service:
                     traffic=self._balancer,
                     news=self._learn,
                     changed=self._changed,
+                    tracing=tracing,
                 )
             )
         )

@@ -47,6 +47,7 @@ from hedgeserve.replica import (
 )
 from hedgeserve.spec import Spec
 from hedgeserve.store import StoredReplica
+from hedgeserve.tracing import Tracing
 
 if TYPE_CHECKING:
     from hedgeserve.machines.credentials import Credentials
@@ -99,6 +100,7 @@ class FleetParts:
     traffic: Traffic
     news: Callable[[ZoneNews], None]
     changed: Callable[[], None]
+    tracing: Tracing | None = None
 
 
 class Fleet:
@@ -148,6 +150,7 @@ class Fleet:
             changed=parts.changed,
             offers=self.offers,
             boots_s=self._boots_s,
+            tracing=parts.tracing,
         )
         self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
         return self

@@ -33,6 +33,7 @@ from hedgeserve.spectable import (
     Zone,
     split_listen,
 )
+from hedgeserve.telemetryspec import TelemetrySpec
 
 __all__ = [
     "REMOTE",
@@ -58,6 +59,7 @@ __all__ = [
     "ScheduleSpec",
     "ServiceSpec",
     "Spec",
+    "TelemetrySpec",
     "TimeoutsSpec",
     "Transport",
     "VmSpec",
@@ -432,6 +434,7 @@ class Spec(Table):
     routing: RoutingSpec = RoutingSpec()
     failover: FailoverSpec = FailoverSpec()
     timeouts: TimeoutsSpec = TimeoutsSpec()
+    telemetry: TelemetrySpec = TelemetrySpec()
     vm: VmSpec = VmSpec()
     aws: AwsSpec = AwsSpec()
     gcp: GcpSpec = GcpSpec()

@@ -17,6 +17,7 @@ from hedgeserve.balancer import Balancer
 from hedgeserve.metrics import Metrics
 from hedgeserve.replica import Market, ReplicaId, RouteTarget, RoutingSnapshot, ZoneId
 from hedgeserve.spec import Spec
+from hedgeserve.tracing import Tracing
 
 CHAT = "/v1/chat/completions"
 DONE = b"data: [DONE]\n\n"
@@ -296,6 +297,7 @@ async def open_house(
     boot_eta_s: float | None = None,
     own_trust: ssl.SSLContext | None = None,
     on_silence: Callable[[ReplicaId], None] = lambda replica: None,
+    tracing: Tracing | None = None,
     **tables: dict[str, Any],
 ) -> AsyncIterator[House]:
     """A house in which these engines run and are shown as ready."""
@@ -311,6 +313,7 @@ async def open_house(
             on_wait=lambda: waits.append(None),
             on_silence=on_silence,
             own_trust=own_trust,
+            tracing=tracing,
         )
         await balancer.start()
         stack.push_async_callback(balancer.aclose)

@@ -14,6 +14,7 @@ from hedgeserve.machines.probe import Prober
 from hedgeserve.metrics import Metrics
 from hedgeserve.replica import GoneReason, Offer, Traffic
 from hedgeserve.spec import Spec
+from hedgeserve.tracing import Tracing
 
 if TYPE_CHECKING:
     from hedgeserve.machines.authority import Authority
@@ -39,6 +40,7 @@ class Hands:
     changed: Callable[[], None]
     offers: Callable[[], Sequence[Offer]]
     boots_s: deque[float]
+    tracing: "Tracing | None" = None
 
     @property
     def keys(self) -> "SshKeys":

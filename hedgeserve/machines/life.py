@@ -28,6 +28,7 @@ from hedgeserve.race import is_cancelled, race
 from hedgeserve.redaction import redact
 from hedgeserve.replica import STARTING, GoneReason, Market, Notice, Replica, State
 from hedgeserve.spec import Transport
+from hedgeserve.tracing import ReplicaTrace
 from hedgeserve.units import format_duration
 
 _log = structlog.get_logger("hedgeserve.fleet")
@@ -77,6 +78,9 @@ class ReplicaLife:
         self._lead_s: float | None = None
         self._served = past is not None and past.served
         self._cold_start = ColdStart()
+        self._trace: ReplicaTrace | None = None
+        if hands.tracing is not None:
+            self._trace = hands.tracing.replica(replica, launched=past is None)
         self._staged = False
         self.begun_s = self._now_s() - (past.age_s if past else 0.0)
         self._billed_until_s = self._now_s() - (past.unbilled_s if past else 0.0)
@@ -396,6 +400,8 @@ class ReplicaLife:
 
     def timed(self, phase: str, seconds: float) -> None:
         """Add one phase to the picture of the cold start."""
+        if self._trace is not None and phase != "total":
+            self._trace.phase(phase, seconds)
         self._hands.metrics.booted(phase, seconds)
         if self._past is None and phase != "total":
             self._cold_start.ended(phase, self._now_s() - self.begun_s, seconds)
@@ -489,6 +495,8 @@ class ReplicaLife:
         why = redact(why)
         before, now_s = self.replica, self._now_s()
         self.replica = before.to(state, now_s=now_s, why=why, gone=gone, vm_id=vm_id, notice=notice)
+        if self._trace is not None:
+            self._trace.reached(state, why, self.replica.gone)
         self._hands.changed()
         await self._bill(before, now_s)
         await self._hands.journal.save(self.replica)

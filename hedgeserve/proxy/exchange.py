@@ -7,8 +7,8 @@ Until the first byte has gone to the client, everything may be tried again elsew
 is cut later is decided in :mod:`hedgeserve.proxy.failover`, and nowhere else.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import structlog
 
@@ -25,6 +25,7 @@ from hedgeserve.proxy.replies import Code, Refused, error_event
 from hedgeserve.proxy.verdict import Dialect, aborted
 from hedgeserve.proxy.wire import Endpoint, Head, Link
 from hedgeserve.replica import ReplicaId
+from hedgeserve.tracing import RequestTrace
 from hedgeserve.units import format_duration
 
 _log = structlog.get_logger(__name__)
@@ -75,6 +76,7 @@ class Exchange:
     _status = 0
     _arrival = 0
     _lost_at_s: float | None = None
+    trace: RequestTrace | None = None
     _head_lines = b""
     _request: tuple[bytes, bytes, bool] = (b"", b"", False)
     _paced_from: tuple[float, int] | None = None
@@ -214,6 +216,11 @@ class Exchange:
         return (self.told_tokens - self._paced_from[1]) / (now_s - self._paced_from[0])
 
     @property
+    def usage(self) -> Mapping[str, Any] | None:
+        """What the engine has told of the tokens used, where it has."""
+        return None if self._told is None else self._told.usage
+
+    @property
     def replica(self) -> ReplicaId | None:
         """Who is answering it."""
         return None if self._lease is None else self._lease.target.id
@@ -264,11 +271,19 @@ class Exchange:
         self._lease = lease
         lease.on_vanish = self._vanished
         self._calls = 0
+        if self.trace is not None:
+            self._trace_attempt(self.trace, lease)
         if self._recovery is not None:
             self._follow(self._recovery.start())
         else:
             self._stream = None
             self._ask_replica(self.ask.raw_path, self.ask.approach.body, patient=self.ask.patient)
+
+    def _trace_attempt(self, trace: RequestTrace, lease: Lease) -> None:
+        how = "first" if self.report.attempts == 1 else "retry"
+        if self._recovery is not None:
+            how = str(self.ask.approach.way)
+        trace.attempt(self.report.attempts, lease.target.id, lease.target.zone, lease.target.market, how)
 
     def _refused(self, refused: Refused) -> None:
         """No replica was to be had."""
@@ -290,7 +305,8 @@ class Exchange:
             self._paced_from = None
         self._try += 1
         endpoint = lease.incarnation.endpoint
-        request = endpoint.request(b"POST", path, self.ask.lines, body)
+        lines = self.ask.lines if self.trace is None else self.ask.lines + self.trace.lines
+        request = endpoint.request(b"POST", path, lines, body)
         if anew or not self._shared.wires.ask_idle(endpoint, self, request):
             self._connect(endpoint, request)
 
@@ -537,6 +553,8 @@ class Exchange:
             self._fail(Failure(FailurePhase.ABORT, 'it gave half an answer (finish_reason "abort")'))
             return
         self.report.status = self._status
+        if self.trace is not None:
+            self.trace.used(body)
         self.client.whole(self._status, self._head_lines + self._own_lines(), body)
         self._finish(said=True)
 
@@ -684,6 +702,8 @@ class Exchange:
         if failure.phase not in NO_FAULT:
             lease.failed()
         self._shared.metrics.upstream_failed(failure.phase)
+        if self.trace is not None:
+            self.trace.attempt_failed(failure.phase, failure.reason, self.told_tokens)
         _log.info(
             "attempt_failed",
             request_id=self.ask.request_id,

@@ -108,6 +108,11 @@ class Telling:
         return self._record.ids.tolist()
 
     @property
+    def usage(self) -> Mapping[str, Any] | None:
+        """What the engine has told of the tokens used, where it has."""
+        return self._record.usage
+
+    @property
     def told_tokens(self) -> int:
         """How many tokens of the answer have been generated: ids where they are known, else events with text."""
         stream = self._stream

@@ -35,6 +35,7 @@ _NOT_TO_REPLICA = _HOP_BY_HOP | {
     b"x-api-key",
     b"x-request-id",
 }
+_TRACE = (b"traceparent", b"tracestate")
 _NOT_TO_CLIENT = _HOP_BY_HOP | {b"content-length", b"date", b"server", b"x-request-id"}
 _OURS = b"x-hedgeserve-"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -42,9 +43,12 @@ _PROCESS = os.urandom(10).hex()
 _COUNT = count(1)
 
 
-def to_replica(client: Sequence[Header]) -> bytes:
-    """The header lines of a request that every replica gets; its host, key, id and framing are not among them."""
-    named = _named(client)
+def to_replica(client: Sequence[Header], *, traced: bool = False) -> bytes:
+    """The header lines of a request that every replica gets; its host, key, id and framing are not among them.
+
+    Nor, where it is ``traced``, is its place in a trace: each attempt has one of its own.
+    """
+    named = (*_named(client), *_TRACE) if traced else _named(client)
     lines = [
         b"%b: %b\r\n" % (name, value)
         for lower, name, value in client

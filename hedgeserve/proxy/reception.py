@@ -4,7 +4,7 @@ The hands of admission: nothing here waits, everything is a function call on one
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from logging import DEBUG, INFO
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from hedgeserve.proxy.request import Incoming
 from hedgeserve.proxy.routes import FORWARDED, Forwarded
 from hedgeserve.proxy.routing import Wants
 from hedgeserve.spec import RoutingSpec, Spec
+from hedgeserve.tracing import RequestTrace, Tracing
 
 _log = structlog.get_logger(__name__)
 
@@ -67,6 +68,7 @@ class Reception:
         draining_retry_s: Callable[[], int | None],
         on_busy: Callable[[], None],
         on_idle: Callable[[], None],
+        tracing: Tracing | None = None,
     ) -> None:
         self._names = (spec.model.id, *spec.model.aliases)
         self._routing: RoutingSpec = spec.routing
@@ -85,6 +87,7 @@ class Reception:
         self._draining_retry_s = draining_retry_s
         self._on_busy = on_busy
         self._on_idle = on_idle
+        self._tracing = tracing
         self.budget = Budget(spec.failover.max_kept)
         self.active = 0
         self.typical_tokens = _TYPICAL_TOKENS
@@ -125,6 +128,10 @@ class Reception:
             self._on_busy()
         self.active += 1
         try:
+            if self._tracing is not None:
+                exchange.trace = self._tracing.request(
+                    ask.route.path, incoming.first, request_id, ask.source, stream=ask.stream
+                )
             exchange.start()
         except Exception:
             self.failed(exchange)
@@ -147,6 +154,8 @@ class Reception:
         if report.attempts:
             self._metrics.prompted(ask.approach.prompt_tokens_estimate)
         self._tell(ask.route, report, ask.request_id)
+        if exchange.trace is not None:
+            _end(exchange.trace, report, exchange.usage)
         if not self.active:
             self._on_idle()
 
@@ -165,6 +174,8 @@ class Reception:
         if incoming is None or incoming.path not in FORWARDED:
             return
         report = Report(self._shared.now_s(), code.status, outcome_of(code))
+        if self._tracing is not None:
+            _end(self._tracing.request(incoming.path, incoming.first, request_id), report, None)
         self._tell(FORWARDED[incoming.path], report, request_id)
 
     def _understand(self, route: Forwarded, incoming: Incoming, request_id: str, now_s: float) -> Ask:
@@ -186,7 +197,7 @@ class Reception:
         policy = self._routing.policy
         lines = incoming.lines
         if lines is None:
-            lines = incoming.lines = to_replica(incoming.headers)
+            lines = incoming.lines = to_replica(incoming.headers, traced=self._tracing is not None)
         ask = Ask(
             route,
             route.raw_path + b"?" + incoming.query if incoming.query else route.raw_path,
@@ -273,6 +284,18 @@ class Reception:
                 duration_s=round(duration_s, 4),
                 ttft_s=None if report.ttft_s is None else round(report.ttft_s, 4),
             )
+
+
+def _end(trace: RequestTrace, report: Report, usage: Mapping[str, Any] | None) -> None:
+    trace.end(
+        status=report.status or _CLIENT_CLOSED,
+        outcome=report.outcome,
+        attempts=report.attempts,
+        resumed=report.resumed,
+        tokens=report.tokens,
+        ttft_s=report.ttft_s,
+        usage=usage,
+    )
 
 
 def _deadline(given: bytes, now_s: float) -> float:
