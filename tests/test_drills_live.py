@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hedgeserve.cli import main
+from hedgeserve.console.drill import _as_agreed
 from hedgeserve.core import Service
 from hedgeserve.drills.request import DrillRequest
+from hedgeserve.drills.script import Means
 from hedgeserve.errors import LimitError, TraceError
 from hedgeserve.simulate.record import record
+from hedgeserve.simulate.replaying import replay_transcript
 from tests.conftest import eventually, messages, replicas, small_spec
 
 TWO = {
@@ -102,6 +106,54 @@ async def test_slow_boots_are_slow_and_no_measure_of_boots(short_dir: Path) -> N
         assert report["ok"], report
         assert report["ready_again_s"] - report["launched_s"] >= 4
         assert service._fleet.boot_s() == usual_s
+
+
+async def test_a_notice_that_its_cloud_cannot_give_is_given_and_kept(short_dir: Path) -> None:
+    """As on AWS: the fleet hears it and replaces the replica; what has not gone by the end is terminated for it."""
+    async with running(short_dir) as service:
+        director, plan = service.drills, service.drills.plan(DrillRequest.read({"kind": "preempt", "notice_s": 6}))
+        [victim] = plan.victims
+        await director._take_one(replace(victim, means=Means.ANNOUNCE))
+        await eventually(lambda: victim.replica not in [one["id"] for one in replicas(service)])
+        told = await messages(service, "notice", "gone", replica=victim.replica)
+        assert "the VM goes in 6 s (a drill: HedgeServe itself)" in told[0]
+        assert "gone: preempted" in told[-1]
+        await service.wait_ready(2)
+
+
+async def test_an_on_demand_replica_can_vanish_too(short_dir: Path) -> None:
+    """It is terminated behind the fleet's back, and replaced."""
+    async with running(short_dir, markets='["on_demand"]', fallback="true") as service:
+        report = await done(service, kind="vanish")
+        assert report["ok"], report
+        assert len(report["victims"]) == 1
+        assert report["ready_again_s"] is not None
+
+
+async def test_decisions_of_before_and_after_a_drill_can_be_made_anew(short_dir: Path) -> None:
+    """The policy is exchanged at a drill's end; the transcript says so, and a replay comes to the same plans."""
+    path = short_dir / "transcript.jsonl"
+    async with Service(small_spec(short_dir, **TWO), environ={}, transcript=path) as service:
+        await service.wait_ready(2)
+        assert (await done(service, kind="preempt", notice_s=2))["ok"]
+        await done(service, kind="refuse", for_s=1)
+    report = replay_transcript(path)
+    assert report.differences == ()
+    assert report.same == report.plans > 3
+    assert report.runs == 3
+
+
+def test_what_was_agreed_to_is_what_is_done() -> None:
+    """Between the question and the answer another replica may have become the busiest."""
+    plan = {"kind": "preempt", "zones": [], "cloud": "local", "victims": [{"replica": "s-1"}]}
+    assert _as_agreed(plan, {"kind": "preempt"}) == {"cloud": "local", "replica": "s-1"}
+    assert _as_agreed(plan, {"kind": "preempt", "zone": "a"}) == {"cloud": "local"}
+    plan = {"kind": "blackout", "zones": ["local/east/a"], "cloud": "local", "victims": [{"replica": "s-1"}]}
+    assert _as_agreed(plan, {"kind": "blackout"}) == {"cloud": "local", "zone": "local/east/a"}
+    plan = {"kind": "refuse", "zones": ["local/east/a"], "cloud": "local", "victims": [{"replica": "s-1"}]}
+    named = {**plan, **_as_agreed(plan, {"kind": "refuse"})}
+    asked = {key: named[key] for key in ("kind", "zone", "cloud", "replica")}
+    assert DrillRequest.read(asked).replica == "s-1"
 
 
 async def test_one_drill_at_a_time_and_not_the_last_replica(short_dir: Path) -> None:

@@ -39,6 +39,7 @@ def run_drill(
     if plan["refusal"]:
         raise LimitError(plan["refusal"])
     agreed(f"Do this to {status['service']}, which serves {status['ready']} ready replicas now?")
+    drill |= _as_agreed(plan, drill)
     sent: Loaded | None = None
     if load:
         with Load(status["url"], status["model"], load, api_key=environ.get("HEDGESERVE_API_KEY")) as streams:
@@ -54,6 +55,18 @@ def run_drill(
     else:
         _print(report, sent)
     return ok
+
+
+def _as_agreed(plan: Mapping[str, Any], drill: Mapping[str, Any]) -> dict[str, Any]:
+    """What was chosen by itself, named: by the time it begins another replica or zone may be felt more."""
+    named: dict[str, Any] = {}
+    if plan["zones"]:
+        named["zone"] = plan["zones"][0]
+    if plan["cloud"]:
+        named["cloud"] = plan["cloud"]
+    if len(plan["victims"]) == 1 and not drill.get("zone") and plan["kind"] != "blackout":
+        named["replica"] = plan["victims"][0]["replica"]
+    return named
 
 
 def _see_through(client: AdminClient, drill: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,7 +93,9 @@ def _print(report: Mapping[str, Any], sent: Loaded | None) -> None:
     if requests is None:  # the drill itself failed, through a mistake of ours
         click.echo(f"{report['drill']} failed: {report['cut_short']}")
         return
+    went = f", of {', '.join(report['victims'])}" if report["victims"] else ""
     rows = [
+        ["drill", f"{report['drill']}{went}: {'passed' if report['ok'] else 'FAILED'}"],
         ["requests", f"{requests['ended']} ended, {requests['lost']} lost, {requests['turned_away']} turned away"],
         ["moved early", str(requests["moved"])],
         ["continued", f"{requests['continued']} elsewhere, from the very token"],

@@ -79,7 +79,7 @@ class DrillRequest:
             raise DrillError(f"there is no drill {document.get('kind')!r}; there are {kinds}") from None
         given = {key: value for key, value in document.items() if value is not None}
         found = cls(**{"for_s": _FOR_S.get(kind, 0.0), **given, "kind": kind})
-        if found.replica and (found.zone or kind is DrillKind.BLACKOUT):
+        if found.replica and kind in TAKES and (found.zone or kind is DrillKind.BLACKOUT):
             raise DrillError("a replica and a zone are two ways to say where; give one (a blackout is of a zone)")
         return found
 
