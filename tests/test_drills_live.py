@@ -109,7 +109,7 @@ async def test_slow_boots_are_slow_and_no_measure_of_boots(short_dir: Path) -> N
 
 
 async def test_a_notice_that_its_cloud_cannot_give_is_given_and_kept(short_dir: Path) -> None:
-    """As on AWS: the fleet hears it and replaces the replica; what has not gone by the end is terminated for it."""
+    """As on AWS: the fleet hears it and replaces the replica, which is ended with its notice."""
     async with running(short_dir) as service:
         director, plan = service.drills, service.drills.plan(DrillRequest.read({"kind": "preempt", "notice_s": 6}))
         [victim] = plan.victims
