@@ -166,9 +166,11 @@ export class Overview {
     document.title = `${status.ready}/${status.target} ready · ${status.service}`;
     morph(this.headline, headline(status));
     const { spot_wanted: spot, on_demand_wanted: demand } = status.plan;
+    const rest = status.standing?.rest ?? "awake";
+    const resting = rest === "awake" ? "" : `, ${rest}`;
     morph(
       this.sub,
-      `${status.state} for ${duration(status.uptime_s + elapsed)} · wanted: ${spot} spot, ${demand} on-demand · ` +
+      `${status.state} for ${duration(status.uptime_s + elapsed)}${resting} · wanted: ${spot} spot, ${demand} on-demand · ` +
         `${number(status.in_flight)} in flight, ${number(status.queued)} waiting · `,
       h("span", null, status.url),
     );
