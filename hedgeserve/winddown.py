@@ -33,6 +33,10 @@ class Resting:
         self._on_disk = False
         self.standing = self._winddown.decide(_now(), None, boot_s=None)
 
+    def adopt(self, spec: Spec) -> None:
+        """Go by this spec's calendar and bounds from the next look on; a pause goes on."""
+        self._winddown.adopt(spec.schedule, spec.replicas)
+
     async def recall(self) -> None:
         """Take up the pause of an earlier run."""
         known = await self._store.load_pause(self._service)

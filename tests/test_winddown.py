@@ -118,6 +118,19 @@ def test_a_person_may_wake_it_in_its_sleep_until_the_next_one() -> None:
     assert woken.decide(NIGHT + 11 * MINUTE, None, boot_s=60).rest is Rest.ASLEEP
 
 
+def test_another_calendar_may_be_adopted_and_a_pause_goes_on() -> None:
+    """What a person asked for does not end because a file was edited."""
+    edited = winddown()
+    edited.adopt(ScheduleSpec(), ReplicasSpec(count=5))
+    assert edited.decide(NIGHT, None, boot_s=60).bounds == Bounds(5, 5)
+    edited.pause(Pause(NIGHT))
+    edited.adopt(ScheduleSpec(sleep="12:00-13:00"), ReplicasSpec(count=2))
+    assert edited.decide(NIGHT, None, boot_s=60).rest is Rest.PAUSED
+    edited.resume(NIGHT)
+    assert edited.decide(NIGHT, None, boot_s=60).rest is Rest.AWAKE
+    assert edited.decide(NOON + timedelta(days=1), None, boot_s=60).rest is Rest.ASLEEP
+
+
 OFFER = Offer(ZoneId("local/east/a"), "small", Market.SPOT, 0.3, NOON)
 
 

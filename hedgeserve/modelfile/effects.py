@@ -34,6 +34,9 @@ _ROWS: tuple[tuple[str, Effect, str], ...] = (
     ("model", Effect.VERSION, "id aliases engine args command health_path container weights python version"),
     ("model", Effect.VERSION, "env secret_env"),
     ("replicas", Effect.LIVE, "count min max target_requests_per_second window upscale_delay downscale_delay"),
+    ("replicas", Effect.LIVE, "idle_after"),
+    ("schedule", Effect.LIVE, "timezone sleep wake_on_request awake_for lead scale"),
+    ("schedule.scale", Effect.LIVE, "when count min max"),
     ("hedge", Effect.LIVE, "policy availability overprovision headroom fallback always_on_demand on_demand_hold"),
     ("hedge", Effect.LIVE, "rebalance_below retry_delay notice_lead notice_poll"),
     # Which clouds there are is settled at the start (a driver for each, with its login); where in them is not.

@@ -67,6 +67,11 @@ class WindDown:
         self._woken_by = ""
         self._seen_total = 0
 
+    def adopt(self, schedule: ScheduleSpec, replicas: ReplicasSpec) -> None:
+        """Go by this calendar and these bounds from now on; a pause goes on, and so does being woken."""
+        self._spec, self._replicas = schedule, replicas
+        self._schedule = Schedule(schedule, replicas)
+
     @property
     def paused(self) -> Pause | None:
         """The pause that a person has asked for, if there is one; it may be over by the clock."""
