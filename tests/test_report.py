@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from hedgeserve.cli import main
 from hedgeserve.core import Service
 from hedgeserve.doctor import evidence
+from hedgeserve.doctor.discretion import HIDDEN, Discretion, is_secret_name, secrets_of
 from hedgeserve.doctor.evidence import Evidence, gather
-from hedgeserve.doctor.redaction import HIDDEN, Redactor, is_secret_name, secrets_of
 from hedgeserve.errors import NotRunningError
 from hedgeserve.specfile import parse_spec
 from tests.conftest import small_spec
@@ -45,7 +45,7 @@ PLACES = [
 @pytest.mark.parametrize("place", PLACES)
 def test_what_looks_like_a_secret_is_hidden_wherever_it_stands(secret: str, place: str) -> None:
     """The well-known forms, in sentences, JSON, URLs and headers."""
-    assert secret not in Redactor().text(place.format(secret))
+    assert secret not in Discretion().text(place.format(secret))
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_what_looks_like_a_secret_is_hidden_wherever_it_stands(secret: str, plac
 )
 def test_what_goes_by_the_name_of_a_secret_is_hidden(text: str) -> None:
     """Whatever it looks like."""
-    assert "hunter22" not in Redactor().text(text)
-    assert HIDDEN in Redactor().text(text)
+    assert "hunter22" not in Discretion().text(text)
+    assert HIDDEN in Discretion().text(text)
 
 
 @pytest.mark.parametrize(
@@ -94,14 +94,14 @@ def test_what_goes_by_the_name_of_a_secret_is_hidden(text: str) -> None:
 )
 def test_what_helps_is_left_as_it_is(text: str) -> None:
     """A report in which everything is hidden helps nobody."""
-    assert Redactor().text(text) == text
+    assert Discretion().text(text) == text
 
 
 def test_known_secrets_are_hidden_in_every_form() -> None:
     """Long ones before their beginnings; as JSON writes them too; words of three letters are no secrets."""
-    redactor = Redactor(['pa"ss\\word', "abcd", "abcdefgh", "the"])
-    assert redactor.text("xabcdefghx abcd the") == f"x{HIDDEN}x {HIDDEN} the"
-    assert "word" not in redactor.text(json.dumps({"a": 'pa"ss\\word'}))
+    discretion = Discretion(['pa"ss\\word', "abcd", "abcdefgh", "the"])
+    assert discretion.text("xabcdefghx abcd the") == f"x{HIDDEN}x {HIDDEN} the"
+    assert "word" not in discretion.text(json.dumps({"a": 'pa"ss\\word'}))
     assert secrets_of({"MY_TOKEN": "abcdef", "PATH": "/usr/bin", "SOME_KEY_FILE": "/x", "A_SECRET": "x"}) == {
         "abcdef"
     }
@@ -116,7 +116,7 @@ def test_lines_with_requests_are_left_out_of_logs() -> None:
         'INFO {"messages": [{"content": "my diagnosis is"}]}\n'
         "INFO Avg prompt throughput: 1.0 tokens/s\n"
     )
-    told = Redactor().log(log)
+    told = Discretion().log(log)
     assert "diagnosis" not in told
     assert "Avg prompt throughput: 1.0 tokens/s" in told
 
@@ -204,7 +204,7 @@ def test_a_report_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of what is too long; nothing more once it is full, and that is said."""
     monkeypatch.setattr(evidence, "MOST_FILE_BYTES", 100)
     monkeypatch.setattr(evidence, "MOST_BYTES", 150)
-    found = Evidence(Redactor())
+    found = Evidence(Discretion())
     found.put("a", "x" * 500 + "end")
     assert len(found.pieces["a"]) == 100
     assert found.pieces["a"].endswith("end")

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from hedgeserve._version import __version__
-from hedgeserve.doctor.redaction import Redactor, secrets_of
+from hedgeserve.doctor.discretion import Discretion, secrets_of
 from hedgeserve.errors import HedgeServeError
 from hedgeserve.modelfile.apikeys import load_api_keys
 from hedgeserve.spec import Spec
@@ -50,16 +50,16 @@ class Asked(Protocol):
 class Evidence:
     """Pieces of a report by their file names, each redacted as it is put in."""
 
-    def __init__(self, redactor: Redactor) -> None:
+    def __init__(self, discretion: Discretion) -> None:
         self.pieces: dict[str, str] = {}
         self.missing: list[str] = []
-        self._redactor = redactor
+        self._discretion = discretion
         self._size = 0
 
     def put(self, name: str, text: str, *, log: bool = False) -> None:
         """Keep this text: its end, where it is too long."""
         text = text[-MOST_FILE_BYTES:]
-        clean = self._redactor.log(text) if log else self._redactor.text(text)
+        clean = self._discretion.log(text) if log else self._discretion.text(text)
         size = len(clean.encode("utf-8", "replace"))
         if self._size + size > MOST_BYTES:
             self.missing.append(f"{name}: the report is full")
@@ -79,7 +79,7 @@ class Evidence:
             sqlite3.Error,
             subprocess.SubprocessError,
         ) as error:
-            self.missing.append(self._redactor.text(f"{name}: {error or type(error).__name__}"))
+            self.missing.append(self._discretion.text(f"{name}: {error or type(error).__name__}"))
 
 
 def gather(
@@ -92,7 +92,7 @@ def gather(
     log_file: Path | None,
 ) -> Evidence:
     """All of it. ``spec`` is None where no model file was named, or it has mistakes (``spec_trouble``)."""
-    found = Evidence(Redactor(_known_secrets(client.directory, spec, environ)))
+    found = Evidence(Discretion(_known_secrets(client.directory, spec, environ)))
     found.put("versions.json", json.dumps(_versions(), indent=1))
     if spec is not None:
         found.put("model.json", json.dumps(spec.model_dump(mode="json"), indent=1))

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from hedgeserve.drivers.examine import Examination
 from hedgeserve.engines import make_engine
-from hedgeserve.errors import ListenError, SpecError, StateDirectoryError, StateLockedError
+from hedgeserve.errors import HedgeServeError, ListenError, SpecError, StateDirectoryError, StateLockedError
+from hedgeserve.keyring import KeyFile
 from hedgeserve.listening import server_tls, why_not
-from hedgeserve.modelfile.apikeys import load_api_keys
+from hedgeserve.modelfile.apikeys import keys_are_issued, load_api_keys
 from hedgeserve.spec import Cloud, EngineName, Spec, split_listen
 from hedgeserve.spectable import is_loopback
 from hedgeserve.statedir import StateDirectory, admin_socket_in, resolve_state_dir
@@ -138,6 +139,10 @@ def _keys(spec: Spec, environ: Mapping[str, str], found: Examination) -> None:
         for problem in error.problems:
             found.fail("API keys", f"{problem.message}; {problem.hint}")
         return
+    if keys_are_issued(spec, environ):
+        _issued(spec, environ, found)
+        if not keys:
+            return
     if not keys:
         if is_loopback(spec.service.listen):
             found.ok("API keys", "none are asked for; only this machine can ask")
@@ -154,6 +159,19 @@ def _keys(spec: Spec, environ: Mapping[str, str], found: Examination) -> None:
         )
     else:
         found.ok("API keys", f"{len(keys)}, none of them easily guessed")
+
+
+def _issued(spec: Spec, environ: Mapping[str, str], found: Examination) -> None:
+    directory = resolve_state_dir(spec.service.name, spec.service.state_dir, environ)
+    try:
+        issued = KeyFile(directory).read() or ()
+    except HedgeServeError as error:
+        found.fail("issued keys", str(error))
+        return
+    if issued:
+        found.ok("issued keys", f"{len(issued)} by `hedgeserve keys`")
+    else:
+        found.warn("issued keys", "all that there were are revoked; `hedgeserve keys add` issues one")
 
 
 def _limits(found: Examination) -> None:
