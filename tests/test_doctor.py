@@ -22,6 +22,7 @@ from hedgeserve.drivers.examine import Examination, Finding, Verdict, judge_quot
 from hedgeserve.drivers.gcpcloud.examine import PERMISSIONS
 from hedgeserve.drivers.static import StaticServer
 from hedgeserve.errors import AuthError, CloudError
+from hedgeserve.keyring import KeyFile
 from hedgeserve.replica import ZoneId
 from hedgeserve.spec import Spec
 from hedgeserve.specfile import parse_spec
@@ -107,6 +108,19 @@ def test_keys_that_can_be_guessed_are_warned_of_and_never_shown(short_dir: Path)
         found = examine_home(spec_of(short_dir), {"HEDGESERVE_API_KEYS": keys}).findings
         assert said(found, "API keys")[0] is verdict
         assert keys not in str(found)
+
+
+def test_keys_that_were_issued_are_counted(short_dir: Path) -> None:
+    """Where the last of them is revoked nobody can ask any more, and that is said."""
+    state = short_dir / "state"
+    state.mkdir(mode=0o700)
+    KeyFile(state).path.write_text('{"keys": []}')
+    found = examine_home(spec_of(short_dir, listen="0.0.0.0:0"), {}).findings
+    assert said(found, "issued keys")[0] is Verdict.WARNING
+    assert not any(one.subject == "API keys" for one in found)
+    KeyFile(state).path.write_text("{")
+    found = examine_home(spec_of(short_dir), {}).findings
+    assert said(found, "issued keys")[0] is Verdict.FAILURE
 
 
 def test_an_open_address_without_tls_or_keys_is_told(short_dir: Path) -> None:

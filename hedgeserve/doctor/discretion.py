@@ -1,7 +1,8 @@
 """What is shown to strangers has more taken out than what is logged: rather one word too many than one too few.
 
 The log's own :mod:`hedgeserve.redaction` comes first. This adds known values of any number and from four
-characters on, everything that goes by the name of a secret, and forms that would be too dear, or too often wrong, for a log.
+characters on, everything that goes by the name of a secret, and forms that would be too dear, or too often
+wrong, for a log.
 """
 
 import json

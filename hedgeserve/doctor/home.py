@@ -93,15 +93,20 @@ def _state(spec: Spec, environ: Mapping[str, str], found: Examination) -> None:
 
 def _listening(spec: Spec, environ: Mapping[str, str], found: Examination) -> None:
     listen = spec.service.listen
-    host, port = split_listen(listen)
-    if _is_served(spec, environ):
-        found.ok("port", f"{listen}: this service runs already")
-    else:
+    ports = {"port": ("service.listen", listen)}
+    if spec.admin.listen:
+        ports["admin port"] = ("admin.listen", spec.admin.listen)
+    served = _is_served(spec, environ)
+    for subject, (key, address) in ports.items():
+        host, port = split_listen(address)
+        if served:
+            found.ok(subject, f"{address}: this service runs already")
+            continue
         try:
             with socket.create_server((host, port), family=_family(host)):
-                found.ok("port", f"{listen} is free")
+                found.ok(subject, f"{address} is free")
         except OSError as error:
-            found.fail("port", why_not(listen, error, key="service.listen"))
+            found.fail(subject, why_not(address, error, key=key))
     try:
         tls = server_tls("service", spec.service.tls_certificate, spec.service.tls_key)
     except ListenError as error:
