@@ -47,11 +47,11 @@ from hedgeserve.modelfile.apikeys import keys_are_issued, load_api_keys, refuse_
 from hedgeserve.modelfile.problems import dotted
 from hedgeserve.race import race
 from hedgeserve.replica import STARTING, ReplicaId, State
+from hedgeserve.spanexport import start_tracing
 from hedgeserve.spec import Cloud, OnExit, Spec, Transport
 from hedgeserve.statedir import StateDirectory, resolve_state_dir
 from hedgeserve.status import Glance
 from hedgeserve.store import Event, Store
-from hedgeserve.tracing import start_tracing
 from hedgeserve.transcript.writer import TranscriptWriter
 from hedgeserve.web.admin import Admin
 from hedgeserve.web.sampler import Sampler

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hedgeserve.metrics import Metrics
 from hedgeserve.replica import Market, ZoneId
+from hedgeserve.spec import Cloud
 from tests.promql import names_in
 from tests.upstreams import open_house
 
@@ -23,7 +24,8 @@ ALERTS = ROOT / "contrib" / "prometheus" / "alerts.yaml"
 DASHBOARD = json.loads((ROOT / "contrib" / "grafana" / "hedgeserve.json").read_text())
 RULES = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
 OF_THE_SCRAPE = {"job", "instance"}
-PARTS = {"journal", "control_loop", "transcript", "entrance", "local"}
+CLOUDS = {cloud for cloud in Cloud if cloud is not Cloud.STATIC}
+PARTS = {"journal", "control_loop", "transcript", "entrance", *CLOUDS}
 # What no metric need have been seen with: states and codes that come with replicas and requests.
 OPEN_VALUES = {("hedgeserve_replicas", "state"), ("hedgeserve_requests_total", "outcome")}
 

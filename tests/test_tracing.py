@@ -23,7 +23,8 @@ from opentelemetry.trace import SpanKind
 from structlog.testing import capture_logs
 
 from hedgeserve.replica import GoneReason, Market, Offer, Replica, ReplicaId, State, ZoneId
-from hedgeserve.tracing import Tracing, start_tracing, steady, wants_traces
+from hedgeserve.spanexport import start_tracing, steady, wants_traces
+from hedgeserve.tracing import Tracing
 from tests.upstreams import CHAT, Engine, House, Reply, event, make_spec, open_house, streams, until
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
