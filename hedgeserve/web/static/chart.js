@@ -40,9 +40,12 @@ function runs(at, values, longest) {
 }
 
 export class Chart {
-  /** `series`: [{name, column, tone, kind: "line" | "step" | "area", dashed}]; `format` writes a value. */
-  constructor(title, { series, format, whole = false, note = () => "" }) {
-    Object.assign(this, { title, series, format, whole, note, data: null, width: 0, cursor: null });
+  /**
+   * `series`: [{name, column, tone, kind: "line" | "step" | "area", dashed}]; `format` writes a value. `whole`: the
+   * axis counts in whole numbers; `powers`: it grows by powers of ten, for what is mostly small and sometimes not.
+   */
+  constructor(title, { series, format, whole = false, powers = false, note = () => "" }) {
+    Object.assign(this, { title, series, format, whole, powers, note, data: null, width: 0, cursor: null });
     this.now = h("span", { class: "chart-now" });
     this.svg = s("svg", { role: "img", tabindex: "0", height: HEIGHT });
     this.tip = h("div", { class: "tip", hidden: true });
@@ -90,7 +93,21 @@ export class Chart {
   }
 
   y(value) {
-    return TOP + (1 - value / this.top) * (HEIGHT - TOP - BOTTOM);
+    const share = this.powers
+      ? Math.log10(Math.max(value, this.low) / this.low) / Math.log10(this.top / this.low)
+      : value / this.top;
+    return TOP + (1 - share) * (HEIGHT - TOP - BOTTOM);
+  }
+
+  /** Where the axis has its lines. */
+  marks() {
+    if (!this.powers) {
+      const lines = this.whole && this.top <= 5 ? this.top : 2;
+      return Array.from({ length: lines + 1 }, (_, index) => (this.top * index) / lines);
+    }
+    const marks = [];
+    for (let mark = this.low; mark <= this.top * 1.001; mark *= 10) marks.push(mark);
+    return marks;
   }
 
   draw() {
@@ -99,7 +116,10 @@ export class Chart {
     if (!data || !width) return;
     const points = this.series.flatMap((one) => data[one.column] ?? []).filter((value) => value !== null);
     const highest = Math.max(0, ...points);
-    this.top = this.whole ? Math.max(2, Math.ceil(highest) + (highest < 3 ? 1 : 0)) : roundUp(highest);
+    const lowest = Math.min(...points.filter((value) => value > 0), 0.1);
+    this.low = 10 ** Math.floor(Math.log10(lowest));
+    if (this.powers) this.top = Math.max(10 ** Math.ceil(Math.log10(highest || 1)), this.low * 100);
+    else this.top = this.whole ? Math.max(2, Math.ceil(highest) + (highest < 3 ? 1 : 0)) : roundUp(highest);
     const parts = [...this.grid()];
     for (const one of this.series) parts.push(...this.line(one));
     this.cursorLine = s("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM, x1: -9, x2: -9 });
@@ -116,9 +136,7 @@ export class Chart {
   }
 
   *grid() {
-    const lines = this.whole && this.top <= 5 ? this.top : 2;
-    for (let index = 0; index <= lines; index += 1) {
-      const value = (this.top * index) / lines;
+    for (const [index, value] of this.marks().entries()) {
       const y = Math.round(this.y(value)) + 0.5;
       yield s("line", { class: index ? "grid" : "base", x1: LEFT, x2: this.width - RIGHT, y1: y, y2: y });
       yield s("text", { class: "tick", x: LEFT - 6, y: y + 3.5, "text-anchor": "end" }, this.format(value, true));

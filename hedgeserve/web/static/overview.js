@@ -72,7 +72,8 @@ export class Overview {
           { name: "p50", column: "ttft_p50_s", tone: "accent", kind: "line" },
           { name: "p99", column: "ttft_p99_s", tone: "violet", kind: "line" },
         ],
-        format: (value) => (value === 0 ? "0" : seconds(value)),
+        format: (value, tick) => (tick && value >= 1 ? `${Math.round(value)} s` : seconds(value)),
+        powers: true,
         note: (data, last) => (data.ttft_p50_s[last] === null ? "" : `${seconds(data.ttft_p50_s[last])} half of the time`),
       }),
       new Chart("Tokens a second", {
