@@ -2,7 +2,7 @@
 PYTHON_BIN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help serve wheel test lint unit test-compiled test-bed test-vllm soak bench-policy bench-balancer docs docs-site man install-service uninstall-service clean
+.PHONY: help serve wheel test lint unit test-compiled test-bed test-browser test-vllm soak bench-policy bench-balancer docs docs-site man install-service uninstall-service clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -37,6 +37,10 @@ test-compiled: ## the same tests on the compiled data path (needs gcc)
 test-bed: ## the whole path on VMs in miniature, for each cloud, and kill -9 at every step (minutes); ARGS="-k azure"
 	@scripts/setup test-bed
 	$(PYTHON_BIN) -m tests.testbed $(ARGS)
+
+test-browser: ## the dashboard in a real Chromium, without a window
+	@scripts/setup test-browser
+	$(PYTHON_BIN) -m pytest -q -m browser $(ARGS)
 
 test-vllm: ## the tests against a real vLLM; HEDGESERVE_VLLM_PYTHON names its interpreter
 	@scripts/setup test

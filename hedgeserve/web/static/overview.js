@@ -21,7 +21,8 @@ const POINTS = 400;
 
 /** "2 of 2 ready · 0.90 USD/h · 55 % saved" */
 export function headline(status) {
-  const { ready, target } = status;
+  const { ready, target, standing } = status;
+  if (ready === 0 && standing && standing.rest !== "awake") return [h("span", null, standing.rest), h("span", null, usdPerHour(status.usd_per_hour))];
   const told = ready > target ? `${ready} ready, ${target} needed` : `${ready} of ${target} ready`;
   const parts = [h("span", { class: ready < target ? "short" : "full" }, told)];
   parts.push(h("span", null, usdPerHour(status.usd_per_hour)));
@@ -32,7 +33,7 @@ export function headline(status) {
       h("span", { class: share >= 0 ? "saved" : "above" }, share >= 0 ? `${percent(share)} saved` : `${percent(-share)} above on-demand`),
     );
   }
-  return parts;
+  return parts.flatMap((part, index) => (index ? [h("i", null, " · "), part] : [part]));
 }
 
 export class Overview {
@@ -167,11 +168,11 @@ export class Overview {
     document.title = `${status.ready}/${status.target} ready · ${status.service}`;
     morph(this.headline, headline(status));
     const { spot_wanted: spot, on_demand_wanted: demand } = status.plan;
-    const rest = status.standing?.rest ?? "awake";
-    const resting = rest === "awake" ? "" : `, ${rest}`;
+    const resting = status.standing && status.standing.rest !== "awake" ? status.standing : null;
     morph(
       this.sub,
-      `${status.state} for ${duration(status.uptime_s + elapsed)}${resting} · wanted: ${spot} spot, ${demand} on-demand · ` +
+      resting && h("b", null, [resting.why || resting.rest, resting.next].filter(Boolean).join("; "), " · "),
+      `${status.state} for ${duration(status.uptime_s + elapsed)} · wanted: ${spot} spot, ${demand} on-demand · ` +
         `${number(status.in_flight)} in flight, ${number(status.queued)} waiting · `,
       h("span", null, status.url),
     );
