@@ -39,6 +39,33 @@ def test_what_files_name_is_there(file: Path) -> None:
         assert (STATIC / name).exists(), f"{file.name} names {name}"
 
 
+def _luminance(colour: str) -> float:
+    parts = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("tone", ["ink", "muted", "good", "accent", "warn", "bad", "violet"])
+def test_text_can_be_read(scheme: str, tone: str) -> None:
+    """A contrast of 4.5 on every ground, as WCAG's AA asks, in the dark and in the light."""
+    pairs = re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", (STATIC / "app.css").read_text())
+    colours = {name: (light, dark)[scheme == "dark"] for name, light, dark in pairs}
+    for ground in ("page", "panel", "raised"):
+        dim, bright = sorted((_luminance(colours[tone]), _luminance(colours[ground])))
+        assert (bright + 0.05) / (dim + 0.05) >= 4.5, f"{tone} on {ground}"
+
+
+def test_every_route_is_documented() -> None:
+    """docs/admin-api.md has a line for each question that the admin API answers."""
+    source = (ROOT / "hedgeserve" / "web" / "admin.py").read_text()
+    text = (ROOT / "docs" / "admin-api.md").read_text()
+    for parts in re.findall(r'case \["admin", "v1", ([^]]+)\]', source):
+        names = [part.strip() for part in parts.split(",")]
+        path = "/".join(name.strip('"') if name.startswith('"') else f"{{{name}}}" for name in names)
+        assert f"`/admin/v1/{path}`" in text, path
+
+
 def test_wheels_carry_the_page() -> None:
     """The files are package data."""
     setup = configparser.ConfigParser()

@@ -1,7 +1,7 @@
 // The fleet as a map: cloud, region, zone, and the replicas in it.
 
 import { h } from "./dom.js";
-import { age, market, plural, usdPerHour } from "./format.js";
+import { age, market, number, usdPerHour } from "./format.js";
 
 const ORDER = ["ready", "noticed", "draining", "loading", "booting", "provisioning", "planned", "terminating"];
 
@@ -64,7 +64,7 @@ function card(replica, elapsed) {
         { class: "replica-more muted" },
         usdPerHour(replica.usd_per_hour),
         " · ",
-        notice === null ? plural(replica.outstanding, "request") : h("em", null, `goes in ${Math.ceil(notice)} s`),
+        notice === null ? (replica.outstanding ? `${number(replica.outstanding)} active` : "idle") : h("em", null, `goes in ${Math.ceil(notice)} s`),
       ),
     ),
   );

@@ -58,7 +58,7 @@ export class Overview {
         ],
         format: (value, tick) => (value === null ? "–" : tick ? String(Math.round(value * 10) / 10) : number(Math.round(value * 100) / 100)),
         whole: true,
-        note: (data, last) => `${number(Math.round(data.ready[last] * 10) / 10)} ready`,
+        note: (data, last) => `${Math.round(data.ready[last] * 10) / 10} ready`,
       }),
       new Chart("Requests a second", {
         series: [
@@ -75,7 +75,7 @@ export class Overview {
         ],
         format: (value, tick) => (tick && value >= 1 ? `${Math.round(value)} s` : seconds(value)),
         powers: true,
-        note: (data, last) => (data.ttft_p50_s[last] === null ? "" : `${seconds(data.ttft_p50_s[last])} half of the time`),
+        note: (data, last) => (data.ttft_p50_s[last] === null ? "" : `${seconds(data.ttft_p50_s[last])} typical`),
       }),
       new Chart("Tokens a second", {
         series: [{ name: "generated", column: "tokens_per_s", tone: "accent", kind: "area" }],
