@@ -405,6 +405,26 @@ def _plain(text: str) -> str:
 
 
 @main.command()
+@click.argument("subject", default="now")
+@_target
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def explain(subject: str, model: str | None, state_dir: str | None, service: str | None, as_json: bool) -> None:
+    """Say why things are as they are, and what would change them.
+
+    SUBJECT is a replica (gone ones too), a zone, or `now` for all of it, which may be left out.
+    """
+    if model is None and subject.endswith(".toml"):
+        subject, model = "now", subject
+    from hedgeserve.console.explain import print_explanation
+
+    found = _client(model, state_dir, service).explain(subject)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        print_explanation(found)
+
+
+@main.command()
 @click.argument("replica")
 @_target
 @click.option(

@@ -30,6 +30,7 @@ from hedgeserve.drivers.staged import Stage
 from hedgeserve.engines import make_engine
 from hedgeserve.entrance import Entrance
 from hedgeserve.errors import SpecError, SpecProblem, StateDirectoryError
+from hedgeserve.explaining import explain
 from hedgeserve.fleet import EventKind, Fleet, FleetParts, Journal, read_credentials
 from hedgeserve.hedge import (
     Autoscaler,
@@ -37,6 +38,8 @@ from hedgeserve.hedge import (
     Observation,
     Plan,
     Rest,
+    ScaleDecision,
+    Scene,
     TypeRests,
     ZoneNews,
     make_policy,
@@ -134,6 +137,9 @@ class Service:
         self._terminate_everywhere = False
         self._left = ""
         self._plan = Plan(target=spec.replicas.lowest, spot_wanted=0, on_demand_wanted=0)
+        self._scale = ScaleDecision(
+            spec.replicas.lowest, spec.replicas.lowest, 0.0, "the service has just started"
+        )
         self._tick_trouble = ""
         self._ticked_at_s: float | None = None
         self._memory_is_new = False
@@ -411,6 +417,7 @@ class Service:
             await self._record(
                 EventKind.SCALED, f"{self._plan.target} → {decision.target} replicas: {decision.reason}"
             )
+        self._scale = decision
         observation = Observation(
             now_s,
             decision.target,
@@ -585,6 +592,34 @@ class Service:
     def taken_down(self) -> bool:
         """Whether somebody has asked for the end of every VM."""
         return self._terminate_everywhere
+
+    async def explain(self, subject: str) -> dict[str, Any]:
+        """Why a replica, a zone or all (``"now"``) is as it is, and what would change it; see ``docs/explain.md``.
+
+        Raises:
+            UnknownSubjectError: There is no such thing; says what was probably meant.
+        """
+        now_s, offers = asyncio.get_running_loop().time(), self._fleet.offers()
+        outside = self._fleet.withheld()
+        for zone, sentences in self._types.resting(now_s).items():
+            outside.setdefault(zone, []).extend(sentences)
+        scene = Scene(
+            at=datetime.now(UTC),
+            observation=Observation(
+                now_s, self._plan.target, self._fleet.replicas(), self._types.left(offers, now_s)
+            ),
+            hedge=self._hedge,
+            replicas=self.spec.replicas,
+            policy=self._policy,
+            plan=self._plan,
+            scale=self._scale,
+            outside=outside,
+            resting=self._resting.why_nothing_runs,
+            troubles=self._troubles(),
+            boot_s=self._fleet.boot_s(),
+        )
+        answer = await explain(subject, scene, self._store, self.spec.service.name)
+        return answer.document()
 
     def running_spec(self) -> dict[str, Any]:
         """The model file as it is served, and what the policy has learnt, JSON-able: what a plan begins with."""

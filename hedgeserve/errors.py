@@ -61,6 +61,10 @@ class IllegalTransitionError(HedgeServeError):
     """A replica was asked to go from one state to another that its life does not allow: a bug of ours."""
 
 
+class UnknownSubjectError(HedgeServeError):
+    """Somebody asks for an explanation of what is not there; names what was probably meant."""
+
+
 class TraceError(HedgeServeError):
     """Recorded capacity, or the record of it, cannot be read, used, fetched or written."""
 

@@ -44,6 +44,7 @@ from hedgeserve.replica import (
     RoutingSnapshot,
     State,
     Traffic,
+    ZoneId,
 )
 from hedgeserve.spec import Spec
 from hedgeserve.store import StoredReplica
@@ -214,6 +215,14 @@ class Fleet:
     def offers(self) -> tuple[Offer, ...]:
         """What the pools allow, at the last known prices."""
         return tuple(offer for offers in self._offers.values() for offer in offers)
+
+    def withheld(self) -> dict[ZoneId, list[str]]:
+        """What the pools name and is not offered, by zone, each in a sentence with its reason."""
+        found: dict[ZoneId, list[str]] = {}
+        for driver in self._parts.drivers.values():
+            for zone, sentences in driver.withheld().items():
+                found.setdefault(zone, []).extend(sentences)
+        return found
 
     def snapshot(self) -> RoutingSnapshot:
         """All replicas that requests may be on."""

@@ -4,9 +4,11 @@ How many replicas the load needs is the :class:`Autoscaler`'s to say; where they
 """
 
 from hedgeserve.policy.autoscale import Autoscaler, Bounds, LoadSignal, ScaleDecision
+from hedgeserve.policy.explain import NOW, explain_gone, explain_now, explain_replica, explain_zone, near_misses
 from hedgeserve.policy.forecast import Forecast
 from hedgeserve.policy.plan import (
     Action,
+    Candidate,
     Drain,
     Launch,
     NewsKind,
@@ -17,32 +19,44 @@ from hedgeserve.policy.plan import (
     Terminate,
     ZoneNews,
 )
+from hedgeserve.policy.scene import Explanation, Past, Scene, Told
 from hedgeserve.policy.spothedge import SpotHedge
 from hedgeserve.policy.typerests import TypeRests
 from hedgeserve.policy.winddown import Pause, Rest, Standing, WindDown, rest_plan
 from hedgeserve.spec import HedgeSpec
 
 __all__ = [
+    "NOW",
     "Action",
     "Autoscaler",
     "Bounds",
+    "Candidate",
     "Drain",
+    "Explanation",
     "Launch",
     "LoadSignal",
     "NewsKind",
     "Observation",
+    "Past",
     "Pause",
     "Plan",
     "Policy",
     "Rest",
     "Rule",
     "ScaleDecision",
+    "Scene",
     "Standing",
     "Terminate",
+    "Told",
     "TypeRests",
     "WindDown",
     "ZoneNews",
+    "explain_gone",
+    "explain_now",
+    "explain_replica",
+    "explain_zone",
     "make_policy",
+    "near_misses",
     "rest_plan",
 ]
 

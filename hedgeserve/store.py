@@ -265,6 +265,18 @@ class Store:
         )
         return [_stored_replica(row) for row in rows]
 
+    async def known_replica(self, service: str, replica: ReplicaId) -> StoredReplica | None:
+        """A replica of this service, whether or not it is gone; None where there never was one of this id."""
+        rows = await self._run("SELECT * FROM replicas WHERE service = ? AND id = ?", service, replica)
+        return _stored_replica(rows[0]) if rows else None
+
+    async def last_replicas(self, service: str, limit: int = 50) -> list[ReplicaId]:
+        """The ids that were given last, the newest first."""
+        rows = await self._run(
+            "SELECT id FROM replicas WHERE service = ? ORDER BY number DESC LIMIT ?", service, limit
+        )
+        return [ReplicaId(row[0]) for row in rows]
+
     async def record_event(
         self,
         kind: str,

@@ -74,6 +74,12 @@ def format_duration(seconds: float) -> str:
     return "".join(shown[:2])
 
 
+def format_count(count: int, noun: str, *, verb: bool = False) -> str:
+    """So many things, and with ``verb`` what they are: ``"1 replica is"``, ``"3 replicas are"``."""
+    plural = "" if count == 1 else "s"
+    return f"{count} {noun}{plural}" + ((" is" if count == 1 else " are") if verb else "")
+
+
 def write_duration(seconds: float) -> str:
     """A duration as ``parse_duration_s`` reads it back, the very same number: for programs, not for people."""
     short = format_duration(seconds)

@@ -136,6 +136,11 @@ class Resting:
             return (f"{standing.reason}; {wakes} wakes it before",)
         return (standing.reason,)
 
+    @property
+    def why_nothing_runs(self) -> str:
+        """Why the service runs no VM whatever its load, and what ends that; empty while it is awake."""
+        return "" if self.standing.rest is Rest.AWAKE else self.notes(0, None)[0]
+
     async def _forget(self, why: str) -> None:
         try:
             await self._store.end_pause(self._service)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hedgeserve.errors import BootstrapError, StateDirectoryError
+from hedgeserve.errors import BootstrapError, StateDirectoryError, UnknownSubjectError
 from hedgeserve.web.admin import Admin
 
 
@@ -24,6 +24,11 @@ class Operated:
 
     def status(self) -> Mapping[str, Any]:
         return {"service": "small"}
+
+    async def explain(self, subject: str) -> Mapping[str, Any]:
+        if subject == "nowhere":
+            raise UnknownSubjectError("there is no nowhere; did you mean now?")
+        return {"subject": subject}
 
     def running_spec(self) -> Mapping[str, Any]:
         return {"policy": "small"}
@@ -95,6 +100,9 @@ async def test_each_question_has_its_answer(short_dir: Path) -> None:
     async with operated(short_dir) as (service, socket):
         assert await ask(socket, "/admin/v1/status") == (200, b'{"service": "small"}')
         assert await ask(socket, "/admin/v1/status", "HEAD") == (200, b"")
+        assert await ask(socket, "/admin/v1/explain/now") == (200, b'{"subject": "now"}')
+        for zone in ("local/east/a", "local%2Feast%2Fa"):
+            assert await ask(socket, f"/admin/v1/explain/{zone}") == (200, b'{"subject": "local/east/a"}')
         assert await ask(socket, "/admin/v1/spec") == (200, b'{"policy": "small"}')
         status, body = await ask(socket, "/admin/v1/events?after=7&limit=3&replica=small%201")
         assert (status, json.loads(body)) == (200, {"events": [{"id": 8}]})
@@ -112,6 +120,9 @@ async def test_each_question_has_its_answer(short_dir: Path) -> None:
         ("/admin/v1/down", "GET", 405, "use POST"),
         ("/admin/v1/events?limit=many", "GET", 400, "limit='many': write a whole number from 0 to 1000"),
         ("/admin/v1/events?limit=1001", "GET", 400, "from 0 to 1000"),
+        ("/admin/v1/explain/nowhere", "GET", 404, "did you mean now?"),
+        ("/admin/v1/explain/", "GET", 404, "there is nothing at"),
+        ("/admin/v1/explain/now", "POST", 405, "use GET, HEAD"),
         ("/admin/v1/logs/none", "GET", 404, "there is no replica none now"),
         ("/admin/v1/logs/away", "GET", 409, "no connection"),
         ("/admin/v1/logs/broken", "GET", 500, "its log says why"),

@@ -102,7 +102,9 @@ def running(model: str, environ: dict[str, str]) -> Iterator["subprocess.Popen[s
     process.communicate(timeout=60)
 
 
-def test_one_service_from_its_start_to_its_end(running: "subprocess.Popen[str]", environ: dict[str, str]) -> None:
+def test_one_service_from_its_start_to_its_end(
+    running: "subprocess.Popen[str]", model: str, environ: dict[str, str]
+) -> None:
     """The endpoint is printed with a line to paste; status, events, logs and down find the only service."""
     printed = welcome(running)
     url = re.search(r"curl -N (\S+)/v1/chat/completions", printed)
@@ -125,6 +127,33 @@ def test_one_service_from_its_start_to_its_end(running: "subprocess.Popen[str]",
     assert [event["id"] for event in events] == sorted(event["id"] for event in events)
     last = ask(environ, "events", "--limit", "1", "--replica", "chatty-1").stdout
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ  state +chatty-1  loading → ready: .*\n", last)
+
+    now = json.loads(ask(environ, "explain", "--json").stdout)
+    assert (now["subject"], now["headline"]) == ("now", "1 ready of 1 replica needed; 0.30 USD/h")
+    assert now["because"][0] == "the target is 1 replica: the number of replicas is fixed"
+    mine = ask(environ, "explain", "chatty-1").stdout
+    assert mine.startswith("chatty-1 (spot, local/east/a, 0.30 USD/h) is ready for ")
+    assert re.search(
+        r"\n  - launched at [\d:]+ UTC: spot in local/east/a: 0 of 1 spot replicas run or start", mine
+    )
+    assert ask(environ, "explain", "local/east/a").stdout.startswith(
+        "local/east/a is where the next spot replica goes."
+    )
+    lost = ask(environ, "explain", "chatty-11")
+    assert (lost.returncode, lost.stdout) == (1, "")
+    assert (
+        'there is no replica or zone "chatty-11" and no such replica before; did you mean chatty-1?' in lost.stderr
+    )
+
+    plan = json.loads(ask(environ, "plan", model, "--json").stdout)
+    assert (plan["running"]["ready"], plan["changes"], plan["steps"]) == (1, [], [])
+    text = Path(model).read_text()
+    Path(model).write_text(text.replace("count = 1", "count = 2").replace('"100ms"', '"200ms"'))
+    plan = json.loads(ask(environ, "plan", model, "--json").stdout)
+    changed = {change["key"]: change["effect"] for change in plan["changes"]}
+    assert changed == {"replicas.count": "live", "model.args": "version"}
+    assert (plan["replaced"], [step["what"] for step in plan["steps"]]) == (["chatty-1"], ["launch"])
+    Path(model).write_text(text)
 
     assert "demo" in ask(environ, "logs", "chatty-1", "--lines", "5").stdout
     unknown = ask(environ, "logs", "chatty-9")

@@ -590,3 +590,18 @@ def test_a_supervisor_is_started_by_nobody_but_the_driver(tmp_path: Path) -> Non
     result = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert result.returncode == 1
     assert "a VM is started by its driver" in result.stderr
+
+
+async def test_what_costs_more_than_its_pool_allows_is_withheld_with_the_reason(tmp_path: Path) -> None:
+    """It is no offer, and whoever asks why is told."""
+    made = LocalDriver(
+        service="s",
+        pools=[PoolSpec(cloud="local", zones=["east/a"], max_usd_per_hour="0.50 USD/h")],
+        local=LocalSpec(),
+        directory=tmp_path,
+        lease_s=60.0,
+    )
+    assert [offer.market for offer in await made.offers()] == [Market.SPOT]
+    limit = "it costs more than the pool's max_usd_per_hour of 0.50 USD/h"
+    assert made.withheld() == {"local/east/a": [f"on-demand: small for 1.00 USD/h is not offered: {limit}"]}
+    await made.aclose()

@@ -330,3 +330,15 @@ async def test_a_pause_is_remembered_until_it_ends(tmp_path: Path) -> None:
         assert await store.load_pause("one") is None
     finally:
         await store.close()
+
+
+async def test_a_replica_can_be_asked_for_after_its_end(store: Store) -> None:
+    """By its id, and only as one of its own service; the newest ids come first."""
+    made = [await store.new_replica("chat", OFFER, f"t{number}", "why", NOW) for number in range(3)]
+    await store.new_replica("other", OFFER, "u", "why", NOW)
+    known = await store.known_replica("chat", made[0])
+    assert known is not None
+    assert (known.id, known.offer.zone) == (made[0], OFFER.zone)
+    assert await store.known_replica("other", made[0]) is None
+    assert await store.known_replica("chat", ReplicaId("chat-99")) is None
+    assert await store.last_replicas("chat", limit=2) == [made[2], made[1]]

@@ -107,3 +107,18 @@ def test_the_dearest_for_its_work_goes_first() -> None:
         Replica(ReplicaId(f"s-{offer.instance_type}"), offer, State.READY, 0.0, READ) for offer in (fast, SMALL)
     ]
     assert [one.offer.instance_type for one in most_dispensable(replicas, crowding=False)] == ["small", "fast"]
+
+
+def test_a_kind_that_is_left_out_says_for_how_long_and_why() -> None:
+    """Just those that `left` leaves out; what a zone never has, for good."""
+    rests = TypeRests(retry_delay_s=30)
+    rests.hear(_refusal("small", 10), ALL)
+    rests.hear(_refusal("large", 20, NewsKind.UNSUPPORTED), ALL)
+    assert rests.resting(30) == {
+        ZONE: [
+            "spot: small is left out for 4m40s more, refused with no capacity (refused)",
+            "spot: large is left out for good, refused with unsupported (refused)",
+        ]
+    }
+    assert [len(sentences) for sentences in rests.resting(311).values()] == [1]
+    assert rests.left(ALL, 311) == (SMALL, HUGE)

@@ -85,6 +85,11 @@ class AdminClient:
         found: dict[str, Any] = json.loads(self._ask("GET", "/admin/v1/status"))
         return found
 
+    def explain(self, subject: str) -> dict[str, Any]:
+        """Why a replica, a zone or ``now`` is as it is, and what would change it."""
+        found: dict[str, Any] = json.loads(self._ask("GET", f"/admin/v1/explain/{quote(subject, safe='')}"))
+        return found
+
     def spec(self) -> dict[str, Any]:
         """The model file as the service runs it, and what its policy has learnt."""
         found: dict[str, Any] = json.loads(self._ask("GET", "/admin/v1/spec"))

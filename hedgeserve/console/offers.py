@@ -56,7 +56,7 @@ async def look_at_offers(spec: Spec) -> tuple[list[Quote], list[str]]:
                 if isinstance(driver, CloudError):
                     raise driver
                 if Cloud(cloud) not in REMOTE:
-                    quotes += await _of_local(driver)
+                    quotes += _of_local(driver)
                     continue
                 live = await _live(driver, spec)
                 if not live:
@@ -85,21 +85,11 @@ async def _live(driver: Driver, spec: Spec) -> dict[PriceKey, tuple[float, datet
     return live
 
 
-async def _of_local(driver: Driver) -> list[Quote]:
-    return [
-        Quote(
-            offer.zone,
-            offer.instance_type,
-            "",
-            offer.market,
-            offer.throughput,
-            PriceSource.LIVE,
-            offer.usd_per_hour,
-            offer.read_at,
-            None,
-        )
-        for offer in await driver.offers()
-    ]
+def _of_local(driver: Driver) -> list[Quote]:
+    from hedgeserve.drivers.local import LocalDriver
+
+    assert isinstance(driver, LocalDriver)
+    return [*driver.quotes()]
 
 
 def _usd_per_work(quote: Quote) -> float:

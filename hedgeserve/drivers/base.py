@@ -97,6 +97,9 @@ class Driver(Protocol):
     async def offers(self) -> Sequence[Offer]:
         """What the pools allow here, at today's prices, whether or not there is capacity now."""
 
+    def withheld(self) -> Mapping[ZoneId, Sequence[str]]:
+        """What the pools name and :meth:`offers` leaves out, by zone, each in a sentence with its reason."""
+
     async def launch(self, request: LaunchRequest) -> Machine:
         """Ask for a VM; returns when the cloud has accepted, long before it has booted. Idempotent by token."""
 

@@ -8,7 +8,7 @@ import asyncio
 import re
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +21,7 @@ from hedgeserve.drivers.localcloud.record import CONTROL_PORT, ENGINE_PORT, META
 from hedgeserve.drivers.localcloud.sshd import find_sshd, sshd_refusal, user_name
 from hedgeserve.drivers.localcloud.trouble import explain
 from hedgeserve.drivers.localcloud.weather import SpotVm, Weather, climates_of
+from hedgeserve.drivers.offers import PriceSource, Quote, withheld_of
 from hedgeserve.errors import CapacityError, CloudError, UnsupportedError
 from hedgeserve.replica import Market, Offer, ZoneId
 from hedgeserve.spec import Cloud, LocalSpec, PoolSpec
@@ -73,8 +74,16 @@ class LocalDriver:
 
     async def offers(self) -> Sequence[Offer]:
         """Every zone, instance type and market of the pools, at most ``max_usd_per_hour`` each."""
+        return [offer for quote in self.quotes() if (offer := quote.offer) is not None]
+
+    def withheld(self) -> Mapping[ZoneId, Sequence[str]]:
+        """What costs more than its pool allows."""
+        return withheld_of(self.quotes())
+
+    def quotes(self) -> Sequence[Quote]:
+        """Every zone, instance type and market of the pools, with its price."""
         read_at = datetime.now(UTC)
-        offers: dict[tuple[ZoneId, str, Market], Offer] = {}
+        found: dict[tuple[ZoneId, str, Market], Quote] = {}
         for pool in self._pools:
             for name in pool.zones:
                 climate = self._weather.climates[ZoneId(f"local/{name}")]
@@ -83,12 +92,19 @@ class LocalDriver:
                     Market.ON_DEMAND: climate.on_demand_usd_per_hour,
                 }
                 for market in pool.markets:
-                    if pool.max_usd_per_hour is not None and prices[market] > pool.max_usd_per_hour:
-                        continue
                     for kind in pool.instance_types or ["small"]:
-                        key = (climate.zone, kind, market)
-                        offers[key] = Offer(*key, usd_per_hour=prices[market], read_at=read_at)
-        return tuple(offers.values())
+                        found[climate.zone, kind, market] = Quote(
+                            zone=climate.zone,
+                            instance_type=kind,
+                            gpu="",
+                            market=market,
+                            throughput=1.0,
+                            source=PriceSource.LIVE,
+                            usd_per_hour=prices[market],
+                            read_at=read_at,
+                            limit_usd_per_hour=pool.max_usd_per_hour,
+                        )
+        return tuple(found.values())
 
     async def launch(self, request: LaunchRequest) -> Machine:
         """Start a VM, or find the one that this token has started; returns at once, long before it has booted.

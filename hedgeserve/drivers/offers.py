@@ -100,6 +100,18 @@ def offers_of(pools: Iterable[PoolSpec], live: LivePrices) -> tuple[Offer, ...]:
     return tuple(offer for quote in quotes_of(pools, live) if (offer := quote.offer) is not None)
 
 
+def withheld_of(quotes: Iterable[Quote]) -> dict[ZoneId, list[str]]:
+    """What is not offered, by zone, each in a sentence with its reason."""
+    withheld: dict[ZoneId, list[str]] = {}
+    for quote in quotes:
+        if quote.why_not:
+            market = "on-demand" if quote.market is Market.ON_DEMAND else str(quote.market)
+            price = "" if quote.usd_per_hour is None else f" for {quote.usd_per_hour:.2f} USD/h"
+            told = f"{market}: {quote.instance_type}{price} is not offered: {quote.why_not}"
+            withheld.setdefault(quote.zone, []).append(told)
+    return withheld
+
+
 def catalogue_offers(pool: PoolSpec) -> Sequence[Offer]:
     """What may be launched from a pool while no cloud has told a price."""
     return offers_of([pool], {})

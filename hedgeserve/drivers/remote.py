@@ -18,11 +18,11 @@ import structlog
 from hedgeserve.drivers.base import Dialect, LaunchRequest, Leftover, Machine, MachineState
 from hedgeserve.drivers.catalogue import regions_of, types_of
 from hedgeserve.drivers.examine import Examination, Finding, examine
-from hedgeserve.drivers.offers import PriceKey, quotes_of, without_price
+from hedgeserve.drivers.offers import PriceKey, quotes_of, withheld_of, without_price
 from hedgeserve.drivers.threads import CloudThreads
 from hedgeserve.drivers.whoami import allowed_networks
 from hedgeserve.errors import AuthError, CloudError, ThrottledError
-from hedgeserve.replica import Market, Offer
+from hedgeserve.replica import Market, Offer, ZoneId
 from hedgeserve.spec import Cloud, PoolSpec, Spec
 
 A = TypeVar("A")
@@ -127,6 +127,10 @@ class RemoteDriver(ABC, Generic[A]):
     async def examine(self) -> Sequence[Finding]:
         """What can be known before money is spent: :mod:`hedgeserve.drivers.examine`."""
         return await examine(self)
+
+    def withheld(self) -> Mapping[ZoneId, Sequence[str]]:
+        """What costs more than its pool allows, and what nobody tells a price of."""
+        return withheld_of(quotes_of(self.pools, self._prices))
 
     async def offers(self) -> Sequence[Offer]:
         """The pools' offers: at live prices where they are known, else at the catalogue's, with its date."""

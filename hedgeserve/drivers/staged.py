@@ -97,6 +97,10 @@ class StagedDriver:
         """As the driver's; prices are kept from before, so that silence does not touch them."""
         return await self._driver.offers()
 
+    def withheld(self) -> Mapping[ZoneId, Sequence[str]]:
+        """As the driver's."""
+        return self._driver.withheld()
+
     async def launch(self, request: LaunchRequest) -> Machine:
         """As the driver's, where the stage lets it through."""
         self._stage.answer(self.cloud)

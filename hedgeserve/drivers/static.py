@@ -54,6 +54,10 @@ class StaticDriver:
         """Nothing: there is nothing to launch."""
         return ()
 
+    def withheld(self) -> Mapping[ZoneId, Sequence[str]]:
+        """Nothing."""
+        return {}
+
     async def launch(self, request: LaunchRequest) -> Machine:
         """Refuse, with ``UnsupportedError``."""
         raise UnsupportedError(f"cannot launch {request.name}: servers of static pools are run by somebody else")

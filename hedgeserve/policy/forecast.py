@@ -11,17 +11,28 @@ from the availability that the user asks for.
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hedgeserve.policy.outlook import GRAIN_S, Outlook
-from hedgeserve.policy.placement import cheapest_by_zone, place, price_of
-from hedgeserve.policy.plan import Action, Drain, Launch, Observation, Plan, Rule, Terminate, ZoneNews
+from hedgeserve.policy.placement import cheapest_by_zone, in_order, place, price_of, why_after
+from hedgeserve.policy.plan import (
+    Action,
+    Candidate,
+    Drain,
+    Launch,
+    Observation,
+    Plan,
+    Rule,
+    Terminate,
+    ZoneNews,
+    ranked,
+)
 from hedgeserve.policy.ways import Ground, SpotZone, Way, best_way
-from hedgeserve.policy.zonememory import ZoneMemory
+from hedgeserve.policy.zonememory import Rest, ZoneMemory
 from hedgeserve.replica import STARTING, GoneReason, Market, Offer, Replica, State, ZoneId
 from hedgeserve.spec import HedgeSpec
-from hedgeserve.units import format_duration
+from hedgeserve.units import format_count, format_duration
 
 _WORTH = 0.1
 """An hour below the target is worth ``_WORTH / (1 - availability)`` hours of an on-demand replica."""
@@ -35,6 +46,8 @@ _FREE_USD = 1e-9
 _NEVER_SHORT = 1e-6
 _SAME_TIME_S = 5.0
 _LAST_MOMENT_S = 2.0
+_LOOK_AHEAD = 8
+"""For so many more replicas it is asked where the next one would go."""
 _STAY_S = 300.0
 """A spot replica that the load could use stays for so long in each state: its use may come yet."""
 
@@ -130,6 +143,110 @@ class Forecast:
             else:
                 states[zone] = f"available: {self._outlook_of(zone, now_s)}"
         return states
+
+    def candidates(self, observation: Observation) -> tuple[Candidate, ...]:
+        """Each zone and market that might be launched into, in the order of asking; then those not asked."""
+        now_s, found = observation.now_s, list[Candidate]()
+        held, held_until_s = self._memory.held(now_s), self._memory.held_until_s()
+        asked: dict[Market, dict[ZoneId, Offer]] = {Market.SPOT: {}, Market.ON_DEMAND: {}}
+        for market, free in asked.items():
+            for zone, offer in cheapest_by_zone(observation.offers, market).items():
+                rest = self._memory.rest(zone, market, now_s)
+                if market is Market.SPOT:  # of spot the outlook knows better when a refusal is over
+                    rest = self._memory.barred(zone, market, now_s) or self._outlook_rest(zone, now_s)
+                if rest is not None:
+                    found.append(Candidate(offer, None, f"it {rest.reason}", rest.until_s))
+                elif held is not None:
+                    found.append(Candidate(offer, None, held, held_until_s))
+                else:
+                    free[zone] = offer
+        if asked[Market.SPOT]:
+            found += self._spot_in_order(observation, asked[Market.SPOT])
+        if on_demand := asked[Market.ON_DEMAND]:
+            taken = Counter([one.zone for one in observation.replicas if _counts_on_demand(one)])
+            order, best = in_order(on_demand, taken), place(on_demand, taken)
+            for rank, offer in enumerate(order):
+                why = best.why if rank == 0 and best is not None else why_after(offer, order[0], taken)
+                found.append(Candidate(offer, rank, why))
+        return ranked(found)
+
+    def _spot_in_order(self, observation: Observation, asked: Mapping[ZoneId, Offer]) -> Iterator[Candidate]:
+        """Where the next spot replicas would go: what would be launched if more were needed, then by weight."""
+        now_s, order = observation.now_s, dict[ZoneId, None]()
+        for more in range(_LOOK_AHEAD):
+            plan = self.plan(replace(observation, target=observation.target + more))
+            order |= dict.fromkeys(
+                one.offer.zone
+                for one in plan.actions
+                if isinstance(one, Launch) and one.offer.market is Market.SPOT and one.offer.zone in asked
+            )
+            if order:
+                break
+        self.plan(observation)  # what zone_states tells is as of this one again
+        ground = self._ground(self._fleet(observation), asked, on_demand=True)
+        weights = {zone.zone: zone.score(ground.unit, ground.worth) for zone in ground.zones}
+        order |= dict.fromkeys(sorted(asked, key=lambda zone: (weights.get(zone, 0.0), zone)))
+        first = next(iter(order))
+        for rank, zone in enumerate(order):
+            outlook = f"{price_of(asked[zone])}, {self._outlook_of(zone, now_s)}"
+            if rank == 0:
+                why = f"{zone} comes first when price and risk are weighed together: {outlook}"
+            else:
+                there = f"{price_of(asked[first])}, {self._outlook_of(first, now_s)}"
+                why = f"{first} comes first: there {there}; here {outlook}"
+            yield Candidate(asked[zone], rank, why)
+
+    def _outlook_rest(self, zone: ZoneId, now_s: float) -> Rest | None:
+        until_s, trouble = self._outlook.rests_until_s(zone), self._outlook.last_trouble(zone)
+        if until_s is None or now_s >= until_s or trouble is None:
+            return None
+        for_s = format_duration(round(until_s - trouble[1]))
+        return Rest("resting", f"rests for {for_s} after {trouble[0]}, longer with each in a row", until_s)
+
+    def sums(self, observation: Observation) -> tuple[str, ...]:
+        """Why so many spot and on-demand replicas are wanted, in sentences with the figures of now."""
+        plan, hedge = self.plan(observation), self._hedge
+        fleet = self._fleet(observation)
+        on_demand = self._on_demand_offers(observation.now_s)
+        now, chosen = self._choose(fleet, self._spot_offers(observation.now_s), on_demand=bool(on_demand))
+        told: list[str] = []
+        if fleet.need:
+            room = f" and {fleet.headroom} for its next rise (`hedge.headroom`)" if fleet.headroom else ""
+            told.append(
+                f"{format_count(fleet.need, 'replica', verb=True)} to be placed: {fleet.floor} that the load needs"
+                f"{room}; {fleet.counts.total()} on spot run or start"
+            )
+            where = ", ".join(f"{many} in {zone}" for zone, many in sorted(chosen.spot.items())) or "none"
+            told.append(
+                f"of all ways to place them this one weighs least by price and risk: spot {where}; it leaves "
+                f"too few for {chosen.risk:.2%} of the time"
+                + ("" if chosen.spot == now.spot else f", the fleet as it is for {now.risk:.2%}")
+                + f" (`hedge.availability` = {hedge.availability:g} says what that is worth)"
+            )
+        if fleet.always:
+            told.append(
+                f"{format_count(fleet.always, 'on-demand replica', verb=True)} to run at all times "
+                "(`hedge.always_on_demand`)"
+            )
+        if fleet.need and not self._cheapest[Market.SPOT]:
+            told.append(f"no pool offers spot, so that all {fleet.need} replicas are on-demand")
+        elif fleet.need and hedge.fallback:
+            bridge, bridging = plan.on_demand_wanted - fleet.always, fleet.bridging
+            if bridge <= 0:
+                why = "the spot replicas there are, and where they are, are enough"
+            elif chosen.spot.total() < fleet.need:
+                why = f"spot can be asked for {chosen.spot.total()} of {fleet.need} replicas only"
+            elif chosen.on_demand >= bridge:
+                why = "spot is fresh where it is, and might soon be lost again"
+            else:
+                why = "spot launches that are not granted yet may be refused"
+            told.append(
+                f"{format_count(max(0, bridge), 'on-demand replica', verb=True)} wanted in place of spot: {why}; "
+                f"{bridging} run or start"
+            )
+        elif fleet.need:
+            told.append("on-demand does not stand in for spot (`hedge.fallback` is false)")
+        return tuple(told)
 
     def export_memory(self, now_s: float) -> dict[str, Any]:
         """What was learnt, as JSON-able data with ages in place of times."""
@@ -407,6 +524,11 @@ class Forecast:
         losses = f"{self._outlook.losses_per_hour(zone, now_s):.2g} preemptions an hour expected"
         held_h = self._outlook.held_for_h(zone, now_s)
         return f"{losses}, it has held for {format_duration(round(held_h * 3600))}" if held_h else losses
+
+
+def _counts_on_demand(replica: Replica) -> bool:
+    """Whether it counts where the next on-demand replica is placed."""
+    return replica.alive and replica.market is Market.ON_DEMAND
 
 
 def _gap(outlook: Outlook, zone: ZoneId) -> str:

@@ -4,7 +4,7 @@ Cheap is what costs little for its work: prices are compared per throughput, and
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from hedgeserve.replica import Market, Offer, Replica, State, ZoneId
@@ -39,12 +39,31 @@ def place(offers: Mapping[ZoneId, Offer], taken: Counter[ZoneId]) -> Placement |
     """
     if not offers:
         return None
-    offer = min(offers.values(), key=lambda offer: (taken[offer.zone], offer.usd_per_work, offer.zone))
+    offer = min(offers.values(), key=_order(taken))
     fewest = taken[offer.zone]
     rivals = sum(taken[zone] == fewest for zone in offers)
     has = "without one" if fewest == 0 else f"with the fewest ({fewest})"
     rank = f"the cheapest of {rivals} zones {has}" if rivals > 1 else f"the only zone {has}"
     return Placement(offer, f"{offer.zone} is {rank} that may be asked, {price_of(offer)}")
+
+
+def in_order(offers: Mapping[ZoneId, Offer], taken: Counter[ZoneId]) -> list[Offer]:
+    """These offers in the order in which :func:`place` would take them."""
+    return sorted(offers.values(), key=_order(taken))
+
+
+def _order(taken: Counter[ZoneId]) -> Callable[[Offer], tuple[int, float, ZoneId]]:
+    return lambda offer: (taken[offer.zone], offer.usd_per_work, offer.zone)
+
+
+def why_after(offer: Offer, first: Offer, taken: Counter[ZoneId]) -> str:
+    """Why ``first`` comes before this offer, by the order of :func:`place`."""
+    here, there = taken[offer.zone], taken[first.zone]
+    if here != there:
+        return f"{first.zone} comes first: it has {there or 'no'} replica{'s' * (there > 1)}, this one {here}"
+    if offer.usd_per_work > first.usd_per_work:
+        return f"{first.zone} comes first: it costs {price_of(first)}, this one {price_of(offer)}"
+    return f"{first.zone} comes first: it is the first by name of those that are as good"
 
 
 def price_of(offer: Offer) -> str:

@@ -4,7 +4,7 @@ Production and simulator hand the same objects to the same policy; a decision ca
 and the log, the journal, the metrics and the status all read that one object.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -127,6 +127,30 @@ class Plan:
     again_at_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An offer as a policy sees it for its next launch: the one that it would take of this zone and market.
+
+    ``rank`` is its place among those of its market that may be asked, 0 the next; None: it is not asked now.
+    ``why`` says what speaks for that, ``until_s`` when it ends by itself (None: only news, or another offer, ends
+    it).
+    """
+
+    offer: Offer
+    rank: int | None
+    why: str
+    until_s: float | None = None
+
+
+def ranked(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """Candidates as a policy tells them: by market, those that may be asked in order, then the others by zone."""
+
+    def order(one: Candidate) -> tuple[object, ...]:
+        return one.offer.market is not Market.SPOT, one.rank is None, one.rank or 0, one.offer.zone
+
+    return tuple(sorted(candidates, key=order))
+
+
 class Policy(Protocol):
     """SpotHedge and its rivals. Feeding the same news and observations in the same order gives the same plans."""
 
@@ -140,6 +164,15 @@ class Policy(Protocol):
 
     def zone_states(self) -> Mapping[ZoneId, str]:
         """Each zone in a word and a reason, for people: ``"available"``, ``"preempted: no capacity 40s ago"``."""
+
+    def candidates(self, observation: Observation) -> tuple[Candidate, ...]:
+        """Each zone and market that might be launched into, in the order of asking; then those that are not asked.
+
+        The first of a market is where :meth:`plan` would launch next there. Changes nothing, as :meth:`plan`.
+        """
+
+    def sums(self, observation: Observation) -> tuple[str, ...]:
+        """Why so many spot and on-demand replicas are wanted by :meth:`plan`: its arithmetic, in sentences."""
 
     def export_memory(self, now_s: float) -> dict[str, Any]:
         """What was learnt, as JSON-able data with ages in place of times, for the store."""

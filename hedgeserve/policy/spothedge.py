@@ -11,12 +11,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hedgeserve.policy.placement import cheapest_by_zone, most_dispensable, place
-from hedgeserve.policy.plan import Action, Drain, Launch, Observation, Plan, Rule, Terminate, ZoneNews
+from hedgeserve.policy.placement import cheapest_by_zone, in_order, most_dispensable, place, why_after
+from hedgeserve.policy.plan import (
+    Action,
+    Candidate,
+    Drain,
+    Launch,
+    Observation,
+    Plan,
+    Rule,
+    Terminate,
+    ZoneNews,
+    ranked,
+)
 from hedgeserve.policy.zonememory import Rest, ZoneMemory
 from hedgeserve.replica import STARTING, GoneReason, Market, Offer, Replica, State, ZoneId
 from hedgeserve.spec import HedgeSpec
-from hedgeserve.units import format_duration
+from hedgeserve.units import format_count, format_duration
 
 _LAST_MOMENT_S = 2.0
 """A replica under notice that is the last one to serve is let go this long before its deadline."""
@@ -137,6 +148,78 @@ class SpotHedge:
             else:
                 states[zone] = "available"
         return states
+
+    def candidates(self, observation: Observation) -> tuple[Candidate, ...]:
+        """Each zone and market that might be launched into, in the order of asking; then those not asked."""
+        now_s, found = observation.now_s, list[Candidate]()
+        held, held_until_s = self._memory.held(now_s), self._memory.held_until_s()
+        for market in _PRICED:
+            cheapest = cheapest_by_zone(observation.offers, market)
+            lost = self._memory.preempted(self._askable_spot(cheapest, now_s)) if market is Market.SPOT else {}
+            taken = Counter([one.zone for one in _counted(observation, market)])
+            asked: dict[ZoneId, Offer] = {}
+            for zone, offer in cheapest.items():
+                if rest := self._memory.rest(zone, market, now_s):
+                    found.append(Candidate(offer, None, f"it {rest.reason}", rest.until_s))
+                elif zone in lost:
+                    found.append(Candidate(offer, None, self._why_lost(*lost[zone], now_s)))
+                elif held is not None:
+                    found.append(Candidate(offer, None, held, held_until_s))
+                else:
+                    asked[zone] = offer
+            order = in_order(asked, taken)
+            best = place(asked, taken)
+            for rank, offer in enumerate(order):
+                why = best.why if rank == 0 and best is not None else why_after(offer, order[0], taken)
+                found.append(Candidate(offer, rank, why))
+        return ranked(found)
+
+    def _why_lost(self, lost: str, at_s: float, now_s: float) -> str:
+        ago = format_duration(round(max(0.0, now_s - at_s)))
+        return (
+            f"the last news of its spot capacity was bad, {lost} {ago} ago: zones without such news are asked "
+            "first, until a spot replica is ready here again, or until too few of the others are left "
+            f"(`hedge.rebalance_below` = {self._hedge.rebalance_below})"
+        )
+
+    def sums(self, observation: Observation) -> tuple[str, ...]:
+        """Why so many spot and on-demand replicas are wanted, in sentences with the figures of now."""
+        hedge, target = self._hedge, observation.target
+        spot = cheapest_by_zone(observation.offers, Market.SPOT)
+        offered = any(self._memory.supports(zone, Market.SPOT) for zone in spot)
+        sums = self._sums(observation, spot_offered=offered)
+        told: list[str] = []
+        if target and offered:
+            extra = f" and {hedge.overprovision} more to spare (N_extra, `hedge.overprovision`)"
+            base = hedge.always_on_demand + sums.external
+            less = f", less {base} that need no spot" if base else ""
+            told.append(
+                f"{format_count(sums.spot_wanted, 'spot replica', verb=True)} wanted: the load needs {target} "
+                f"(N_target){extra if hedge.overprovision else ''}{less}; {len(sums.spot)} run or start, "
+                f"{sums.spot_ready} of them ready"
+            )
+        if hedge.always_on_demand:
+            always = format_count(hedge.always_on_demand, "on-demand replica", verb=True)
+            told.append(f"{always} to run at all times (`hedge.always_on_demand`)")
+        if target and not offered:
+            told.append(f"no pool offers spot, so that all {target} replicas are on-demand")
+        elif target and hedge.fallback:
+            whole = hedge.always_on_demand + sums.external + sums.spot_wanted
+            ready = min(sums.spot_ready, sums.spot_wanted)
+            external = f", {sums.external} of them external" if sums.external else ""
+            told.append(
+                "on-demand stands in for spot that is not ready: "
+                "O = min(N_target, N_target + N_extra − ready spot) "
+                f"= min({target}, {whole} − {ready}) = {sums.on_demand_wanted + sums.external}{external}; "
+                f"{len(sums.on_demand)} run or start"
+            )
+            if sums.on_demand_kept > sums.on_demand_wanted:
+                kept = format_count(sums.on_demand_kept, "on-demand replica", verb=True)
+                held = f"until spot has been ready for {format_duration(hedge.on_demand_hold)}"
+                told.append(f"{kept} kept {held} (`hedge.on_demand_hold`), so that they do not come and go")
+        elif target:
+            told.append("on-demand does not stand in for spot (`hedge.fallback` is false)")
+        return tuple(told)
 
     def export_memory(self, now_s: float) -> dict[str, Any]:
         """What was learnt, as JSON-able data with ages in place of times."""
@@ -356,6 +439,11 @@ class SpotHedge:
         if not sums.ready and sums.target:
             for replica in sums.noticed:
                 yield f"{replica.id} serves on under its notice: no other replica is ready"
+
+
+def _counted(observation: Observation, market: Market) -> list[Replica]:
+    """The replicas of this market that count where the next one is placed."""
+    return [one for one in observation.replicas if one.alive and one.market is market]
 
 
 def _load(sums: _Sums) -> str:

@@ -10,6 +10,7 @@ from math import inf
 
 from hedgeserve.policy.plan import NewsKind, ZoneNews
 from hedgeserve.replica import Market, Offer, ZoneId
+from hedgeserve.units import format_duration
 
 _SHORTEST_REST_S = 300.0
 """A kind rests at least for so long: until each of the others has been asked for, which may take a minute."""
@@ -57,6 +58,20 @@ class TypeRests:
         return tuple(
             offer for offer in offers if not self._rests((offer.zone, offer.market, offer.instance_type), now_s)
         )
+
+    def resting(self, now_s: float) -> dict[ZoneId, list[str]]:
+        """The kinds that rest, by zone, each in a sentence; ``left`` leaves out just these."""
+        found: dict[ZoneId, list[str]] = {}
+        for (zone, market, kind), refusal in self._refused.items():
+            if not self._rests((zone, market, kind), now_s):
+                continue
+            left_s = refusal.at_s + self._rest_s[refusal.kind] - now_s
+            how_long = "for good" if left_s == inf else f"for {format_duration(round(left_s))} more"
+            name = "on-demand" if market is Market.ON_DEMAND else str(market)
+            why = f" ({refusal.detail})" if refusal.detail else ""
+            told = f"{name}: {kind} is left out {how_long}, refused with {refusal.kind.replace('_', ' ')}{why}"
+            found.setdefault(zone, []).append(told)
+        return found
 
     def _rests(self, kind: tuple[ZoneId, Market, str], now_s: float) -> bool:
         refusal = self._refused.get(kind)

@@ -57,6 +57,8 @@ class Rest:
 
     word: str
     reason: str
+    until_s: float | None = None
+    """When it ends by itself; None: never."""
 
 
 class ZoneMemory:
@@ -163,6 +165,10 @@ class ZoneMemory:
             f"launches wait: {failures.count} times in a row no ready replica came of them (last {failures.why})"
         )
 
+    def held_until_s(self) -> float | None:
+        """Until when :meth:`held` holds launches back, or held them; None where no boot has failed."""
+        return None if self._boot_failures is None else self._held_until_s(self._boot_failures)
+
     def preempted(self, zones: Collection[ZoneId]) -> Mapping[ZoneId, tuple[str, float]]:
         """Z_P among these spot zones: for each of them, what was lost there and when."""
         everywhere = frozenset(zones)
@@ -202,7 +208,8 @@ class ZoneMemory:
         quota = self._quota.get(place)
         if quota is not None and now_s < quota.at_s + _QUOTA_REST_S:
             asked = f"it is asked again every {format_duration(_QUOTA_REST_S)}"
-            return Rest("no quota", f"has no quota left for {_name(market)}, {asked}{_because(quota.why)}")
+            why = f"has no quota left for {_name(market)}, {asked}{_because(quota.why)}"
+            return Rest("no quota", why, quota.at_s + _QUOTA_REST_S)
         return self._pause(self._errors, zone, market, now_s)
 
     def rest(self, zone: ZoneId, market: Market, now_s: float) -> Rest | None:
@@ -217,9 +224,12 @@ class ZoneMemory:
         refusals = known.get((zone, market))
         if refusals is None or now_s >= self._rests_until_s(refusals):
             return None
-        pause = format_duration(self._rests_until_s(refusals) - refusals.at_s)
+        until_s = self._rests_until_s(refusals)
+        pause = format_duration(until_s - refusals.at_s)
         times = "once" if refusals.count == 1 else f"{refusals.count} times in a row"
-        return Rest("resting", f"rests for {pause} from {_name(market)}: refused {times} ({refusals.why})")
+        return Rest(
+            "resting", f"rests for {pause} from {_name(market)}: refused {times} ({refusals.why})", until_s
+        )
 
     def rests(self, now_s: float) -> dict[tuple[ZoneId, Market], Rest]:
         """What :meth:`rest` says, for every zone and market that is not asked now."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from hedgeserve.errors import BootstrapError, HedgeServeError, LimitError, StateDirectoryError
+from hedgeserve.errors import BootstrapError, HedgeServeError, LimitError, StateDirectoryError, UnknownSubjectError
 from hedgeserve.listening import Certificate, server_tls
 from hedgeserve.spec import AdminSpec, split_listen
 from hedgeserve.web.stream import Bell
@@ -68,6 +68,9 @@ class Operated(Protocol):
 
     def status(self) -> Mapping[str, Any]:
         """Everything at a glance, JSON-able."""
+
+    async def explain(self, subject: str) -> Mapping[str, Any]:
+        """Why a replica, a zone or ``now`` is as it is; UnknownSubjectError where there is no such thing."""
 
     def running_spec(self) -> Mapping[str, Any]:
         """The model file as it is served, and what the policy has learnt; JSON-able, without a secret."""
@@ -189,6 +192,9 @@ class Admin:
             case ["admin", "v1", "status"]:
                 _require(request, "GET", "HEAD")
                 return _json(self._service.status())
+            case ["admin", "v1", "explain", *subject] if any(subject):
+                _require(request, "GET", "HEAD")
+                return await self._explain("/".join(subject))
             case ["admin", "v1", "spec"]:
                 _require(request, "GET", "HEAD")
                 return _json(self._service.running_spec())
@@ -262,6 +268,12 @@ class Admin:
             raise _Refused(400, str(error)) from None
         except LimitError as error:
             raise _Refused(409, str(error), code="limit") from None
+
+    async def _explain(self, subject: str) -> Answer:
+        try:
+            return _json(await self._service.explain(subject))
+        except UnknownSubjectError as error:
+            raise _Refused(404, str(error)) from None
 
     async def _logs(self, request: Request, replica: str) -> Answer:
         lines = _number(request, "lines", _DEFAULT_LOG_LINES, _MOST_LOG_LINES)

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from hedgeserve.policy.placement import cheapest_by_zone, most_dispensable, place
-from hedgeserve.policy.plan import Action, Drain, Launch, Observation, Plan, Rule, Terminate, ZoneNews
+from hedgeserve.policy.plan import Action, Candidate, Drain, Launch, Observation, Plan, Rule, Terminate, ZoneNews
 from hedgeserve.replica import STARTING, GoneReason, Market, Offer, Replica, State, ZoneId
 
 
@@ -90,6 +90,14 @@ class Baseline(ABC):
     def zone_states(self) -> Mapping[ZoneId, str]:
         """Each zone in a word, as of the last plan; these policies hold nothing against a zone unless they say."""
         return dict.fromkeys(sorted({offer.zone for offer in self._offers}), "available")
+
+    def candidates(self, observation: Observation) -> tuple[Candidate, ...]:
+        """Nothing: these policies run in back-tests, where nobody asks them to explain themselves."""
+        return ()
+
+    def sums(self, observation: Observation) -> tuple[str, ...]:
+        """Nothing, as above."""
+        return ()
 
     def export_memory(self, now_s: float) -> dict[str, Any]:
         """What was learnt: nothing, unless the policy remembers something."""

@@ -1,0 +1,57 @@
+"""What ``hedgeserve explain`` is about: a question and the journal in, an answer out."""
+
+from hedgeserve.errors import UnknownSubjectError
+from hedgeserve.hedge import (
+    NOW,
+    Explanation,
+    Past,
+    Scene,
+    Told,
+    explain_gone,
+    explain_now,
+    explain_replica,
+    explain_zone,
+    near_misses,
+)
+from hedgeserve.replica import ReplicaId, ZoneId
+from hedgeserve.store import Store
+
+_EVENTS_OF_A_REPLICA = 200
+
+
+async def explain(subject: str, scene: Scene, store: Store, service: str) -> Explanation:
+    """Why this replica, this zone or (``now``) this fleet is as it is; what is gone is explained by the journal.
+
+    Raises:
+        UnknownSubjectError: There is no such replica or zone, and never was such a replica.
+        StateDirectoryError: The journal cannot be read.
+    """
+    if subject == NOW:
+        return explain_now(scene)
+    replica = next((one for one in scene.observation.replicas if one.id == subject), None)
+    if replica is not None:
+        return explain_replica(scene, replica, await _story(store, replica.id))
+    zones = scene.zones()
+    if subject in zones:
+        return explain_zone(scene, ZoneId(subject))
+    known = await store.known_replica(service, ReplicaId(subject))
+    if known is not None:
+        past = Past(
+            id=known.id,
+            zone=known.offer.zone,
+            market=known.offer.market,
+            why=known.why,
+            gone=known.gone,
+            ended_at=known.state_since,
+            story=await _story(store, known.id),
+        )
+        return explain_gone(scene, past)
+    alive = [one.id for one in scene.observation.replicas]
+    meant = near_misses(subject, [*alive, *zones, *await store.last_replicas(service), NOW])
+    hint = f"did you mean {', '.join(meant)}?" if meant else "`hedgeserve status` lists the replicas and zones"
+    raise UnknownSubjectError(f'there is no replica or zone "{subject}" and no such replica before; {hint}')
+
+
+async def _story(store: Store, replica: ReplicaId) -> tuple[Told, ...]:
+    events = await store.events(limit=_EVENTS_OF_A_REPLICA, replica=replica)
+    return tuple(Told(one.at, one.kind, one.message) for one in events)

@@ -1,0 +1,136 @@
+"""What an explanation is made of, and what it is: all that decides, at one moment, with a clock for people."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from hedgeserve.policy.autoscale import ScaleDecision
+from hedgeserve.policy.plan import Candidate, Observation, Plan, Policy
+from hedgeserve.replica import STARTING, GoneReason, Market, Replica, State, ZoneId
+from hedgeserve.spec import HedgeSpec, ReplicasSpec
+from hedgeserve.units import format_duration
+
+NAMES = {Market.SPOT: "spot", Market.ON_DEMAND: "on-demand", Market.EXTERNAL: "external"}
+"""The markets as people call them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One event of the journal, as far as it is needed here."""
+
+    at: datetime
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A replica that is gone, as the journal knows it, with its events, the oldest first."""
+
+    id: str
+    zone: ZoneId
+    market: Market
+    why: str
+    gone: GoneReason | None
+    ended_at: datetime
+    story: Sequence[Told] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """An answer: what is the case, because of what, and what would change it; each a sentence."""
+
+    subject: str
+    headline: str
+    because: tuple[str, ...]
+    would_change: tuple[str, ...]
+
+    def document(self) -> dict[str, Any]:
+        """JSON-able; its shape is described in ``docs/explain.md`` and only ever grows."""
+        return {
+            "subject": self.subject,
+            "headline": self.headline,
+            "because": list(self.because),
+            "would_change": list(self.would_change),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """All that an answer is made of, at one moment: ``at`` is the wall clock's reading at ``observation.now_s``.
+
+    ``plan`` and ``scale`` are the last decisions. ``outside`` holds, by zone, sentences on what is not even shown
+    to the policy: offers that are not made, kinds of VM that rest. ``resting`` says why the service runs nothing
+    at all; empty: it is awake. ``boot_s`` is how long a replica takes until it is ready, going by the last ones.
+    """
+
+    at: datetime
+    observation: Observation
+    hedge: HedgeSpec
+    replicas: ReplicasSpec
+    policy: Policy
+    plan: Plan
+    scale: ScaleDecision
+    outside: Mapping[ZoneId, Sequence[str]]
+    resting: str = ""
+    troubles: Sequence[str] = ()
+    boot_s: float | None = None
+
+    @property
+    def now_s(self) -> float:
+        """The monotonic time of all this."""
+        return self.observation.now_s
+
+    def zones(self) -> list[str]:
+        """Every zone that may be asked about: those of offers, made or not, and of replicas."""
+        seen = self.observation
+        return sorted({*(one.zone for one in seen.offers), *(one.zone for one in seen.replicas), *self.outside})
+
+    def ready(self, market: Market | None = None) -> list[Replica]:
+        """The replicas (of this market) that are ready."""
+        there = self.observation.replicas
+        return [one for one in there if one.state is State.READY and market in (None, one.market)]
+
+    def alive(self, market: Market) -> list[Replica]:
+        """The replicas of this market that run or start."""
+        return [one for one in self.observation.replicas if one.alive and one.market is market]
+
+    def starting(self) -> list[Replica]:
+        """The replicas on their way up."""
+        return [one for one in self.observation.replicas if one.state in STARTING]
+
+    def candidates(self, *, zone: ZoneId | None = None, market: Market | None = None) -> list[Candidate]:
+        """What the policy has to say of its next launch there."""
+        return [
+            one
+            for one in self.policy.candidates(self.observation)
+            if zone in (None, one.offer.zone) and market in (None, one.offer.market)
+        ]
+
+    def clock(self, at_s: float) -> str:
+        """A monotonic time as people read it: ``"14:03:05 UTC (in 40s)"``."""
+        left_s = at_s - self.now_s
+        when = self.at + timedelta(seconds=left_s)
+        span = format_duration(round(abs(left_s)))
+        return f"{when:%H:%M:%S} UTC ({f'in {span}' if left_s >= 0 else f'{span} ago'})"
+
+    def age(self, replica: Replica) -> str:
+        """For how long it has been in its state."""
+        return format_duration(round(max(0.0, self.now_s - replica.since_s)))
+
+    def condition(self, replica: Replica) -> str:
+        """What state it is in, for how long, and why, to go on after its name."""
+        why = f": {replica.why}" if replica.why else ""
+        notice = f", its VM ends at {self.clock(replica.notice.deadline_s)}" if replica.notice is not None else ""
+        return f"has been {replica.state} for {self.age(replica)}{notice}{why}"
+
+
+def clock_of(at: datetime) -> str:
+    """A time of the journal."""
+    return f"{at:%H:%M:%S} UTC"
+
+
+def once(sentences: Iterable[str]) -> tuple[str, ...]:
+    """Each sentence once, in their order."""
+    return tuple(dict.fromkeys(sentences))
