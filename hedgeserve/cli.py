@@ -70,11 +70,14 @@ class _Verbs(_Exemplary, click.Group):
 
 
 def _tell(group: BaseExceptionGroup[Any]) -> None:
+    from hedgeserve.redaction import redact  # a cloud's own words may quote a header or a URL with credentials
+
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             _tell(error)
         else:
-            click.echo(f"hedgeserve: {error}" if not isinstance(error, SpecError) else str(error), err=True)
+            told = str(error) if isinstance(error, SpecError) else f"hedgeserve: {redact(str(error))}"
+            click.echo(told, err=True)
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

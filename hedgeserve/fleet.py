@@ -32,6 +32,7 @@ from hedgeserve.machines.journal import EventKind, Journal
 from hedgeserve.machines.probe import Prober
 from hedgeserve.machines.reaper import Owned, Reaper
 from hedgeserve.metrics import Metrics
+from hedgeserve.redaction import redact
 from hedgeserve.replica import (
     STARTING,
     GoneReason,
@@ -260,7 +261,8 @@ class Fleet:
 
     def cloud_troubles(self) -> dict[str, str]:
         """The clouds that something is wrong with, and what."""
-        return {**self._launch_troubles, **self._inventory.troubles()}
+        known = {**self._launch_troubles, **self._inventory.troubles()}
+        return {cloud: redact(trouble) for cloud, trouble in known.items()}
 
     def usd_per_hour(self) -> float:
         """What the replicas that have a VM cost now."""

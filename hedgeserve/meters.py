@@ -42,11 +42,13 @@ class Meters:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._described: list[Described] = list(_PROCESS)
+        self._tallies: list[TallyCounter | TallyHistogram] = []
         ProcessCollector(registry=self._registry)
 
     def render(self) -> bytes:
         """Everything, in Prometheus's text format."""
-        return generate_latest(self._registry)
+        counted = "".join([tally.render() for tally in self._tallies])
+        return counted.encode() + generate_latest(self._registry)
 
     def describe(self) -> tuple[Described, ...]:
         """Every metric there is."""
@@ -55,13 +57,13 @@ class Meters:
     def _counter(self, name: str, text: str, *labels: str) -> TallyCounter:
         self._described.append(Described(f"hedgeserve_{name}", "counter", labels, text))
         made = TallyCounter(f"hedgeserve_{name}", text, labels)
-        self._registry.register(made)
+        self._tallies.append(made)
         return made
 
     def _histogram(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> TallyHistogram:
         self._described.append(Described(f"hedgeserve_{name}", "histogram", labels, text))
         made = TallyHistogram(f"hedgeserve_{name}", text, labels, bounds)
-        self._registry.register(made)
+        self._tallies.append(made)
         return made
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:

@@ -1,15 +1,13 @@
-"""Counters and histograms that cost a request next to nothing, for what is counted on every request.
+"""Counters and histograms that cost a request next to nothing, and a scrape little.
 
 Prometheus's own client takes a lock and looks labels up for each observation, some ten microseconds a request in
-all; here counting is an addition, and the work is done when somebody scrapes. Everything runs on one event loop,
-so nothing needs a lock.
+all; here counting is an addition, and the work is done when somebody scrapes. It takes some twenty microseconds to
+write a line, too, with every stream waiting for it; here what never changes of a line is written once. Everything
+runs on one event loop, so nothing needs a lock.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
-from prometheus_client.registry import Collector
 
 
 class Tally:
@@ -21,30 +19,30 @@ class Tally:
         self.count = 0.0
 
 
-class TallyCounter(Collector):
+class TallyCounter:
     """A counter with labels."""
 
     def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
-        self._name, self._text, self._labels = name, text, labels
+        self._name, self._labels = name, labels
+        self._head = _head(name, text, "counter")
         self._tallies: dict[tuple[str, ...], Tally] = {}
+        self._lines: list[tuple[str, Tally]] = []
 
     def tally(self, *values: str) -> Tally:
         """What counts for these label values; there, with 0, from the first call on."""
         found = self._tallies.get(values)
         if found is None:
             found = self._tallies[values] = Tally()
+            self._lines.append((f"{self._name}{_labels(self._labels, values)} ", found))
         return found
 
     def entries(self) -> Iterable[tuple[tuple[str, ...], float]]:
         """Each set of label values with its count."""
         return [(values, tally.count) for values, tally in self._tallies.items()]
 
-    def collect(self) -> Iterable[CounterMetricFamily]:
-        """What has been counted, for a scrape."""
-        family = CounterMetricFamily(self._name, self._text, labels=self._labels)
-        for values, tally in tuple(self._tallies.items()):
-            family.add_metric(values, tally.count)
-        yield family
+    def render(self) -> str:
+        """What has been counted, in Prometheus's text format."""
+        return self._head + "".join([f"{before}{tally.count!r}\n" for before, tally in self._lines])
 
 
 class Series:
@@ -63,12 +61,14 @@ class Series:
         self.total += value
 
 
-class TallyHistogram(Collector):
+class TallyHistogram:
     """A histogram with labels."""
 
     def __init__(self, name: str, text: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
-        self._name, self._text, self._labels, self._bounds = name, text, labels, tuple(bounds)
+        self._name, self._labels, self._bounds = name, labels, tuple(bounds)
+        self._head = _head(name, text, "histogram")
         self._series: dict[tuple[str, ...], Series] = {}
+        self._lines: list[tuple[list[str], str, str, Series]] = []
         if not labels:
             self.series()
 
@@ -77,15 +77,37 @@ class TallyHistogram(Collector):
         found = self._series.get(values)
         if found is None:
             found = self._series[values] = Series(self._bounds)
+            buckets = [
+                f"{self._name}_bucket{_labels((*self._labels, 'le'), (*values, bound))} "
+                for bound in (*(repr(float(bound)) for bound in self._bounds), "+Inf")
+            ]
+            labels = _labels(self._labels, values)
+            self._lines.append((buckets, f"{self._name}_count{labels} ", f"{self._name}_sum{labels} ", found))
         return found
 
-    def collect(self) -> Iterable[HistogramMetricFamily]:
-        """What has been observed, for a scrape."""
-        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
-        for values, series in tuple(self._series.items()):
-            running, buckets = 0, []
-            for bound, count in zip((*self._bounds, float("inf")), series.counts, strict=True):
-                running += count
-                buckets.append(("+Inf" if bound == float("inf") else repr(float(bound)), float(running)))
-            family.add_metric(values, buckets, series.total)
-        yield family
+    def render(self) -> str:
+        """What has been observed, in Prometheus's text format."""
+        out = [self._head]
+        for buckets, count, total, series in self._lines:
+            running = 0
+            for before, more in zip(buckets, series.counts, strict=True):
+                running += more
+                out.append(f"{before}{running}.0\n")
+            out.append(f"{count}{running}.0\n{total}{series.total!r}\n")
+        return "".join(out)
+
+
+def _head(name: str, text: str, kind: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("\n", "\\n")
+    return f"# HELP {name} {escaped}\n# TYPE {name} {kind}\n"
+
+
+def _labels(names: Sequence[str], values: Sequence[str]) -> str:
+    if not names:
+        return ""
+    pairs = sorted(zip(names, values, strict=True))
+    return "{" + ",".join([f'{name}="{_escaped(str(value))}"' for name, value in pairs]) + "}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

@@ -17,26 +17,24 @@ def without_created(text: bytes) -> list[bytes]:
 @given(st.lists(st.floats(0, 1000)))
 def test_histograms_say_what_prometheus_would(values: list[float]) -> None:
     """Buckets, sum and count, to the letter."""
-    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    theirs = CollectorRegistry()
     tally = TallyHistogram("took_seconds", "How long.", ("route",), BOUNDS)
-    ours.register(tally)
     histogram = Histogram("took_seconds", "How long.", ("route",), registry=theirs, buckets=BOUNDS)
     histogram.labels("/a")
     tally.series("/a")
     for value in values:
         tally.series("/a").observe(value)
         histogram.labels("/a").observe(value)
-    assert without_created(generate_latest(ours)) == without_created(generate_latest(theirs))
+    assert tally.render().encode().splitlines() == without_created(generate_latest(theirs))
 
 
 @given(st.lists(st.sampled_from(["200", "404", "503"])))
 def test_counters_say_what_prometheus_would(codes: list[str]) -> None:
     """Each set of label values by itself."""
-    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    theirs = CollectorRegistry()
     tally = TallyCounter("requests_total", "Requests.", ("code",))
-    ours.register(tally)
     counter = Counter("requests_total", "Requests.", ("code",), registry=theirs)
     for code in codes:
         tally.tally(code).count += 1
         counter.labels(code).inc()
-    assert without_created(generate_latest(ours)) == without_created(generate_latest(theirs))
+    assert tally.render().encode().splitlines() == without_created(generate_latest(theirs))
