@@ -10,10 +10,11 @@ import random
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from hedgeserve.errors import ListenError
+from hedgeserve.hedge import Count
 from hedgeserve.keyring import IssuedKey
 from hedgeserve.listening import server_tls, url_of, why_not
 from hedgeserve.metrics import Metrics
@@ -34,7 +35,7 @@ from hedgeserve.proxy.server import Server
 from hedgeserve.proxy.turns import Turns
 from hedgeserve.proxy.wire import Wires
 from hedgeserve.replica import ReplicaId, RoutingSnapshot
-from hedgeserve.spec import EngineName, Spec, split_listen
+from hedgeserve.spec import EngineName, ModelSpec, Spec, split_listen
 from hedgeserve.tracing import Tracing
 
 __all__ = ["Balancer", "Closed", "Closure", "Load"]
@@ -42,6 +43,7 @@ __all__ = ["Balancer", "Closed", "Closure", "Load"]
 _RETRY_AFTER_STOP_S = 5
 _CLOSING_S = 0.25
 _SETTLE_S = 1.0
+_KNOW_IDS = frozenset({EngineName.VLLM, EngineName.DEMO})
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +148,7 @@ class Balancer:
         )
         metrics.expect_routes(ROUTES)
         metrics.expect_errors(code.code for code in Code)
-        metrics.bounded(
-            queue=spec.limits.max_queue,
-            connections=spec.limits.max_connections,
-            kept_bytes=spec.failover.max_kept,
-            prefix_bytes=spec.routing.prefix_memory,
-        )
+        _show_bounds(metrics, spec)
         metrics.watch_load(
             inflight=lambda: pool.in_flight,
             queued=lambda: self._dispatcher.queued,
@@ -159,11 +156,14 @@ class Balancer:
         )
         metrics.watch_memory(
             kept=lambda: self._reception.budget.kept_bytes,
-            prefixes=lambda: router.memory_bytes,
+            prefixes=lambda: self._router.memory_bytes,
             keys=lambda: self._reception.limited_keys,
             connections=lambda: len(self._server.connections()),
         )
         self._router = router
+        self._shared = shared
+        self._wires = wires
+        self._front = front
         self._drained_at_s: float | None = None
         self._address: tuple[str, int] | None = None
         self._held_elsewhere = False
@@ -205,6 +205,36 @@ class Balancer:
         host, port = self._address
         return url_of(host, port, tls=bool(self._spec.service.tls_certificate))
 
+    def adopt(self, spec: Spec, models: Mapping[int, ModelSpec]) -> None:
+        """Serve by these words from now on, without dropping a connection or a request.
+
+        What is under way keeps the limits under which it began; new requests, and new connections, have the new
+        ones. ``models`` are those of the versions that run, the newest last: the names of all of them are
+        answered, each by the versions that know it. What is settled when the service starts (the address, TLS,
+        keys) is not looked at.
+        """
+        limits, timeouts, was = spec.limits, spec.timeouts, self._spec
+        if spec.routing != was.routing:
+            self._router = make_router(spec.routing, random.random)
+        self._spec = spec
+        self._dispatcher.adopt(max_queue=limits.max_queue, patience_s=timeouts.queue)
+        self._dispatcher.pool.adopt(self._router, limit=limits.max_concurrent_per_replica)
+        self._wires.adopt(connect_s=timeouts.connect)
+        self._shared = replace(self._shared, limits=limits, timeouts=timeouts, failover=spec.failover)
+        names, apart = _names_of(models or {0: spec.model})
+        policy = _failover_policy(spec, [model.engine for model in models.values()])
+        self._reception.adopt(spec, self._shared, policy, names, apart)
+        self._front.adopt(spec, names)
+        _show_bounds(self._shared.metrics, spec)
+        self._lookout.adopt(self._shared, engine_metrics_s=spec.routing.engine_metrics)
+        self._server.adopt(
+            max_connections=limits.max_connections,
+            max_head=limits.max_head,
+            max_body=limits.max_body,
+            head_s=timeouts.request_head,
+            edges_every_s=sweep_every_s(timeouts),
+        )
+
     def update(self, snapshot: RoutingSnapshot) -> None:
         """Route by this snapshot from now on.
 
@@ -232,6 +262,14 @@ class Balancer:
             queued=self._dispatcher.queued,
             in_flight=self._dispatcher.pool.in_flight,
         )
+
+    def counts(self) -> dict[int, Count]:
+        """What the replicas of each version have done with requests since this process began."""
+        tallies = self._dispatcher.pool.tallies
+        return {
+            version: Count(served=one.served, failed=one.failed, refused=one.refused)
+            for version, one in tallies.items()
+        }
 
     def outstanding(self, replica: ReplicaId) -> int:
         """How many requests this replica is answering."""
@@ -281,9 +319,29 @@ class Balancer:
         return math.ceil(max(self._drained_at_s - self._now_s(), 0)) + _RETRY_AFTER_STOP_S
 
 
-def _failover_policy(spec: Spec) -> FailoverPolicy:
+def _show_bounds(metrics: Metrics, spec: Spec) -> None:
+    metrics.bounded(
+        queue=spec.limits.max_queue,
+        connections=spec.limits.max_connections,
+        kept_bytes=spec.failover.max_kept,
+        prefix_bytes=spec.routing.prefix_memory,
+    )
+
+
+def _names_of(models: Mapping[int, ModelSpec]) -> tuple[tuple[str, ...], dict[str, frozenset[int]]]:
+    """The names that are answered, the newest version's first; and of those that not all know, who does."""
+    known: dict[str, set[int]] = {}
+    for version, model in reversed(list(models.items())):
+        for name in (model.id, *model.aliases):
+            known.setdefault(name, set()).add(version)
+    # Servers that somebody else runs (0) may know any of them.
+    return tuple(known), {name: frozenset({0, *who}) for name, who in known.items() if len(who) < len(models)}
+
+
+def _failover_policy(spec: Spec, engines: Sequence[EngineName] = ()) -> FailoverPolicy:
+    """``engines`` are those of all versions that run: which one a request meets is not known when it is judged."""
     failover = spec.failover
-    knows_ids = spec.model.engine in (EngineName.VLLM, EngineName.DEMO)
+    knows_ids = all(engine in _KNOW_IDS for engine in engines or [spec.model.engine])
     return FailoverPolicy(
         enabled=failover.enabled,
         token_ids=failover.token_ids == "on" or (failover.token_ids == "auto" and knows_ids),

@@ -507,6 +507,66 @@ def ui(model: str | None, state_dir: str | None, service: str | None, open_brows
 
 @main.command()
 @_target
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@click.option("--why", metavar="TEXT", default="", help="A reason, for the record.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print what changes as JSON.")
+def apply(
+    model: str | None,
+    state_dir: str | None,
+    service: str | None,
+    dry_run: bool,
+    why: str,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Have a running service go by its edited model file.
+
+    Shows what is different, what it takes (nothing, new replicas or a restart) and what it costs, and asks. With
+    no argument the service reads the file that it was started with again. A file that is wrong, or that changes
+    what only a restart can, changes nothing.
+    """
+    from hedgeserve.console.update import apply_model
+
+    client = _client(model, state_dir, service)
+    agreed = _agreement(yes, "Nothing was changed.")
+    apply_model(client, model, why=why, dry_run=dry_run, as_json=as_json, agreed=agreed)
+
+
+@main.command()
+@_target
+@click.option("--to", type=click.IntRange(1), metavar="N", help="Go to this version (the one before).")
+@click.option("--why", metavar="TEXT", default="", help="A reason, for the record.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def rollback(
+    model: str | None,
+    state_dir: str | None,
+    service: str | None,
+    to: int | None,
+    why: str,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Go back to an earlier version of what replicas run."""
+    from hedgeserve.console.update import roll_back
+
+    client = _client(model, state_dir, service)
+    roll_back(client, to, why=why, as_json=as_json, agreed=_agreement(yes, "Nothing was changed."))
+
+
+@main.command()
+@_target
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+def versions(model: str | None, state_dir: str | None, service: str | None, as_json: bool) -> None:
+    """List the versions of what replicas run, and the roll-outs."""
+    from hedgeserve.console.update import print_versions
+
+    print_versions(_client(model, state_dir, service), as_json=as_json)
+
+
+@main.command()
+@_target
 @click.option("--for", "for_s", metavar="DURATION", callback=duration, help="Resume by itself after so long.")
 @click.option(
     "--drain", "drain_s", metavar="DURATION", callback=duration, help="Time for running requests to finish."

@@ -20,17 +20,16 @@ from typing import Any, Self
 import structlog
 
 from hedgeserve._version import __version__
+from hedgeserve.adviser import Adviser
 from hedgeserve.balancer import Balancer
 from hedgeserve.drills.director import Cast, Director
-from hedgeserve.drills.lessons import Lessons
 from hedgeserve.drivers import make_drivers
 from hedgeserve.drivers.base import Driver
-from hedgeserve.drivers.catalogue import unknown_words
 from hedgeserve.drivers.staged import Stage
-from hedgeserve.engines import make_engine
 from hedgeserve.entrance import Entrance
-from hedgeserve.errors import SpecError, SpecProblem, StateDirectoryError
+from hedgeserve.errors import StateDirectoryError
 from hedgeserve.explaining import explain
+from hedgeserve.feasible import engine_for
 from hedgeserve.fleet import EventKind, Fleet, FleetParts, Journal, read_credentials
 from hedgeserve.hedge import (
     Autoscaler,
@@ -40,22 +39,20 @@ from hedgeserve.hedge import (
     Rest,
     ScaleDecision,
     Scene,
-    TypeRests,
     ZoneNews,
-    make_policy,
     rest_plan,
 )
 from hedgeserve.metrics import Metrics
 from hedgeserve.modelfile.apikeys import keys_are_issued, load_api_keys, refuse_open_sockets
-from hedgeserve.modelfile.problems import dotted
 from hedgeserve.race import race
 from hedgeserve.replica import STARTING, ReplicaId, State
+from hedgeserve.rollouts import Around, Rollouts
 from hedgeserve.spanexport import start_tracing
-from hedgeserve.spec import Cloud, OnExit, Spec, Transport
+from hedgeserve.spec import Cloud, OnExit, Spec
 from hedgeserve.statedir import StateDirectory, resolve_state_dir
 from hedgeserve.status import Glance
 from hedgeserve.store import Event, Store
-from hedgeserve.transcript.writer import TranscriptWriter
+from hedgeserve.updates import Updates
 from hedgeserve.web.admin import Admin
 from hedgeserve.web.sampler import Sampler
 from hedgeserve.winddown import Resting
@@ -105,20 +102,7 @@ class Service:
         """
         self.spec = spec
         self._environ = os.environ if environ is None else environ
-        try:
-            self._engine = make_engine(spec.model, self._environ)
-        except ValueError as error:
-            problem = SpecProblem("model", str(error), spec.origin.line_of(("model",)))
-            raise SpecError(spec.origin.source, [problem]) from None
-        if spec.service.transport is Transport.TLS and not self._engine.tls:
-            problem = SpecProblem(
-                "service.transport",
-                f'the engine "{self._engine.name}" cannot answer by TLS',
-                spec.origin.line_of(("service", "transport")),
-                'set it to "ssh" or "auto"',
-            )
-            raise SpecError(spec.origin.source, [problem])
-        _refuse_unknown_words(spec)
+        engine_for(spec, self._environ)
         self._api_keys = load_api_keys(spec, self._environ) if api_keys is None else api_keys
         self._sockets = sockets
         self.asks_for_keys = bool(self._api_keys) or keys_are_issued(spec, self._environ)
@@ -126,9 +110,7 @@ class Service:
         self._state_path = resolve_state_dir(spec.service.name, spec.service.state_dir, self._environ)
         self._started_at = datetime.now(UTC)
         self._state = "starting"
-        self._hedge = spec.hedge_for_load()
-        self._policy = make_policy(self._hedge)
-        self._types = TypeRests(retry_delay_s=self._hedge.retry_delay)
+        self._adviser = Adviser(spec.hedge_for_load())
         self._autoscaler = Autoscaler(spec.replicas)
         self._metrics = Metrics()
         self._wake = asyncio.Event()
@@ -142,12 +124,9 @@ class Service:
         )
         self._tick_trouble = ""
         self._ticked_at_s: float | None = None
-        self._memory_is_new = False
-        self._lessons = Lessons()
         self._moved = asyncio.Event()
         self._stack = AsyncExitStack()
         self._transcript_path = transcript
-        self._transcript: TranscriptWriter | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._directory: StateDirectory
         self._store: Store
@@ -160,6 +139,8 @@ class Service:
         self._admin: Admin
         self._sampler: Sampler
         self._director: Director
+        self._rollouts: Rollouts
+        self._updates: Updates
 
     # Start and end
 
@@ -189,8 +170,13 @@ class Service:
         generation = await self._store.acquire_lease(f"{socket.gethostname()}:{os.getpid()}")
         self._journal = Journal(self._store, spec.service.name)
         if self._transcript_path is not None:
-            self._transcript = await enter(await TranscriptWriter.open(self._transcript_path))
-        await self._recall()
+            await enter(await self._adviser.open_transcript(self._transcript_path))
+        await self._adviser.recall(self._store)
+        stored = await self._store.alive_replicas(spec.service.name)
+        self._rollouts = Rollouts(spec, self._store, self._journal, self._metrics, self._environ)
+        await self._rollouts.open(stored)
+        self._updates = Updates(self._rollouts, self._journal, self._environ)
+        spec = self.spec = self._rollouts.spec
         self._sampler = Sampler(self._metrics, self._store)
         await self._sampler.recall(time.time())
         self._resting = Resting(spec, self._store, self._record)
@@ -225,7 +211,8 @@ class Service:
             Fleet(
                 FleetParts(
                     spec=spec,
-                    engine=self._engine,
+                    editions=self._rollouts.editions,
+                    wanted=self._rollouts.wanted,
                     engine_key=await asyncio.to_thread(self._directory.secret, "engine_key"),
                     drivers=stage.before(self._drivers),
                     externals=externals,
@@ -236,7 +223,18 @@ class Service:
                     news=self._learn,
                     changed=self._changed,
                     tracing=tracing,
+                    ended=self._rollouts.ended,
                 )
+            )
+        )
+        self._balancer.adopt(spec, self._rollouts.models)
+        self._rollouts.begin(
+            Around(
+                counts=self._balancer.counts,
+                replicas=self._fleet.replicas,
+                assign=self._fleet.assign,
+                adopt=self._adopt,
+                usd_per_hour=self._usd_per_hour,
             )
         )
         self._metrics.watch_troubles(
@@ -244,7 +242,7 @@ class Service:
                 "journal": lambda: bool(self._journal.trouble),
                 "control_loop": lambda: bool(self._tick_trouble),
                 "entrance": lambda: bool(self._entrance.troubles),
-                "transcript": lambda: bool(self._transcript and self._transcript.trouble),
+                "transcript": lambda: bool(self._adviser.trouble),
                 **{cloud: partial(self._is_troubled, cloud) for cloud in self._drivers},
             }
         )
@@ -259,7 +257,7 @@ class Service:
                 metrics=self._metrics,
                 plan=lambda: self._plan,
                 outstanding=self._balancer.outstanding,
-                begin=lambda: self._lessons.begin(self._policy),
+                begin=lambda: self._adviser.lessons.begin(self._adviser.policy),
                 end=self._unlearn,
             )
         )
@@ -271,7 +269,7 @@ class Service:
             token = await asyncio.to_thread(self._directory.secret, "admin_token")
             await self._admin.open_site(spec.admin, token, service=spec.service.name)
             await self._entrance.watch_certificate(self._admin.certificate)
-        served = await self._fleet.start(await self._store.alive_replicas(spec.service.name))
+        served = await self._fleet.start(stored)
         group = await enter(asyncio.TaskGroup())
         background = [
             group.create_task(self._measure_lag(), name="loop lag"),
@@ -309,6 +307,10 @@ class Service:
         self._stop.set()
         if now:
             self._stop_now.set()
+
+    async def reload(self) -> bool:
+        """Read model.toml again and go by it; false where it was not applied, which is logged."""
+        return await self._updates.reload()
 
     def request_down(self) -> None:
         """Ask the service to stop and to terminate every VM, whatever ``service.on_exit`` says."""
@@ -422,20 +424,18 @@ class Service:
             now_s,
             decision.target,
             replicas=self._fleet.replicas(),
-            offers=self._types.left(self._fleet.offers(), now_s),
+            offers=self._adviser.left(self._fleet.offers(), now_s),
         )
         if standing.rest is not Rest.AWAKE:  # the policy is not asked, and a transcript has nothing to tell of it
             plan = rest_plan(standing, observation, datetime.now(UTC))
         else:
-            plan = self._policy.plan(observation)
-            if self._transcript is not None:
-                self._transcript.planned(observation, plan)
+            plan = await self._rollouts.plan(observation, self._adviser.plan)
         for note in plan.notes:
             if note not in self._plan.notes:
                 await self._record(EventKind.NOTE, note)
         self._plan = plan
         await self._fleet.apply(plan)
-        await self._remember(now_s)
+        await self._adviser.remember(now_s)
         self._metrics.set_replicas(self._fleet.replicas())
         self._metrics.planned(plan)
         self._sampler.read(
@@ -453,46 +453,29 @@ class Service:
         self._wake.set()
 
     def _learn(self, news: ZoneNews) -> None:
-        told = self._types.hear(news, self._fleet.offers())
-        if told is not None and self._lessons.admit(told):
-            self._policy.observe(told)
-            if self._transcript is not None:
-                self._transcript.heard(told)
-            self._memory_is_new = True
+        self._adviser.learn(news, self._fleet.offers())
         self._wake.set()
-
-    async def _remember(self, now_s: float) -> None:
-        if not self._memory_is_new:
-            return
-        self._memory_is_new = False
-        try:
-            await self._store.save_memory(self._policy.name, self._lessons.kept(self._policy).export_memory(now_s))
-        except StateDirectoryError:  # worth keeping, not worth stopping for
-            self._memory_is_new = True
 
     def _unlearn(self) -> None:
-        """A drill is over: go on with what would be known without it, as after a restart."""
-        now_s = asyncio.get_running_loop().time()
-        if (memory := self._lessons.end(now_s)) is None:
-            return
-        self._policy = make_policy(self._hedge)
-        self._policy.restore_memory(memory, now_s)
-        self._types = TypeRests(retry_delay_s=self._hedge.retry_delay)
-        if self._transcript is not None:
-            self._transcript.started(self._hedge, memory, now_s)
-        self._memory_is_new = True
+        self._adviser.unlearn()
         self._wake.set()
 
-    async def _recall(self) -> None:
-        memory = await self._store.load_memory(self._policy.name)
-        saved_at = await self._store.memory_saved_at(self._policy.name)
-        kept_at_s = asyncio.get_running_loop().time()
-        if memory is not None and saved_at is not None:
-            # Its ages are those of the time when it was kept, which on our clock was so long ago.
-            kept_at_s -= max(0.0, (datetime.now(UTC) - saved_at).total_seconds())
-            self._policy.restore_memory(memory, kept_at_s)
-        if self._transcript is not None:
-            self._transcript.started(self._hedge, memory, kept_at_s)
+    async def _adopt(self) -> None:
+        """Go by the spec that is wanted now; no connection, no request and no replica is dropped for it."""
+        before, spec = self.spec, self._rollouts.spec
+        await self._fleet.adopt(spec, self._rollouts.editions, self._rollouts.wanted)
+        self.spec = spec
+        self._balancer.adopt(spec, self._rollouts.models)
+        await self._adviser.adopt(spec.hedge_for_load())
+        if spec.replicas != before.replicas:
+            self._autoscaler.adopt(spec.replicas)
+        self._resting.adopt(spec)
+        self._wake.set()
+
+    def _usd_per_hour(self, spec: Spec | None) -> float | None:
+        if spec is None:
+            return self._fleet.usd_per_hour()
+        return self._adviser.settled_usd_per_hour(spec, self._plan.target, self._fleet.offers())
 
     async def _measure_lag(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -562,11 +545,13 @@ class Service:
             standing=self._resting.document(),
             replicas=self._fleet.replicas(),
             offers=self._fleet.offers(),
-            zones=self._policy.zone_states(),
+            zones=self._adviser.policy.zone_states(),
             outstanding=self._balancer.outstanding,
             trouble=self._troubles(),
             tasks=len(asyncio.all_tasks()),
             recent=self._journal.recent,
+            model_version=self._rollouts.wanted,
+            rollout=self._rollouts.document(),
         )
         return glance.document()
 
@@ -601,16 +586,16 @@ class Service:
         """
         now_s, offers = asyncio.get_running_loop().time(), self._fleet.offers()
         outside = self._fleet.withheld()
-        for zone, sentences in self._types.resting(now_s).items():
+        for zone, sentences in self._adviser.resting(now_s).items():
             outside.setdefault(zone, []).extend(sentences)
         scene = Scene(
             at=datetime.now(UTC),
             observation=Observation(
-                now_s, self._plan.target, self._fleet.replicas(), self._types.left(offers, now_s)
+                now_s, self._plan.target, self._fleet.replicas(), self._adviser.left(offers, now_s)
             ),
-            hedge=self._hedge,
+            hedge=self._adviser.hedge,
             replicas=self.spec.replicas,
-            policy=self._policy,
+            policy=self._adviser.policy,
             plan=self._plan,
             scale=self._scale,
             outside=outside,
@@ -625,8 +610,8 @@ class Service:
         """The model file as it is served, and what the policy has learnt, JSON-able: what a plan begins with."""
         return {
             "spec": self.spec.model_dump(mode="json", exclude_unset=True),
-            "policy": self._policy.name,
-            "memory": self._policy.export_memory(asyncio.get_running_loop().time()),
+            "policy": self._adviser.policy.name,
+            "memory": self._adviser.policy.export_memory(asyncio.get_running_loop().time()),
         }
 
     def keeps(self) -> tuple[int, float]:
@@ -644,6 +629,11 @@ class Service:
     def drills(self) -> Director:
         """Trouble that is made on purpose: :mod:`hedgeserve.drills`."""
         return self._director
+
+    @property
+    def updates(self) -> Updates:
+        """Another model.toml, or a version back, while it runs."""
+        return self._updates
 
     async def events(
         self, *, after: int = 0, limit: int = 100, replica: str | None = None
@@ -667,8 +657,7 @@ class Service:
         return await self._fleet.logs(ReplicaId(replica), lines)
 
     def _troubles(self) -> list[str]:
-        unwritten = self._transcript.trouble if self._transcript is not None else ""
-        own = (self._journal.trouble, self._tick_trouble, unwritten)
+        own = (self._journal.trouble, self._tick_trouble, self._adviser.trouble)
         return [text for text in own if text] + [*self._entrance.troubles, *self._fleet.troubles()]
 
     def _is_troubled(self, cloud: str) -> bool:
@@ -685,18 +674,6 @@ class Service:
 
     async def _record(self, kind: EventKind, message: str) -> None:
         await self._journal.event(kind, message)
-
-
-def _refuse_unknown_words(spec: Spec) -> None:
-    """Refuse kinds of GPU and regions that the catalogue does not know: nothing could be launched by them."""
-    problems = [
-        spec.origin.problem(path, dotted(path), found.message, found.hint)
-        for number, pool in enumerate(spec.pools)
-        for found in unknown_words(pool)
-        for path in [("pools", number, *found.path)]
-    ]
-    if problems:
-        raise SpecError(spec.origin.source, problems)
 
 
 def _event_dict(event: Event) -> dict[str, Any]:

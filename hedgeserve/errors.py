@@ -37,6 +37,15 @@ class SpecError(HedgeServeError):
         super().__init__("\n".join(problem.render(source) for problem in problems))
 
 
+class JudgedError(SpecError):
+    """A model.toml that a running service has found wrong, in its words."""
+
+    def __init__(self, text: str) -> None:
+        self.source = ""
+        self.problems = []
+        HedgeServeError.__init__(self, text)
+
+
 class StateLockedError(HedgeServeError):
     """Another instance holds this state directory; two would launch and reap each other's VMs."""
 
@@ -55,6 +64,10 @@ class ListenError(HedgeServeError):
 
 class LimitError(HedgeServeError):
     """Refused by a limit that is there on purpose; says which, and how to go past it."""
+
+
+class UpdateRefusedError(LimitError):
+    """A change that a running service cannot make, or a version that it cannot go to; nothing has changed."""
 
 
 class IllegalTransitionError(HedgeServeError):

@@ -22,9 +22,9 @@ import structlog
 from hedgeserve.drivers.base import Driver, Machine
 from hedgeserve.drivers.static import StaticServer
 from hedgeserve.drivers.tags import OWNER, is_foreign
-from hedgeserve.engines.base import Engine
 from hedgeserve.errors import AuthError, CloudError, StateDirectoryError
-from hedgeserve.hedge import Action, Drain, Launch, NewsKind, Plan, Terminate, ZoneNews
+from hedgeserve.hedge import Action, Drain, Launch, NewsKind, Plan, Rule, Terminate, ZoneNews
+from hedgeserve.machines.editions import Edition, Editions
 from hedgeserve.machines.external import ExternalLife
 from hedgeserve.machines.hands import Hands, Order, Past
 from hedgeserve.machines.inventory import Inventory
@@ -41,6 +41,7 @@ from hedgeserve.replica import (
     Offer,
     Replica,
     ReplicaId,
+    Role,
     RouteTarget,
     RoutingSnapshot,
     State,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from hedgeserve.machines.credentials import Credentials
     from hedgeserve.machines.life import ReplicaLife
 
-__all__ = ["EventKind", "Fleet", "FleetParts", "Journal", "read_credentials"]
+__all__ = ["Edition", "EventKind", "Fleet", "FleetParts", "Journal", "read_credentials"]
 
 _log = structlog.get_logger("hedgeserve.fleet")
 
@@ -67,6 +68,7 @@ _START_PATIENCE_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 _BILL_EVERY_S = 60.0
 _ANSWERED = frozenset({NewsKind.GRANTED, NewsKind.NO_CAPACITY, NewsKind.QUOTA, NewsKind.UNSUPPORTED})
 """What a launch ends with that reached its cloud and was understood there."""
+_PATIENT = frozenset({Rule.UPDATE, Rule.ROLLBACK})
 _SERVED = frozenset({State.READY, State.NOTICED})
 _ROUTABLE = frozenset({State.READY, State.NOTICED, State.DRAINING})
 
@@ -89,10 +91,14 @@ async def read_credentials(directory: Path) -> "Credentials":
 
 @dataclass(frozen=True, slots=True)
 class FleetParts:
-    """What a fleet is made of; ``core`` puts it together. Without ``drivers`` it needs no ``credentials``."""
+    """What a fleet is made of; ``core`` puts it together. Without ``drivers`` it needs no ``credentials``.
+
+    ``editions`` are the versions that run or may, ``wanted`` the one that is launched where nothing else is said.
+    """
 
     spec: Spec
-    engine: Engine
+    editions: Mapping[int, Edition]
+    wanted: int
     engine_key: str = field(repr=False)
     drivers: Mapping[str, Driver]
     externals: Sequence[StaticServer]
@@ -103,17 +109,21 @@ class FleetParts:
     news: Callable[[ZoneNews], None]
     changed: Callable[[], None]
     tracing: Tracing | None = None
+    ended: Callable[[Replica, str], None] = lambda replica, why: None
 
 
 class Fleet:
     """All replicas of one service. An async context manager: on exit its tasks end and the VMs stay.
 
     ``changed`` is called, synchronously, after every change of a replica; ``news`` with all that is learnt of
-    a zone.
+    a zone; ``ended`` with each replica whose life is over, and why.
     """
 
     def __init__(self, parts: FleetParts) -> None:
         self._parts = parts
+        self._spec = parts.spec
+        self._wanted = parts.wanted
+        self._roles: Mapping[int, Role] = {}
         self._service = parts.spec.service.name
         self._inventory = Inventory(parts.drivers, call_timeout_s=parts.spec.timeouts.cloud_call)
         # What our VMs are told from another controller's by; where there are none, nothing is asked.
@@ -131,21 +141,22 @@ class Fleet:
         self._refused_intent = False
         self._stack = AsyncExitStack()
         self._group: asyncio.TaskGroup
+        self._editions: Editions
         self._hands: Hands
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        parts = self._parts
+        parts, edition = self._parts, self._parts.editions[self._wanted]
         self._hands = Hands(
             spec=parts.spec,
-            engine=parts.engine,
+            engine=edition.engine,
             engine_key=parts.engine_key,
             drivers=parts.drivers,
             inventory=self._inventory,
             credentials=parts.credentials,
             journal=parts.journal,
-            prober=Prober(parts.spec.probe, parts.engine),
+            prober=Prober(parts.spec.probe, edition.engine),
             traffic=parts.traffic,
             metrics=parts.metrics,
             news=self._hear,
@@ -154,6 +165,8 @@ class Fleet:
             boots_s=self._boots_s,
             tracing=parts.tracing,
         )
+        self._editions = Editions(self._hands)
+        self._editions.adopt(parts.editions)
         self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
         return self
 
@@ -184,6 +197,8 @@ class Fleet:
                 f"{', '.join(strangers)} may still run in a cloud that the pools no longer name; put that pool "
                 "back, or take the service down with the model file as it was (`hedgeserve down`)"
             )
+        for known in stored:  # though the pools may name its region no more
+            self._parts.drivers[known.offer.cloud].watch([known.offer.zone.split("/")[1]])
         listed: list[Machine] = []
         for cloud in self._parts.drivers:
             listed += await self._first_list(cloud)
@@ -232,27 +247,35 @@ class Fleet:
         for replica in self.replicas():
             if replica.state in _ROUTABLE and replica.url:
                 external = self._externals.get(replica.id)
+                role = self._roles.get(replica.version, Role.SERVE)
                 targets.append(
                     RouteTarget(
                         id=replica.id,
                         url=replica.url,
                         zone=replica.zone,
                         market=replica.market,
-                        accepting=replica.state is not State.DRAINING,
-                        preferred=replica.state is State.READY,
+                        accepting=replica.state is not State.DRAINING and role is not Role.HOLD,
+                        preferred=replica.state is State.READY and role is Role.SERVE,
                         api_key=external.api_key if external else self._parts.engine_key,
                         own_tls=external is None and replica.url.startswith("https:"),
                         ends_at_s=self._end_of(replica),
                         throughput=replica.offer.throughput,
+                        version=replica.version,
+                        resumes=role is Role.HOLD if replica.state is State.READY else self._is_patient(replica),
                     )
                 )
-        return RoutingSnapshot(self._version, tuple(targets))
+        coming = frozenset(replica.version for replica in self.replicas() if replica.state in STARTING)
+        return RoutingSnapshot(self._version, tuple(targets), coming)
+
+    def _is_patient(self, replica: Replica) -> bool:
+        life = self._lives.get(replica.id)
+        return replica.state is State.DRAINING and life is not None and life.is_patient
 
     def _end_of(self, replica: Replica) -> float | None:
         """When it is taken away at the latest: by its cloud's notice, or by us when its time to drain is up."""
         ends_s = [replica.notice.deadline_s] if replica.notice else []
         if replica.state is State.DRAINING:
-            ends_s.append(replica.since_s + self._parts.spec.timeouts.drain)
+            ends_s.append(replica.since_s + self._lives[replica.id].patience_s)
         return min(ends_s, default=None)
 
     def troubles(self) -> list[str]:
@@ -290,6 +313,34 @@ class Fleet:
         return await self._lives[replica].log_tail(lines)
 
     # What others may have done
+
+    async def adopt(self, spec: Spec, editions: Mapping[int, Edition], wanted: int) -> None:
+        """Go by this spec from now on, and have these versions; replicas that live keep the one that they run.
+
+        Raises:
+            SpecError: A driver cannot go by it; it goes on as before, the others may not.
+        """
+        for driver in self._parts.drivers.values():
+            if _ground(spec, driver.cloud) != _ground(self._spec, driver.cloud):
+                await driver.adopt(spec)
+                await self._refresh_offers_quietly(driver.cloud)
+        self._spec, self._wanted = spec, wanted
+        self._inventory.adopt(call_timeout_s=spec.timeouts.cloud_call)
+        self._reaper.adopt(spec)
+        kept = {life.replica.version: self._editions.of(life.replica.version) for life in self._lives.values()}
+        self._editions.adopt(
+            {version: Edition(hands.spec, hands.engine) for version, hands in kept.items()} | dict(editions)
+        )
+        for life in self._lives.values():
+            life.adopt()
+        for external in self._externals.values():
+            external.adopt(self._editions.of(wanted))
+
+    def assign(self, roles: Mapping[int, Role]) -> None:
+        """Say what the replicas of each version are for; all change over in the next snapshot, which is now."""
+        if roles != self._roles:
+            self._roles = dict(roles)
+            self._parts.changed()
 
     async def apply(self, plan: Plan) -> list[Action]:
         """Begin what the plan says; returns the actions that were begun.
@@ -343,9 +394,9 @@ class Fleet:
     # How it is done
 
     async def _launch(self, action: Launch) -> bool:
-        token = secrets.token_hex(16)
+        token, version = secrets.token_hex(16), action.version or self._wanted
         try:
-            replica_id = await self._parts.journal.intend(action.offer, token, action.reason)
+            replica_id = await self._parts.journal.intend(action.offer, token, action.reason, version)
         except StateDirectoryError as error:
             if not self._refused_intent:
                 _log.error("nothing is launched while the intent cannot be written down", error=str(error))
@@ -359,6 +410,7 @@ class Fleet:
             since_s=self._now_s(),
             created_at=datetime.now(UTC),
             why=action.reason,
+            version=version,
         )
         self._live(self._make_life(replica, token))
         await self._parts.journal.event(
@@ -366,7 +418,7 @@ class Fleet:
             f"{action.offer.market} in {action.offer.zone}: {action.reason}",
             replica=replica_id,
             zone=action.offer.zone,
-            data={"rule": str(action.rule), "market": str(action.offer.market)},
+            data={"rule": str(action.rule), "market": str(action.offer.market), "version": version},
         )
         return True
 
@@ -376,7 +428,13 @@ class Fleet:
         life = self._lives.get(replica)
         if life is None or life.ending:
             return False
-        life.order(Order(drain, action.reason, action.gone, rule=action.rule, deadline_s=deadline_s))
+        # An update is no emergency: nothing that a replica answers may be cut for it.
+        patience_s = self._spec.timeouts.total if action.rule in _PATIENT else None
+        life.order(
+            Order(
+                drain, action.reason, action.gone, rule=action.rule, deadline_s=deadline_s, patience_s=patience_s
+            )
+        )
         return True
 
     async def _take_up(self, known: StoredReplica, machine: Machine | None) -> None:
@@ -391,6 +449,7 @@ class Fleet:
             why=known.why if leaving else "adopted after a restart of the controller",
             vm_id=machine.id if machine is not None else known.vm_id,
             gone=known.gone,
+            version=known.version,
         )
         if machine is None and not leaving:
             reason = GoneReason.PREEMPTED if known.vm_id and replica.market is Market.SPOT else GoneReason.FAILED
@@ -415,7 +474,7 @@ class Fleet:
     def _make_life(self, replica: Replica, token: str, past: Past | None = None) -> "ReplicaLife":
         from hedgeserve.machines.life import ReplicaLife  # with all of SSH: not for those who have no VM
 
-        return ReplicaLife(replica, self._hands, token=token, past=past)
+        return ReplicaLife(replica, self._editions.of(replica.version), token=token, past=past)
 
     def _live(self, life: "ReplicaLife") -> None:
         self._lives[life.replica.id] = life
@@ -429,6 +488,7 @@ class Fleet:
             except Exception:  # its VM, if one is left, is the reaper's now; the others' lives go on
                 _log.exception("a replica's task failed", replica=life.replica.id)
             del self._lives[life.replica.id]
+            self._parts.ended(life.replica, life.last_words)
             self._ended.set()
             self._parts.changed()
 
@@ -452,14 +512,17 @@ class Fleet:
         for pause_s in chain(_OFFERS_REFRESH_S, repeat(_OFFERS_REFRESH_S[-1])):
             await asyncio.sleep(pause_s)
             for cloud in self._parts.drivers:
-                try:
-                    await self._refresh_offers(cloud)
-                except CloudError as error:
-                    _log.warning("prices could not be read; the last ones stand", cloud=cloud, error=str(error))
+                await self._refresh_offers_quietly(cloud)
+
+    async def _refresh_offers_quietly(self, cloud: str) -> None:
+        try:
+            await self._refresh_offers(cloud)
+        except CloudError as error:
+            _log.warning("prices could not be read; the last ones stand", cloud=cloud, error=str(error))
 
     async def _refresh_offers(self, cloud: str) -> None:
         try:
-            async with asyncio.timeout(self._parts.spec.timeouts.cloud_call):
+            async with asyncio.timeout(self._spec.timeouts.cloud_call):
                 self._offers[cloud] = tuple(await self._parts.drivers[cloud].offers())
             self._parts.metrics.expect_places((offer.market, offer.zone) for offer in self._offers[cloud])
         except TimeoutError:
@@ -507,6 +570,11 @@ class Fleet:
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _ground(spec: Spec, cloud: str) -> tuple[Any, ...]:
+    """What a cloud's driver goes by."""
+    return [pool for pool in spec.pools if pool.cloud == cloud], getattr(spec, cloud), spec.vm
 
 
 def _refuse_foreign(service: str, listed: Sequence[Machine], controller: str) -> None:

@@ -16,6 +16,7 @@ from hedgeserve.errors import (
 )
 from hedgeserve.meters import Meters
 from hedgeserve.policy.plan import Action, Drain, Launch, Plan, Rule, Terminate
+from hedgeserve.policy.rollout import Strategy
 from hedgeserve.replica import GoneReason, Market, Replica, State, ZoneId
 
 _LONG_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 1200.0, 3600.0)
@@ -25,6 +26,7 @@ _CLOUD_ERRORS = (CloudError, CapacityError, QuotaError, AuthError, ThrottledErro
 _LAUNCH_RESULTS = ("ok", *(error.kind for error in _CLOUD_ERRORS))
 _ACTION_KINDS: dict[type[Action], str] = {Launch: "launch", Drain: "drain", Terminate: "terminate"}
 _BOUGHT = (Market.SPOT, Market.ON_DEMAND)
+_ROLLOUT_RESULTS = ("done", "rolled_back", "superseded")
 _SERVING = (State.READY, State.NOTICED)
 BOOT_PHASES = (
     "boot", "ssh", "cloud_init", "driver", "scratch", "upload", "install", "start", "load", "first_token", "total",
@@ -41,6 +43,10 @@ class FleetMetrics(Meters):
         self._ready = self._gauge("replicas_ready", "Replicas that serve, those under notice included")
         self._target = self._gauge("replica_target", "Replicas that the load needs")
         self._wanted = self._gauge("replicas_wanted", "Replicas that the policy wants", "market")
+        self._model_version = self._gauge("model_version", "Version of the model that is wanted")
+        self._rollout_active = self._gauge("rollout_active", "Whether a roll-out is under way", "strategy")
+        self._rollout_left = self._gauge("rollout_replicas_left", "Replicas that a roll-out has yet to replace")
+        self._rollouts = self._counter("rollouts_total", "Roll-outs that have ended", "strategy", "result")
         self._launches = self._counter("launches_total", "VMs asked for", "zone", "market", "result")
         self._preemptions = self._counter(
             "preemptions_total", "VMs that the cloud took back", "zone", "market", "notice"
@@ -82,6 +88,8 @@ class FleetMetrics(Meters):
             self._leads_s.series(market)
         for market, reason in product(Market, GoneReason):
             self._gone.tally(market, reason)
+        for strategy, result in product(Strategy, _ROLLOUT_RESULTS):
+            self._rollouts.tally(strategy, result)
         for kind, rule in product(_ACTION_KINDS.values(), Rule):
             self._decisions.tally(kind, rule)
         for phase in BOOT_PHASES:
@@ -134,6 +142,17 @@ class FleetMetrics(Meters):
         self._target.set(plan.target)
         self._wanted.labels(Market.SPOT).set(plan.spot_wanted)
         self._wanted.labels(Market.ON_DEMAND).set(plan.on_demand_wanted)
+
+    def rolling(self, version: int, strategy: str | None, left: int) -> None:
+        """The version that is wanted, and how the roll-out that brings it in (None: there is none) stands."""
+        self._model_version.set(version)
+        self._rollout_left.set(left)
+        for each in Strategy:
+            self._rollout_active.labels(each).set(each == strategy)
+
+    def rolled_out(self, strategy: str, result: str) -> None:
+        """A roll-out has ended: ``done``, ``rolled_back`` or ``superseded``."""
+        self._rollouts.tally(strategy, result).count += 1
 
     def decided(self, action: Action) -> None:
         """A decision of the policy is being carried out."""

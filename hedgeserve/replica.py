@@ -107,6 +107,7 @@ class Replica:
     """One running copy of the model (or one on its way up or down).
 
     Times that end in ``_s`` are on the process's monotonic clock; ``created_at`` is UTC, for the record.
+    ``version`` is what it runs, by the service's own count; 0: it is somebody else's, nobody knows.
     """
 
     id: ReplicaId
@@ -120,6 +121,7 @@ class Replica:
     ready_since_s: float | None = None
     notice: Notice | None = None
     gone: GoneReason | None = None
+    version: int = 0
 
     @property
     def zone(self) -> ZoneId:
@@ -169,6 +171,14 @@ class Replica:
         )
 
 
+class Role(StrEnum):
+    """What the ready replicas of a version are for, while an update goes on."""
+
+    SERVE = "serve"  # requests go there
+    SPARE = "spare"  # only while nothing that serves is ready
+    HOLD = "hold"  # nothing new goes there; what is there may finish
+
+
 @dataclass(frozen=True, slots=True)
 class RouteTarget:
     """A replica as the balancer sees it.
@@ -176,7 +186,9 @@ class RouteTarget:
     ``accepting`` is false while it drains: what it has may finish, nothing new goes there. ``preferred`` is
     false under a preemption notice: it is used only while nothing better is ready. ``own_tls`` where its
     certificate is from the service's own authority, and from no other. ``ends_at_s`` (monotonic) is when it will
-    be taken away, where that is known; ``throughput`` what it serves, relative to other kinds of VM.
+    be taken away, where that is known; ``throughput`` what it serves, relative to other kinds of VM. ``version``
+    is what it runs (0: it is somebody else's): answers are continued only where the same is run. ``resumes``: it
+    accepts nothing new because of an update, and would go on with an answer that another one of its version began.
     """
 
     id: ReplicaId
@@ -189,14 +201,20 @@ class RouteTarget:
     own_tls: bool = False
     ends_at_s: float | None = None
     throughput: float = 1.0
+    version: int = 0
+    resumes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingSnapshot:
-    """All replicas that requests may be on, at one moment. One that is missing here is gone for good."""
+    """All replicas that requests may be on, at one moment. One that is missing here is gone for good.
+
+    ``version`` is the snapshot's own number. ``coming`` are the versions of replicas that are on their way up.
+    """
 
     version: int
     targets: tuple[RouteTarget, ...] = ()
+    coming: frozenset[int] = frozenset()
 
 
 class Traffic(Protocol):

@@ -34,6 +34,7 @@ from hedgeserve.spectable import (
     split_listen,
 )
 from hedgeserve.telemetryspec import TelemetrySpec
+from hedgeserve.updatespec import UpdateSpec
 
 __all__ = [
     "REMOTE",
@@ -62,6 +63,7 @@ __all__ = [
     "TelemetrySpec",
     "TimeoutsSpec",
     "Transport",
+    "UpdateSpec",
     "VmSpec",
     "split_listen",
 ]
@@ -435,6 +437,7 @@ class Spec(Table):
     failover: FailoverSpec = FailoverSpec()
     timeouts: TimeoutsSpec = TimeoutsSpec()
     telemetry: TelemetrySpec = TelemetrySpec()
+    update: UpdateSpec = UpdateSpec()
     vm: VmSpec = VmSpec()
     aws: AwsSpec = AwsSpec()
     gcp: GcpSpec = GcpSpec()

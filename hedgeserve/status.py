@@ -32,6 +32,8 @@ class Glance:
     trouble: Sequence[str]
     tasks: int
     recent: Sequence[Mapping[str, Any]]
+    model_version: int = 0
+    rollout: Mapping[str, Any] | None = None
 
     def document(self) -> dict[str, Any]:
         """The document; its shape is described in ``docs/cli.md`` and only ever grows."""
@@ -41,6 +43,8 @@ class Glance:
             "version": __version__,
             "python": platform.python_version(),
             "model": self.model,
+            "model_version": self.model_version,
+            "rollout": dict(self.rollout) if self.rollout else None,
             "url": self.url,
             "state": self.state,
             "standing": dict(self.standing),
@@ -74,6 +78,7 @@ class Glance:
             "instance_type": replica.offer.instance_type,
             "usd_per_hour": replica.offer.usd_per_hour,
             "state": str(replica.state),
+            "version": replica.version,
             "since_s": round(self.now_s - replica.since_s, 1),
             "why": replica.why,
             "url": replica.url,

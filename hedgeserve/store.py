@@ -120,6 +120,40 @@ _MIGRATIONS: tuple[str, ...] = (
         drain_s REAL
     ) STRICT;
     """,
+    # Versions of what replicas run, and the roll-outs that bring them in. What ran before there were versions is
+    # taken for the first. The last roll-out of a service says which version it wants.
+    """
+    ALTER TABLE replicas ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+
+    CREATE TABLE versions (
+        service TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        digest TEXT NOT NULL,
+        content TEXT NOT NULL,
+        made_at TEXT NOT NULL,
+        who TEXT NOT NULL,
+        why TEXT NOT NULL,
+        proven_at TEXT,
+        PRIMARY KEY (service, number),
+        UNIQUE (service, digest)
+    ) STRICT;
+
+    CREATE TABLE rollouts (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        service TEXT NOT NULL,
+        from_version INTEGER NOT NULL,
+        to_version INTEGER NOT NULL,
+        strategy TEXT NOT NULL,
+        state TEXT NOT NULL,
+        who TEXT NOT NULL,
+        why TEXT NOT NULL,
+        began_at TEXT NOT NULL,
+        switched_at TEXT,
+        ended_at TEXT,
+        outcome TEXT NOT NULL DEFAULT ''
+    ) STRICT;
+    CREATE INDEX rollouts_of_a_service ON rollouts (service, id);
+    """,
 )
 
 
@@ -139,6 +173,37 @@ class StoredReplica:
     url: str | None
     noticed: bool
     gone: GoneReason | None
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVersion:
+    """One version of what replicas run; ``content`` holds no secret."""
+
+    number: int
+    digest: str
+    content: Mapping[str, Any]
+    made_at: datetime
+    who: str
+    why: str
+    proven_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRollout:
+    """One roll-out: which version was to take the place of which, and what became of it."""
+
+    id: int
+    from_version: int
+    to_version: int
+    strategy: str
+    state: str
+    who: str
+    why: str
+    began_at: datetime
+    switched_at: datetime | None
+    ended_at: datetime | None
+    outcome: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +288,12 @@ class Store:
         )
         return int(generation)
 
-    async def new_replica(self, service: str, offer: Offer, token: str, reason: str, now: datetime) -> ReplicaId:
+    async def new_replica(
+        self, service: str, offer: Offer, token: str, reason: str, now: datetime, version: int = 1
+    ) -> ReplicaId:
         """Write down the intent to launch, in state ``planned``, and return the id that belongs to it alone.
+
+        ``version`` is the one that it will run.
 
         Raises:
             ValueError: The token has been used before: one token is one VM.
@@ -233,11 +302,11 @@ class Store:
         try:
             [[replica]] = await self._run(
                 "INSERT INTO replicas (id, service, number, zone, instance_type, market, usd_per_hour, "
-                "price_read_at, token, state, state_since, created_at, why) "
-                "SELECT name || '-' || (last_number + 1), name, last_number + 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? "
+                "price_read_at, token, state, state_since, created_at, why, version) "
+                "SELECT name || '-' || (last_number + 1), name, last_number + 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? "
                 "FROM services WHERE name = ? RETURNING id",
                 offer.zone, offer.instance_type, offer.market, offer.usd_per_hour, _text(offer.read_at),
-                token, State.PLANNED, _text(now), _text(now), reason, service,
+                token, State.PLANNED, _text(now), _text(now), reason, version, service,
             )  # fmt: skip
         except sqlite3.IntegrityError as error:
             raise ValueError(f"the token {token!r} belongs to another replica of this journal") from error
@@ -406,6 +475,62 @@ class Store:
         """Forget the slots of this width that begin before a time (Unix seconds)."""
         await self._run("DELETE FROM samples WHERE width_s = ? AND start_s < ?", width_s, before_s)
 
+    async def new_version(
+        self, service: str, digest: str, content: Mapping[str, Any], *, who: str, why: str, at: datetime
+    ) -> int:
+        """The number of the version with this digest: its own where it is known, else the next one, from 1."""
+        [[number]] = await self._run(
+            "INSERT INTO versions (service, number, digest, content, made_at, who, why) "
+            "SELECT ?1, coalesce(max(number), 0) + 1, ?2, ?3, ?4, ?5, ?6 FROM versions WHERE service = ?1 "
+            "ON CONFLICT (service, digest) DO UPDATE SET digest = excluded.digest RETURNING number",
+            service, digest, json.dumps(content, sort_keys=True), _text(at), who, why,
+        )  # fmt: skip
+        return int(number)
+
+    async def prove_version(self, service: str, number: int, *, at: datetime) -> None:
+        """Write down that this version serves as it should; the first time counts."""
+        await self._run(
+            "UPDATE versions SET proven_at = coalesce(proven_at, ?) WHERE service = ? AND number = ?",
+            _text(at), service, number,
+        )  # fmt: skip
+
+    async def versions(self, service: str) -> list[StoredVersion]:
+        """All versions of a service, the oldest first."""
+        rows = await self._run("SELECT * FROM versions WHERE service = ? ORDER BY number", service)
+        return [_stored_version(row) for row in rows]
+
+    async def begin_rollout(
+        self, service: str, *, old: int, new: int, strategy: str, state: str, who: str, why: str, at: datetime
+    ) -> int:
+        """Write down that version ``new`` is to take the place of ``old``; from then on it is the one wanted."""
+        [[rollout]] = await self._run(
+            "INSERT INTO rollouts (service, from_version, to_version, strategy, state, who, why, began_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+            service, old, new, strategy, state, who, why, _text(at),
+        )  # fmt: skip
+        return int(rollout)
+
+    async def save_rollout(
+        self,
+        rollout: int,
+        state: str,
+        *,
+        outcome: str = "",
+        switched_at: datetime | None = None,
+        ended_at: datetime | None = None,
+    ) -> None:
+        """Write down how far it has come; times and outcome, once said, stay."""
+        await self._run(
+            "UPDATE rollouts SET state = ?1, outcome = CASE ?2 WHEN '' THEN outcome ELSE ?2 END, "
+            "switched_at = coalesce(switched_at, ?3), ended_at = coalesce(ended_at, ?4) WHERE id = ?5",
+            state, outcome, switched_at and _text(switched_at), ended_at and _text(ended_at), rollout,
+        )  # fmt: skip
+
+    async def rollouts(self, service: str, limit: int = 100) -> list[StoredRollout]:
+        """The last roll-outs of a service, the oldest of them first."""
+        rows = await self._run("SELECT * FROM rollouts WHERE service = ? ORDER BY id DESC LIMIT ?", service, limit)
+        return [_stored_rollout(row) for row in rows][::-1]
+
     async def _run(self, sql: str, *values: object) -> Sequence[sqlite3.Row]:
         """One statement and all of its rows, committed; an ``IntegrityError`` is the caller's to explain."""
         try:
@@ -470,7 +595,40 @@ def _stored_replica(row: sqlite3.Row) -> StoredReplica:
         url=row["url"],
         noticed=bool(row["noticed"]),
         gone=None if row["gone"] is None else GoneReason(row["gone"]),
+        version=row["version"],
     )
+
+
+def _stored_version(row: sqlite3.Row) -> StoredVersion:
+    return StoredVersion(
+        number=row["number"],
+        digest=row["digest"],
+        content=json.loads(row["content"]),
+        made_at=datetime.fromisoformat(row["made_at"]),
+        who=row["who"],
+        why=row["why"],
+        proven_at=_time(row["proven_at"]),
+    )
+
+
+def _stored_rollout(row: sqlite3.Row) -> StoredRollout:
+    return StoredRollout(
+        id=row["id"],
+        from_version=row["from_version"],
+        to_version=row["to_version"],
+        strategy=row["strategy"],
+        state=row["state"],
+        who=row["who"],
+        why=row["why"],
+        began_at=datetime.fromisoformat(row["began_at"]),
+        switched_at=_time(row["switched_at"]),
+        ended_at=_time(row["ended_at"]),
+        outcome=row["outcome"],
+    )
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def _event(row: sqlite3.Row) -> Event:

@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from hedgeserve.modelfile.effects import EFFECTS
 from hedgeserve.modelfile.environ import variable_of
 from hedgeserve.modelfile.keys import SCALARS, Kind, tables
 from hedgeserve.modelfile.reference import configuration_markdown, json_schema, starter_toml, write_docs
@@ -35,6 +36,11 @@ def test_every_key_is_documented(key: Any) -> None:
     """Help of one sentence or more, and a place in the reference that can be linked to."""
     assert key.help.endswith(".")
     assert f'<a id="{key.path}"></a>`{key.name}` |' in configuration_markdown()
+
+
+def test_every_key_says_what_a_change_of_it_takes() -> None:
+    """At once, new replicas, or a restart: a new key needs a row in modelfile/effects.py."""
+    assert {key.path for key in KEYS} == set(EFFECTS)
 
 
 def test_every_table_has_help_and_a_heading() -> None:

@@ -7,12 +7,12 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from hedgeserve.errors import HedgeServeError, LimitError, NotRunningError
+from hedgeserve.errors import HedgeServeError, JudgedError, LimitError, NotRunningError
 from hedgeserve.statedir import admin_socket_in, resolve_state_dir, state_root
 
 _ANSWER_S = 30.0
@@ -171,6 +171,25 @@ class AdminClient:
         found: dict[str, Any] = json.loads(self._ask("POST", "/admin/v1/drill", json.dumps(drill).encode()))
         return found
 
+    def apply(
+        self, path: str | None, *, dry: bool, digest: str | None = None, who: str = "", why: str = ""
+    ) -> dict[str, Any]:
+        """Have a model file applied, or with ``dry`` be told what that would do; JudgedError where it is bad."""
+        asked = {"path": path, "dry": dry, "digest": digest, "who": who, "why": why}
+        found: dict[str, Any] = json.loads(self._ask("POST", "/admin/v1/apply", json.dumps(asked).encode()))
+        return found
+
+    def roll_back(self, to: int | None, *, who: str, why: str) -> dict[str, Any]:
+        """Have the service go back to a version; LimitError where that is refused."""
+        asked = json.dumps({"to": to, "who": who, "why": why}).encode()
+        found: dict[str, Any] = json.loads(self._ask("POST", "/admin/v1/rollback", asked))
+        return found
+
+    def versions(self) -> dict[str, Any]:
+        """All versions and the last roll-outs."""
+        found: dict[str, Any] = json.loads(self._ask("GET", "/admin/v1/versions"))
+        return found
+
     def exchange(self, method: str, target: str, body: bytes = b"") -> tuple[int, str, bytes]:
         """Ask anything; the answer's status, kind and body, whatever they are."""
         connection = _UnixConnection(admin_socket_in(self.directory))
@@ -199,8 +218,11 @@ class AdminClient:
         text = content.decode("utf-8", "replace")
         if status >= 400:
             message = _error_message(text) or f"the service answered {status}"
-            raise (LimitError if _error_code(text) == "limit" else HedgeServeError)(message)
+            raise _ERRORS.get(_error_code(text), HedgeServeError)(message)
         return text
+
+
+_ERRORS: Mapping[str, Callable[[str], HedgeServeError]] = {"limit": LimitError, "spec": JudgedError}
 
 
 def _error_message(text: str) -> str:

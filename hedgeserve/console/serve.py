@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -126,6 +126,7 @@ async def _serve(
             )
             click.echo(welcome, file=cast(TextIO, Steady(sys.stdout)))
             stopper.started = True
+            stopper.reloading = manager.reloading
             if picture is not None:
                 picture.begin()
             manager.serving()
@@ -162,6 +163,14 @@ def _way_to_dashboard(service: Service) -> str:
     return f"The dashboard is at {service.dashboard_url}; `hedgeserve ui` prints a link that signs a browser in.\n"
 
 
+def _has_terminal() -> bool:
+    """Whether stdin is a terminal that is still there."""
+    try:
+        return sys.stdin is not None and os.isatty(sys.stdin.fileno())
+    except (OSError, ValueError):
+        return False
+
+
 class _Stopper:
     """Ctrl-C and the signals of service managers, as requests to stop; the old handlers come back at the end."""
 
@@ -170,19 +179,42 @@ class _Stopper:
         self._say = say
         self._drain_s = drain_s
         self._asked = False
+        self._reload: asyncio.Task[None] | None = None
         self.started = False
+        self.reloading: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __enter__(self) -> None:
         loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         loop.add_signal_handler(signal.SIGINT, self._ask, True)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._ask, False)
+        loop.add_signal_handler(signal.SIGTERM, self._ask, False)
+        self._had_terminal = _has_terminal()
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
 
     def __exit__(self, *exc_info: object) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)
+
+    def _hang_up(self) -> None:
+        """A terminal that was closed is a wish to stop; else SIGHUP is the wish to read model.toml again."""
+        if self._had_terminal and not _has_terminal():
+            self._ask(False)
+        elif self.started and not self._asked:
+            self._reload = asyncio.create_task(self._reload_after(self._reload), name="reload")
+
+    async def _reload_after(self, before: "asyncio.Task[None] | None") -> None:
+        """One after the other: each signal is a wish of its own."""
+        if before is not None:
+            await asyncio.wait([before])
+        try:
+            with self.reloading():
+                applied = await self._service.reload()
+            self._say("model.toml is applied." if applied else "model.toml was not applied; the log says why.")
+        except Exception:  # the service goes on, and the next wish may be granted
+            structlog.get_logger("hedgeserve.cli").exception(
+                "reloading model.toml failed through a mistake of ours"
+            )
 
     def _ask(self, may_hurry: bool) -> None:
         if not self._asked:

@@ -53,7 +53,7 @@ class AwsDriver(RemoteDriver[Ec2]):
         self._tags = tags_for(self.service, spec.timeouts.lease)
         self._places: dict[tuple[str, str], tuple[str, str]] = {}
         self._keys: set[tuple[str, str]] = set()
-        self._images: dict[tuple[str, str], tuple[float, Image]] = {}
+        self._images: dict[tuple[str, str, str | None], tuple[float, Image]] = {}
         self._scores_at_s: dict[str, float] = {}
 
     def connect(self, region: str) -> Ec2:
@@ -104,15 +104,16 @@ class AwsDriver(RemoteDriver[Ec2]):
                 f'[aws] subnets = {{{zone} = "subnet-..."}}, or leave the zone out of the pools'
             )
         key_name = await self._key(region, request.authorized_key)
-        image = await self._image(region, images.architecture(kind))
+        spec = request.spec or self.spec
+        image = await self._image(region, images.architecture(kind), spec.aws.images.get(region))
         parameters = run_parameters(
             request,
             Place(zone, *where, key_name),
             image,
             user_data=cloud_config(request, user=self.spec.aws.user, lease_s=self.spec.timeouts.lease),
-            disk_bytes=self.spec.vm.disk,
+            disk_bytes=spec.vm.disk,
             public=self._public,
-            instance_profile=self.spec.aws.instance_profile,
+            instance_profile=spec.aws.instance_profile,
             max_usd_per_hour=self._max_price(region, zone, request.offer),
         )
 
@@ -224,18 +225,17 @@ class AwsDriver(RemoteDriver[Ec2]):
             self._keys.add((region, name))
         return name
 
-    async def _image(self, region: str, arch: str) -> Image:
+    async def _image(self, region: str, arch: str, chosen: str | None) -> Image:
         now_s = asyncio.get_running_loop().time()
-        known = self._images.get((region, arch))
+        known = self._images.get((region, arch, chosen))
         if known is not None and now_s - known[0] < _IMAGE_STALE_S:
             return known[1]
-        chosen = self.spec.aws.images.get(region)
         image = await self._ask(
             region,
             lambda ec2: images.pinned(ec2, chosen, arch) if chosen else images.newest(ec2, arch),
             f"look for an image in {region}",
         )
-        self._images[region, arch] = now_s, image
+        self._images[region, arch, chosen] = now_s, image
         return image
 
     def _forget(self, region: str, code: str) -> None:

@@ -166,9 +166,10 @@ class AzureDriver(RemoteDriver[ArmDriver]):
     async def start(self, region: str, zone: str, request: LaunchRequest) -> Machine:
         """One request for the VM and all it needs; then a look at what becomes of it."""
         group, what = self._group(region), f"make the VM {request.name}"
-        if not bodies.is_image(self._settings.image):
+        image = (request.spec or self.spec).azure.image
+        if not bodies.is_image(image):
             raise UnsupportedError(
-                f'azure.image "{self._settings.image}" is neither publisher:offer:sku:version nor a resource id'
+                f'azure.image "{image}" is neither publisher:offer:sku:version nor a resource id'
             )
         row = find_type(Cloud.AZURE, request.offer.instance_type)
         machine = pending(
@@ -305,6 +306,7 @@ class AzureDriver(RemoteDriver[ArmDriver]):
         )
 
     def _vm_body(self, region: str, zone: str, group: str, request: LaunchRequest) -> Json:
+        spec = request.spec or self.spec
         network = bodies.network_path(group, "virtualNetworks", bodies.NETWORK)
         made = f"/subscriptions/{self._subscription}{network}/subnets/{bodies.SUBNET}"
         firewall = bodies.network_path(group, "networkSecurityGroups", bodies.NSG)
@@ -312,10 +314,10 @@ class AzureDriver(RemoteDriver[ArmDriver]):
             request,
             region=region,
             zone=zone,
-            image=self._settings.image,
+            image=spec.azure.image,
             user=self._settings.user,
             user_data=cloud_config(request, user=self._settings.user, lease_s=self.spec.timeouts.lease),
-            disk_bytes=self.spec.vm.disk,
+            disk_bytes=spec.vm.disk,
             subnet_id=self._settings.subnets.get(region, made),
             firewall_id=f"/subscriptions/{self._subscription}{firewall}",
             public=self.spec.vm.address == "public",

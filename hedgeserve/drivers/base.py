@@ -1,12 +1,15 @@
 """What a cloud must be able to do for HedgeServe, and the words for what passes between."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hedgeserve.replica import Market, Offer, ZoneId
+
+if TYPE_CHECKING:
+    from hedgeserve.spec import Spec
 
 
 class MachineState(StrEnum):
@@ -33,6 +36,7 @@ class LaunchRequest:
     ``name`` and ``token`` are in the journal before the cloud is asked: the same token twice means the same
     VM, and a VM that was started just before a crash is found by its name. ``host_key`` is the private key
     (OpenSSH format) that the VM's SSH server must present: made by us, so that nothing is trusted on first use.
+    ``spec`` says what kind of VM the replica's version wants (image, disk); None: the driver's own.
     """
 
     name: str
@@ -41,6 +45,7 @@ class LaunchRequest:
     tags: Mapping[str, str]
     authorized_key: str
     host_key: str = field(repr=False)
+    spec: "Spec | None" = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,15 @@ class Driver(Protocol):
     @property
     def poll_s(self) -> float:
         """How often :meth:`list` may be asked without wearing out the cloud's patience."""
+
+    async def adopt(self, spec: "Spec") -> None:
+        """Go by this spec from now on: other pools in the same cloud, with the same account and network.
+
+        VMs where no pool is any more stay listed until they are gone.
+        """
+
+    def watch(self, regions: Iterable[str]) -> None:
+        """List VMs in these regions too, whatever the pools say."""
 
     async def offers(self) -> Sequence[Offer]:
         """What the pools allow here, at today's prices, whether or not there is capacity now."""

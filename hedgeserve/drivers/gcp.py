@@ -83,11 +83,12 @@ class GcpDriver(RemoteDriver[Compute]):
             gpus=_gpus(request.offer.instance_type, zone),
             user=self.spec.gcp.user,
         )
-        image = await self._image_path(region)
+        spec = request.spec or self.spec
+        image = await self._image_path(region, spec.gcp.image)
         what = f"start a VM in {zone}"
 
         def insert(api: Compute) -> Json | None:
-            body = bodies.instance_body(self.spec, api.project, zone, request, image)
+            body = bodies.instance_body(spec, api.project, zone, request, image)
             params = {"requestId": bodies.request_id(request.token)}
             try:
                 return api.call("POST", f"zones/{zone}/instances", params=params, body=body)
@@ -204,7 +205,7 @@ class GcpDriver(RemoteDriver[Compute]):
 
     async def image(self, region: str) -> str:
         """The image that VMs boot from."""
-        return await self._image_path(region)
+        return await self._image_path(region, self.spec.gcp.image)
 
     # How it is done
 
@@ -292,11 +293,11 @@ class GcpDriver(RemoteDriver[Compute]):
         if not await self._watch(region, scope, operation, what, _RULE_S):
             raise CloudError(f"could not {what}: Compute Engine has not said that it is done")
 
-    async def _image_path(self, region: str) -> str:
+    async def _image_path(self, region: str, named: str) -> str:
         """The image that is named, or the newest one, looked for again after some hours."""
         project = await self._ask(region, lambda api: str(api.project), "find the project")
-        if self.spec.gcp.image:
-            return images.named_image(self.spec.gcp.image, project)
+        if named:
+            return images.named_image(named, project)
         now_s = asyncio.get_running_loop().time()
         if self._image is None or now_s - self._image[1] > _IMAGE_FOR_S:
             found = await self._ask(

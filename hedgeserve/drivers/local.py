@@ -8,7 +8,7 @@ import asyncio
 import re
 import secrets
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +24,7 @@ from hedgeserve.drivers.localcloud.weather import SpotVm, Weather, climates_of
 from hedgeserve.drivers.offers import PriceSource, Quote, withheld_of
 from hedgeserve.errors import CapacityError, CloudError, UnsupportedError
 from hedgeserve.replica import Market, Offer, ZoneId
-from hedgeserve.spec import Cloud, LocalSpec, PoolSpec
+from hedgeserve.spec import Cloud, LocalSpec, PoolSpec, Spec
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _CALL_DEADLINE_S = 30.0
@@ -32,6 +32,15 @@ _TICK_S = 0.25
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
+
+
+def _weather(pools: Sequence[PoolSpec], local: LocalSpec) -> Weather:
+    return Weather(
+        climates=climates_of(local, (zone for pool in pools for zone in pool.zones)),
+        seed=local.seed,
+        began_at=datetime.now(UTC),
+        trace_speed=local.trace_speed,
+    )
 
 
 class LocalDriver:
@@ -63,14 +72,23 @@ class LocalDriver:
         self._sshd = sshd
         self._lease_s = lease_s
         self._vms = VmDirectory(directory)
-        self._weather = Weather(
-            climates=climates_of(local, (zone for pool in self._pools for zone in pool.zones)),
-            seed=local.seed,
-            began_at=datetime.now(UTC),
-            trace_speed=local.trace_speed,
-        )
+        self._weather = _weather(self._pools, local)
         self._seen_after_s = local.vanish_seen_after
         self._doomed: set[str] = set()
+
+    async def adopt(self, spec: Spec) -> None:
+        """Go by these pools and this weather, which begins anew.
+
+        Raises:
+            SpecError: A trace cannot be used; then everything is as before.
+        """
+        pools = [pool for pool in spec.pools if pool.cloud is Cloud.LOCAL]
+        self._weather = await asyncio.to_thread(_weather, pools, spec.local)
+        self._pools, self._ssh_server = pools, spec.local.ssh_server
+        self._seen_after_s = spec.local.vanish_seen_after
+
+    def watch(self, regions: Iterable[str]) -> None:
+        """Nothing: all VMs are in one directory."""
 
     async def offers(self) -> Sequence[Offer]:
         """Every zone, instance type and market of the pools, at most ``max_usd_per_hour`` each."""

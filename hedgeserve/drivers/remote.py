@@ -7,7 +7,7 @@ A cloud's own code is synchronous, works on one library object of one region and
 import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -127,6 +127,19 @@ class RemoteDriver(ABC, Generic[A]):
     async def examine(self) -> Sequence[Finding]:
         """What can be known before money is spent: :mod:`hedgeserve.drivers.examine`."""
         return await examine(self)
+
+    async def adopt(self, spec: Spec) -> None:
+        """Go by this spec; each region is prepared anew before its next launch."""
+        self.spec = spec
+        self.pools = [pool for pool in spec.pools if pool.cloud is self.cloud]
+        self.watch(region for pool in self.pools for region in regions_of(pool))
+        self._prepared.clear()
+
+    def watch(self, regions: Iterable[str]) -> None:
+        """List VMs in these regions too."""
+        self.regions = tuple(dict.fromkeys((*self.regions, *regions)))
+        for region in self.regions:
+            self._preparing.setdefault(region, asyncio.Lock())
 
     def withheld(self) -> Mapping[ZoneId, Sequence[str]]:
         """What costs more than its pool allows, and what nobody tells a price of."""
@@ -274,8 +287,8 @@ class RemoteDriver(ABC, Generic[A]):
             await asyncio.sleep(_REFRESH_S)
 
     async def _refresh_prices(self) -> None:
-        types = tuple(dict.fromkeys(name for pool in self.pools for name in types_of(pool)))
         while True:
+            types = tuple(dict.fromkeys(name for pool in self.pools for name in types_of(pool)))
             for region in self.regions:
                 try:
                     now = datetime.now(UTC)

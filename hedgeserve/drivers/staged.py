@@ -5,12 +5,13 @@ controller that dies in a drill starts again in the world as it is.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from hedgeserve.drivers.base import Driver, LaunchRequest, Leftover, Machine, MachineState
 from hedgeserve.errors import CapacityError, CloudError
 from hedgeserve.replica import Offer, ZoneId
+from hedgeserve.spec import Spec
 
 
 class Stage:
@@ -92,6 +93,14 @@ class StagedDriver:
     def poll_s(self) -> float:
         """As the driver's."""
         return self._driver.poll_s
+
+    async def adopt(self, spec: Spec) -> None:
+        """As the cloud behind."""
+        await self._driver.adopt(spec)
+
+    def watch(self, regions: Iterable[str]) -> None:
+        """As the cloud behind."""
+        self._driver.watch(regions)
 
     async def offers(self) -> Sequence[Offer]:
         """As the driver's; prices are kept from before, so that silence does not touch them."""

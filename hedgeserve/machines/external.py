@@ -29,6 +29,11 @@ class ExternalLife:
             timed=lambda phase, seconds: None,
         )
 
+    def adopt(self, hands: Hands) -> None:
+        """Probe with these from now on."""
+        self._hands = hands
+        self._readiness.adopt(hands.prober, hands.spec.probe)
+
     async def run(self) -> None:
         """Probe for ever, whatever happens; returns only when cancelled."""
         why, pause_s = "waiting for the server to answer its probe", 0.0

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from hedgeserve.machines.keys import SshKeys
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Hands:
-    """What all lives of a fleet share. ``credentials`` is None where no pool has VMs."""
+    """What all lives of one version share. ``credentials`` is None where no pool has VMs.
+
+    ``spec`` and ``prober`` are other ones after a change of model.toml that needs no new replicas.
+    """
 
     spec: Spec
     engine: Engine
@@ -60,13 +63,17 @@ class Hands:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """End this replica: after its requests (until ``deadline_s``) where ``drain``, else at once."""
+    """End this replica: after its requests (until ``deadline_s``) where ``drain``, else at once.
+
+    They have ``patience_s``; None: ``timeouts.drain``.
+    """
 
     drain: bool
     why: str
     gone: GoneReason
     rule: Rule | None = None
     deadline_s: float | None = None
+    patience_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,10 @@ class Inventory:
         self._troubles: dict[str, str] = {}
         self._locked_out_until_s: dict[str, float] = {}
 
+    def adopt(self, *, call_timeout_s: float) -> None:
+        """Another time for a cloud's answer from now on."""
+        self._call_timeout_s = call_timeout_s
+
     def troubles(self) -> dict[str, str]:
         """Why the clouds that did not answer the last question did not."""
         return dict(self._troubles)

@@ -40,6 +40,8 @@ class EventKind(StrEnum):
     REAPED = "reaped"
     CLEARED = "cleared"
     DRILL = "drill"
+    APPLIED = "applied"
+    UPDATE = "update"
     NOTE = "note"
     TROUBLE = "trouble"
 
@@ -62,15 +64,15 @@ class Journal:
         self.heard: Callable[[], None] = lambda: None
         self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
 
-    async def intend(self, offer: Offer, token: str, reason: str) -> ReplicaId:
-        """Commit the intent to launch on this offer and return the new replica's id.
+    async def intend(self, offer: Offer, token: str, reason: str, version: int = 1) -> ReplicaId:
+        """Commit the intent to launch this version on this offer and return the new replica's id.
 
         Raises:
             StateDirectoryError: It could not be written, so no cloud may be asked.
         """
         try:
             replica = await self._store.new_replica(
-                self._service, offer=offer, token=token, reason=reason, now=datetime.now(UTC)
+                self._service, offer=offer, token=token, reason=reason, now=datetime.now(UTC), version=version
             )
         except StateDirectoryError as error:
             self.trouble = str(error)

@@ -20,7 +20,7 @@ from hedgeserve.machines.coldstart import ColdStart
 from hedgeserve.machines.hands import Hands, Order, Past
 from hedgeserve.machines.journal import EventKind
 from hedgeserve.machines.notices import Approved, NoticeSeen, Rebalance, Remark, Trouble, WatchEvent
-from hedgeserve.machines.probe import Identity
+from hedgeserve.machines.probe import Identity, Prober
 from hedgeserve.machines.readiness import Readiness
 from hedgeserve.machines.refusals import is_certain, news_of
 from hedgeserve.machines.session import VmSession, transport_to
@@ -60,7 +60,7 @@ class _Over(Exception):
 
 
 class ReplicaLife:
-    """Runs one replica; :attr:`replica` is always its present state."""
+    """Runs one replica; :attr:`replica` is always its present state, :attr:`last_words` why it has ended."""
 
     def __init__(self, replica: Replica, hands: Hands, *, token: str, past: Past | None = None) -> None:
         self.replica = replica
@@ -73,6 +73,7 @@ class ReplicaLife:
         self._hurry = asyncio.Event()
         self._session: VmSession | None = None
         self._readiness: Readiness | None = None
+        self.last_words = ""
         self._under_notice = asyncio.Event()
         self._tunnelled = False
         self._lead_s: float | None = None
@@ -110,6 +111,22 @@ class ReplicaLife:
         if self.replica.state is State.READY:
             await self._noticed(notice)
 
+    @property
+    def patience_s(self) -> float:
+        """For how long its requests may go on once it drains."""
+        told_s = self._order.patience_s if self._order is not None else None
+        return self._hands.spec.timeouts.drain if told_s is None else told_s
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether it drains for an update, with all the time that a request may take."""
+        return self._order is not None and self._order.patience_s is not None
+
+    def adopt(self) -> None:
+        """Its hands have other words by now: probe by them."""
+        if self._readiness is not None and self.replica.url is not None:
+            self._readiness.adopt(self._prober(self.replica.url), self._hands.spec.probe)
+
     async def log_tail(self, lines: int) -> str:
         """The last lines of its engine's log.
 
@@ -137,6 +154,7 @@ class ReplicaLife:
             over = _Over(GoneReason.FAILED, f"an unexpected error: {error!r}", self._failure())
         if over is None or self.replica.state is State.GONE:
             return
+        self.last_words = over.why
         if over.news is not None:
             self._tell(over.news, over.why, lead_s=self._lead_s)
         elif over.gone is not GoneReason.PREEMPTED and self.replica.state is not State.TERMINATING:
@@ -165,7 +183,7 @@ class ReplicaLife:
             return _Over(order.gone, order.why, rule=order.rule)
         await self._to(State.DRAINING, order.why, gone=order.gone, rule=order.rule)
         begun_s, traffic = self._now_s(), self._hands.traffic
-        deadline_s = begun_s + self._hands.spec.timeouts.drain
+        deadline_s = begun_s + self.patience_s
         if order.deadline_s is not None:
             deadline_s = min(deadline_s, order.deadline_s)
         with suppress(TimeoutError):
@@ -196,6 +214,7 @@ class ReplicaLife:
             tags=tags_for(spec.service.name, spec.timeouts.lease, replica.id, controller=controller),
             authorized_key=self._hands.keys.authorized_key,
             host_key=host_key,
+            spec=spec,
         )
         try:
             async with asyncio.timeout(self._hands.spec.timeouts.launch):
@@ -301,11 +320,8 @@ class ReplicaLife:
         except TimeoutError:
             raise BootstrapError("start", f"the engine had not been started after {limit_s:g} s") from None
         self.replica = replace(self.replica, url=session.url)
-        prober = self._hands.prober
-        if session.url.startswith("https:"):
-            prober = prober.of(Identity(self.replica.id, self._hands.authority.trust))
         self._readiness = readiness = Readiness(
-            prober,
+            self._prober(session.url),
             self._hands.spec.probe,
             url=session.url,
             api_key=self._hands.engine_key,
@@ -480,6 +496,12 @@ class ReplicaLife:
         return next((machine.id for machine in listed.values() if machine.name == self.replica.id), None)
 
     # Small things
+
+    def _prober(self, url: str) -> Prober:
+        prober = self._hands.prober
+        if not url.startswith("https:"):
+            return prober
+        return prober.of(Identity(self.replica.id, self._hands.authority.trust))
 
     async def _to(
         self,

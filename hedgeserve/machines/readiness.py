@@ -34,6 +34,10 @@ class Readiness:
         self._last = "no probe came back"
         self._suspected = asyncio.Event()
 
+    def adopt(self, prober: Prober, probe: ProbeSpec) -> None:
+        """Ask in another way from the next question on."""
+        self._prober, self._probe = prober, probe
+
     def suspect(self) -> None:
         """Something else speaks against the engine: have it probed now, and more often until it answers."""
         self._suspected.set()
@@ -49,10 +53,10 @@ class Readiness:
         begun_s = clock()
         try:
             async with asyncio.timeout(self._probe.initial_delay):
-                await self._until_answered(self._prober.health, pause_s)
+                await self._until_answered(lambda url, key: self._prober.health(url, key), pause_s)
                 self._timed("load", clock() - begun_s)
                 begun_s = clock()
-                await self._until_answered(self._prober.first_token, pause_s)
+                await self._until_answered(lambda url, key: self._prober.first_token(url, key), pause_s)
                 self._timed("first_token", clock() - begun_s)
         except TimeoutError:
             raise BootstrapError(

@@ -67,6 +67,10 @@ class Reaper:
                     if ours and not known and machine.state is not MachineState.STOPPING:
                         await self.reap(machine, "no replica owns it")
 
+    def adopt(self, spec: Spec) -> None:
+        """Go by this spec from now on."""
+        self._spec = spec
+
     async def reap(self, machine: Machine, why: str) -> None:
         """Terminate one VM; where that fails, the next round finds it again."""
         cloud = machine.zone.split("/", 1)[0]

@@ -43,6 +43,9 @@ _ROWS: tuple[tuple[str, Effect, str], ...] = (
     ("pools", Effect.RESTART, "cloud urls api_key_env"),
     ("pools", Effect.LIVE, "zones regions instance_types gpu throughput markets max_usd_per_hour"),
     ("probe", Effect.LIVE, "path post_body completion initial_delay interval timeout failure_threshold"),
+    ("telemetry", Effect.RESTART, "traces endpoint sample"),
+    # Its socket, its token and its certificate are there from the start.
+    ("admin", Effect.RESTART, "listen hosts tls_certificate tls_key allow_public_without_tls"),
     # The listening side keeps the sizes of its connections; what bounds requests is asked for each of them.
     ("limits", Effect.LIVE, "max_body max_head max_connections max_held_response max_queue max_attempts"),
     ("limits", Effect.LIVE, "max_concurrent_per_replica requests_per_minute_per_key"),

@@ -74,6 +74,13 @@ class Autoscaler:
         self._seen_total = 0
         self._busy_until_s: float | None = None
 
+    def adopt(self, replicas: ReplicasSpec) -> None:
+        """Keep to these bounds from now on: the target stays as far as they let it, the delays begin anew."""
+        self._spec = replicas
+        self._window = _Span(replicas.window)
+        self._up = _Extreme(replicas.upscale_delay, sign=1)
+        self._down = _Extreme(replicas.downscale_delay, sign=-1)
+
     def decide(self, signal: LoadSignal, bounds: Bounds | None = None) -> ScaleDecision:
         """The target now; ``now_s`` must not go back from one call to the next. ``bounds`` None: the spec's."""
         spec, now_s = self._spec, signal.now_s

@@ -74,15 +74,18 @@ class Rule(StrEnum):
     NOTICE = "notice"  # the cloud is about to take the VM back
     ASLEEP = "asleep"  # the calendar wants no replica at this hour
     PAUSED = "paused"  # a person wants no replica
+    UPDATE = "update"  # a replica of another version takes its place
+    ROLLBACK = "rollback"  # its version has been taken back
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start a replica on this offer."""
+    """Start a replica on this offer; ``version`` is what it is to run, 0: the one that is wanted."""
 
     offer: Offer
     rule: Rule
     reason: str
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ class Ticket:
         self, place: Place, wants: Wants, granted: Callable[[Lease], None], refused: Callable[[Refused], None]
     ) -> None:
         self.place = place
+        place.versions = wants.versions
         self.wants = wants
         self.granted = granted
         self.refused = refused
@@ -46,6 +47,11 @@ class Ticket:
         self.asked_at_s = 0.0
         self.give_up_at_s = 0.0
         self.return_at_s: float | None = None
+
+    def bind(self, versions: frozenset[int] | None, *, resuming: bool) -> None:
+        """It may be answered by these versions only (None: any) from its next claim on."""
+        self.place.versions = versions
+        self.place.resuming = resuming
 
     def failed_on(self, replica: ReplicaId) -> None:
         """This replica has failed the request: it is asked again only where there is no other."""
@@ -85,6 +91,11 @@ class Dispatcher:
         self.closure: Closure | None = None
         self.arrived_total = 0
 
+    def adopt(self, *, max_queue: int, patience_s: float) -> None:
+        """Other bounds from now on; those that wait already stay, and wait as long as they were told."""
+        self._line.longest = max_queue
+        self._patience_s = patience_s
+
     @property
     def queued(self) -> int:
         """Requests that wait."""
@@ -98,6 +109,11 @@ class Dispatcher:
     def update(self, snapshot: RoutingSnapshot) -> None:
         """Take over a snapshot; those that wait are served at once where they can be."""
         self.pool.update(snapshot)
+        for ticket in tuple(self._waiting.values()):
+            place = ticket.place
+            if place.versions is not None and not self.pool.may_have(place.versions, resuming=place.resuming):
+                self.withdraw(ticket)
+                ticket.refused(self._out_of_version())
 
     def close(self, closure: Closure | None) -> None:
         """Let nobody wait from now on, and turn those away who do; None: open again."""
@@ -127,7 +143,8 @@ class Dispatcher:
         first.
 
         Raises:
-            Refused: The line is full, the request's own deadline cannot be met, or the endpoint is closed.
+            Refused: The line is full, the request's own deadline cannot be met, the endpoint is closed, or no
+                replica runs or will run the version that it needs.
         """
         place = ticket.place
         place.may_return = False
@@ -139,6 +156,8 @@ class Dispatcher:
         if self.closure is not None:
             raise self.closed(self.closure)
         now_s = self._now_s()
+        if place.versions is not None and not self.pool.may_have(place.versions, resuming=place.resuming):
+            raise self._out_of_version()
         if place.deadline_s is not None and now_s + self._expected_wait_s(now_s) > place.deadline_s:
             raise self._cannot_meet(now_s)
         if not self._line.enter(place):
@@ -188,9 +207,14 @@ class Dispatcher:
     @staticmethod
     def _wants(ticket: Ticket) -> Wants:
         place, wants = ticket.place, ticket.wants
-        if not place.failed_on:
+        if not place.failed_on and place.versions is wants.versions and not place.resuming:
             return wants
-        return wants.avoiding(frozenset(place.failed_on), may_return=place.may_return)
+        return wants.avoiding(
+            frozenset(place.failed_on),
+            may_return=place.may_return,
+            versions=place.versions,
+            resuming=place.resuming,
+        )
 
     def _serve_line(self) -> None:
         # Whoever is told may release or claim at once: one round at a time.
@@ -243,6 +267,13 @@ class Dispatcher:
             f"The request would wait for about {wait}, longer than its x-deadline-ms allows; "
             f"try again in {retry_s} s.",
             retry_after_s=retry_s,
+        )
+
+    def _out_of_version(self) -> Refused:
+        return Refused(
+            Code.NO_CAPACITY,
+            "An update has replaced the last replica that ran the version of the model that this request needs.",
+            retry_after_s=self.retry_after_s(),
         )
 
     def _deadline_passed(self) -> Refused:

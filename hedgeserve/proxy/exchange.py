@@ -48,6 +48,7 @@ _ERROR: Final = 4
 _OK: Final = Outcome.OK
 _CHOICES: Final = Dialect.CHOICES
 _NO_WAY: Final = Way.NONE
+_BY_WORD = frozenset({FailurePhase.STATUS, FailurePhase.ABORT})
 _THEIR_FAULT = frozenset({500, 502, 503, 504})
 _TOLD_BYTES = 4096
 _LONGEST_REPLY_BYTES = 64 * 2**20
@@ -73,6 +74,7 @@ class Exchange:
     _try = 0
     _seen_beats = 0
     _heard = 0
+    _version = 0
     _status = 0
     _arrival = 0
     _lost_at_s: float | None = None
@@ -277,6 +279,7 @@ class Exchange:
             self._follow(self._recovery.start())
         else:
             self._stream = None
+            self._version = lease.target.version
             self._ask_replica(self.ask.raw_path, self.ask.approach.body, patient=self.ask.patient)
 
     def _trace_attempt(self, trace: RequestTrace, lease: Lease) -> None:
@@ -566,9 +569,9 @@ class Exchange:
 
     def _finish(self, *, said: bool = False) -> None:
         """The answer is whole."""
-        if self._lease is not None:
-            self._lease.worked()
         status = self._status
+        if self._lease is not None:
+            self._lease.worked(refused=status >= 400)
         self.report.outcome = (
             _OK if status < 400 else Outcome.CLIENT_ERROR if status < 500 else Outcome.UPSTREAM_ERROR
         )
@@ -626,6 +629,17 @@ class Exchange:
         if self.report.resumed >= self._shared.failover.max_resumptions:
             self._end_complete() if complete else self._end_cut(code, said)
             return
+        pool = self._shared.dispatcher.pool
+        versions = pool.bound_to(self._version)
+        if versions is not None:
+            # Another version would go on in words that this one would not have found.
+            if not pool.may_have(versions, resuming=True):
+                if complete:
+                    self._end_complete()
+                else:
+                    self._cannot_go_on(code, said, "no other replica runs the version that began it")
+                return
+            self._get_ticket().bind(versions, resuming=True)
         self._recovery = self._telling.recover() if complete else recovery  # type: ignore[assignment]
         self.report.resumed += 1
         if self._begun and self._lost_at_s is None:
@@ -651,6 +665,8 @@ class Exchange:
         else:  # collected, and nothing of it told: from the start, then
             self._recovery = None
             self._stream = None
+            if self._ticket is not None:
+                self._ticket.bind(self.ask.wants.versions, resuming=False)
             if self._spent():
                 self._turn_away(self._given_up())
             else:
@@ -700,7 +716,7 @@ class Exchange:
 
     def _note(self, replica: ReplicaId, failure: "Failure", lease: Lease) -> None:
         if failure.phase not in NO_FAULT:
-            lease.failed()
+            lease.failed(by_word=failure.phase in _BY_WORD)
         self._shared.metrics.upstream_failed(failure.phase)
         if self.trace is not None:
             self.trace.attempt_failed(failure.phase, failure.reason, self.told_tokens)

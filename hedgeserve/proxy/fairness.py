@@ -14,15 +14,19 @@ from heapq import heapify, heappop, heappush, heapreplace
 from hedgeserve.proxy.place import Place
 from hedgeserve.replica import ReplicaId
 
-Needs = tuple[frozenset[ReplicaId], bool]
-"""Which replicas a place is not to be sent to, and whether it may be if there is no other."""
+Needs = tuple[frozenset[ReplicaId], bool, frozenset[int] | None, bool]
+"""Which replicas a place is not to be sent to, and whether it may be if there is no other; which versions it may
+be sent to (None: any), and whether it goes on with an answer of theirs."""
 
-ANY: Needs = (frozenset(), False)
+ANY: Needs = (frozenset(), False, None, False)
 
 
 def needs_of(place: Place) -> Needs:
     """The lot in which it stands."""
-    return (frozenset(place.failed_on), place.may_return) if place.failed_on else ANY
+    if place.versions is None and not place.failed_on:
+        return ANY
+    failed_on = frozenset(place.failed_on)
+    return failed_on, place.may_return and bool(failed_on), place.versions, place.resuming
 
 
 class Stay:

@@ -3,7 +3,7 @@
 import ipaddress
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -42,12 +42,17 @@ class Front:
     """Answers what is not for replicas, and tells of each: one log line, the metrics."""
 
     def __init__(self, spec: Spec, keys: Keys, metrics: Metrics, standing: Standing) -> None:
-        self._names = (spec.model.id, *spec.model.aliases)
+        self._names: tuple[str, ...] = (spec.model.id, *spec.model.aliases)
         self._limits = spec.limits
         self._keys = keys
         self._metrics = metrics
         self._standing = standing
         self._since = int(time.time())
+
+    def adopt(self, spec: Spec, names: Sequence[str]) -> None:
+        """Serve these names within these limits from now on."""
+        self._names = tuple(names)
+        self._limits = spec.limits
 
     def answer(self, incoming: Incoming, client: Edge, request_id: str) -> None:
         """Answer one request."""

@@ -28,6 +28,10 @@ class Gauges:
         self._next_s: dict[Incarnation, float] = {}
         self._pause_s: dict[Incarnation, float] = {}
 
+    def adopt(self, *, every_s: float) -> None:
+        """Ask in another rhythm from the next time on."""
+        self._every_s = every_s
+
     def sweep(self, incarnations: tuple[Incarnation, ...], now_s: float) -> None:
         """Ask those whose time has come; nobody where there is nothing to choose between."""
         self._next_s = {one: at_s for one, at_s in self._next_s.items() if not one.vanished}

@@ -59,6 +59,12 @@ class Lookout:
         self._typical_pace = _FIRST_PACE
         self._beats: dict[Incarnation, tuple[int, float]] = {}
 
+    def adopt(self, shared: Shared, *, engine_metrics_s: float) -> None:
+        """Look by these bounds from now on; each exchange keeps those under which it began."""
+        self._shared = shared
+        self._gauges.adopt(every_s=engine_metrics_s)
+        self._every_s = sweep_every_s(shared.timeouts)
+
     def sweep(self, now_s: float) -> None:
         """Look at everything that time may have an effect on."""
         self._sweeps += 1
@@ -125,8 +131,12 @@ class Lookout:
         ]
         if not streams:
             return
+        versions = self._shared.dispatcher.pool.bound_to(incarnation.target.version)
         room = any(
-            other is not incarnation and other.target.accepting and other.target.ends_at_s is None
+            other is not incarnation
+            and other.target.accepting
+            and other.target.ends_at_s is None
+            and (versions is None or other.target.version in versions)
             for other in self._shared.dispatcher.pool.incarnations
         )
         for exchange in plan_moves(

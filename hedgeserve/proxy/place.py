@@ -12,8 +12,9 @@ class Place:
 
     ``arrival`` orders those of one ``key``. ``priority`` is 0 (low), 1 (normal) or 2 (high), ``tokens`` what it
     is thought to cost; after ``deadline_s`` it is not served any more. ``failed_on`` stays as it is while it
-    waits. ``admitted`` is set by the first entry (or by being served without one) and exempts from the bound: who
-    was let in once is not turned away for coming back.
+    waits, and so do ``versions`` (those that it may be sent to, None: any) and ``resuming`` (it goes on with an
+    answer). ``admitted`` is set by the first entry (or by being served without one) and exempts from the bound:
+    who was let in once is not turned away for coming back.
     """
 
     __slots__ = (
@@ -25,7 +26,9 @@ class Place:
         "failed_on",
         "key",
         "priority",
+        "resuming",
         "tokens",
+        "versions",
     )
 
     def __init__(
@@ -43,6 +46,8 @@ class Place:
         self.deadline_s = deadline_s
         self.tokens = max(tokens, 1)
         self.failed_on: set[ReplicaId] = set()
+        self.versions: frozenset[int] | None = None
+        self.resuming = False
         self.admitted = False
         self._may_return = False
         self._on_change: Callable[[Place], None] | None = None

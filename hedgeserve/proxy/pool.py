@@ -16,6 +16,22 @@ from hedgeserve.proxy.routing import Candidate, Router, Wants
 from hedgeserve.proxy.wire import Endpoint
 from hedgeserve.replica import ReplicaId, RouteTarget, RoutingSnapshot
 
+_MOST_TALLIES = 16
+
+
+class Tally:
+    """What the replicas of one version have done with requests, while nothing took them away.
+
+    ``failed`` are attempts that a replica answered with an error of its own, not those that died with it.
+    """
+
+    __slots__ = ("failed", "refused", "served")
+
+    def __init__(self) -> None:
+        self.served = 0
+        self.refused = 0
+        self.failed = 0
+
 
 class Incarnation:
     """One target from the snapshot in which it appeared to the one in which it is missing.
@@ -33,10 +49,12 @@ class Incarnation:
         "shunned_until_s",
         "silent",
         "suspected",
+        "tally",
         "vanished",
     )
 
-    def __init__(self, target: RouteTarget, endpoint: Endpoint) -> None:
+    def __init__(self, target: RouteTarget, endpoint: Endpoint, tally: Tally) -> None:
+        self.tally = tally
         self.candidate = Candidate(target)
         self.endpoint = endpoint
         self.breaker = Breaker()
@@ -97,12 +115,22 @@ class Lease:
             self.incarnation.candidate.tokens += tokens - self.tokens
             self.tokens = tokens
 
-    def failed(self) -> None:
-        """The replica failed this attempt: others come first for a while, longer each time in a row."""
-        self._pool.shun(self.incarnation)
+    def failed(self, *, by_word: bool = False) -> None:
+        """The replica failed this attempt: others come first for a while, longer each time in a row.
 
-    def worked(self) -> None:
-        """The replica has answered: it is as good as any."""
+        ``by_word``: it said so itself. Of one that is being taken away even that says nothing of its version.
+        """
+        self._pool.shun(self.incarnation)
+        target = self.incarnation.candidate.target
+        if by_word and target.accepting and target.preferred:
+            self.incarnation.tally.failed += 1
+
+    def worked(self, *, refused: bool = False) -> None:
+        """The replica has answered, if only with a refusal: it is as good as any."""
+        if refused:
+            self.incarnation.tally.refused += 1
+        else:
+            self.incarnation.tally.served += 1
         if self.incarnation.candidate.shunned_until_s:
             self.incarnation.breaker.worked()
             self.incarnation.silent = False
@@ -152,8 +180,16 @@ class Pool:
         self._uses = 0
         self._idle: dict[ReplicaId, asyncio.Event] = {}
         self._version = -1
+        self._coming: frozenset[int] = frozenset()
+        self._tallies: dict[int, Tally] = {}
         self.ready = False
         """Whether any replica takes new requests."""
+
+    def adopt(self, router: Router, *, limit: int) -> None:
+        """Choose by this router and bound from now on; what is under way stays where it is."""
+        self._router = router
+        self._limit = limit
+        self._on_free()
 
     @property
     def in_flight(self) -> int:
@@ -171,6 +207,26 @@ class Pool:
         """All that the last snapshot showed."""
         return tuple(self._known.values())
 
+    @property
+    def tallies(self) -> dict[int, Tally]:
+        """What the versions that were lately here have done, by version."""
+        return dict(self._tallies)
+
+    def bound_to(self, version: int) -> frozenset[int] | None:
+        """The versions that an answer which this one began may be continued by; None: there is no other.
+
+        Where one version alone runs, servers that somebody else runs (version 0) are taken to run the same.
+        """
+        versions = {one.target.version for one in self._known.values()} | {version}
+        return frozenset((version,)) if len(versions - {0}) > 1 else None
+
+    def may_have(self, versions: frozenset[int], *, resuming: bool) -> bool:
+        """Whether a replica of these versions takes requests, or is on its way up."""
+        return not versions.isdisjoint(self._coming) or any(
+            one.target.version in versions and (one.target.accepting or (resuming and one.target.resumes))
+            for one in self._known.values()
+        )
+
     def has(self, replica: ReplicaId) -> bool:
         """Whether this replica is in the snapshot and takes new requests."""
         incarnation = self._known.get(replica)
@@ -181,12 +237,14 @@ class Pool:
         if snapshot.version < self._version:
             return
         self._version = snapshot.version
+        self._coming = snapshot.coming
         before = self._known
         self._known = {}
         for target in snapshot.targets:
             incarnation = before.get(target.id)
             if incarnation is None or incarnation.target.url != target.url:
-                incarnation = Incarnation(target, Endpoint.of(target, self._own_trust, self._get_public_trust))
+                endpoint = Endpoint.of(target, self._own_trust, self._get_public_trust)
+                incarnation = Incarnation(target, endpoint, self._tally(target.version))
             else:
                 del before[target.id]
                 self._renew(incarnation, target)
@@ -197,6 +255,13 @@ class Pool:
         for incarnation in before.values():
             self._vanish(incarnation)
         self._on_free()
+
+    def _tally(self, version: int) -> Tally:
+        tally = self._tallies.pop(version, None) or Tally()
+        self._tallies[version] = tally  # the one that came last stands last
+        while len(self._tallies) > _MOST_TALLIES:
+            del self._tallies[next(iter(self._tallies))]
+        return tally
 
     def _renew(self, incarnation: Incarnation, target: RouteTarget) -> None:
         old = incarnation.target

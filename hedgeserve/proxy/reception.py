@@ -25,7 +25,7 @@ from hedgeserve.proxy.replies import Code, Refused
 from hedgeserve.proxy.request import Incoming
 from hedgeserve.proxy.routes import FORWARDED, Forwarded
 from hedgeserve.proxy.routing import Wants
-from hedgeserve.spec import RoutingSpec, Spec
+from hedgeserve.spec import LimitsSpec, RoutingSpec, Spec
 from hedgeserve.tracing import RequestTrace, Tracing
 
 _log = structlog.get_logger(__name__)
@@ -45,6 +45,10 @@ class Budget:
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
         self.kept_bytes = 0
+
+    def bound(self, most_bytes: int) -> None:
+        """Another bound from now on; what is kept already stays."""
+        self._most = most_bytes
 
     def keep(self, more_bytes: int) -> bool:
         """Whether this much more may be kept; giving back (below 0) always may."""
@@ -70,17 +74,12 @@ class Reception:
         on_idle: Callable[[], None],
         tracing: Tracing | None = None,
     ) -> None:
-        self._names = (spec.model.id, *spec.model.aliases)
-        self._routing: RoutingSpec = spec.routing
-        self._session_header = spec.routing.session_header.lower().encode()
-        self._longest_event = max(spec.limits.max_held_response, 2**20)
+        self._names: tuple[str, ...] = (spec.model.id, *spec.model.aliases)
+        self._apart: Mapping[str, frozenset[int]] = {}
+        self._heed(spec)
         self._log = _log.bind()  # once: finding the logger anew costs as much as all of the rest of counting
         self._keys = keys
-        self._quotas = Quotas(
-            requests_per_minute=spec.limits.requests_per_minute_per_key,
-            tokens_per_minute=spec.limits.tokens_per_minute_per_key,
-            concurrent=spec.limits.concurrent_per_key,
-        )
+        self._quotas = _quotas(spec.limits)
         self._shared = shared
         self._policy = policy
         self._metrics = metrics
@@ -91,6 +90,33 @@ class Reception:
         self.budget = Budget(spec.failover.max_kept)
         self.active = 0
         self.typical_tokens = _TYPICAL_TOKENS
+
+    def adopt(
+        self,
+        spec: Spec,
+        shared: Shared,
+        policy: FailoverPolicy,
+        names: Sequence[str],
+        apart: Mapping[str, frozenset[int]],
+    ) -> None:
+        """Take requests by these words from now on; those under way keep the ones by which they began.
+
+        ``names`` are the model's; ``apart`` says of those that only some versions answer to, which. Accounts of
+        keys begin anew where their limits are other ones.
+        """
+        if _quotas_of(spec.limits) != _quotas_of(self._shared.limits):
+            self._quotas = _quotas(spec.limits)
+        self._shared = shared
+        self._policy = policy
+        self._names = tuple(names)
+        self._apart = apart
+        self.budget.bound(spec.failover.max_kept)
+        self._heed(spec)
+
+    def _heed(self, spec: Spec) -> None:
+        self._routing: RoutingSpec = spec.routing
+        self._session_header = spec.routing.session_header.lower().encode()
+        self._longest_event = max(spec.limits.max_held_response, 2**20)
 
     def judge(self, incoming: Incoming) -> Refused | None:
         """What stands in the way of a request, as far as its head tells."""
@@ -195,6 +221,7 @@ class Reception:
         )
         tokens = approach.prompt_tokens_estimate + answer_tokens
         policy = self._routing.policy
+        model = fields.get("model") if self._apart else None
         lines = incoming.lines
         if lines is None:
             lines = incoming.lines = to_replica(incoming.headers, traced=self._tracing is not None)
@@ -212,6 +239,7 @@ class Reception:
                 _prefix(body) if policy == "prefix" else b"",
                 self._session(incoming, fields) if policy == "session" else "",
                 priority == 2 or deadline_s is not None,
+                versions=None if model is None else self._apart.get(model),
             ),
             route.generates and not understood.stream and not approach.collect,
             answer_tokens,
@@ -296,6 +324,19 @@ def _end(trace: RequestTrace, report: Report, usage: Mapping[str, Any] | None) -
         ttft_s=report.ttft_s,
         usage=usage,
     )
+
+
+def _quotas_of(limits: LimitsSpec) -> tuple[int | None, int | None, int | None]:
+    return (
+        limits.requests_per_minute_per_key,
+        limits.tokens_per_minute_per_key,
+        limits.concurrent_per_key,
+    )
+
+
+def _quotas(limits: LimitsSpec) -> Quotas:
+    requests, tokens, concurrent = _quotas_of(limits)
+    return Quotas(requests_per_minute=requests, tokens_per_minute=tokens, concurrent=concurrent)
 
 
 def _deadline(given: bytes, now_s: float) -> float:

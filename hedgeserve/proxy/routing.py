@@ -47,6 +47,7 @@ class Candidate:
         "throughput",
         "tokens",
         "told_at_s",
+        "version",
         "waiting",
     )
 
@@ -67,16 +68,18 @@ class Candidate:
         self.accepting = target.accepting
         self.preferred = target.preferred
         self.throughput = target.throughput
+        self.version = target.version
 
 
 class Wants:
     """What one request asks of routing; cheap to make, since one is made for each.
 
     ``prefix`` is the beginning of its prompt, ``session`` whom it belongs to; ``avoid`` are replicas that failed
-    it, to be taken again only if there is no other and it ``may_return``.
+    it, to be taken again only if there is no other and it ``may_return``. ``versions`` are those that it may be
+    sent to (None: any); ``resuming`` is one that goes on with an answer of theirs.
     """
 
-    __slots__ = ("avoid", "may_return", "prefix", "session", "tokens", "urgent")
+    __slots__ = ("avoid", "may_return", "prefix", "resuming", "session", "tokens", "urgent", "versions")
 
     def __init__(
         self,
@@ -86,17 +89,28 @@ class Wants:
         urgent: bool = False,
         avoid: Collection[ReplicaId] = (),
         may_return: bool = False,
+        versions: frozenset[int] | None = None,
+        resuming: bool = False,
     ) -> None:
         self.tokens = tokens
+        self.versions = versions
+        self.resuming = resuming
         self.prefix = prefix
         self.session = session
         self.urgent = urgent
         self.avoid = avoid
         self.may_return = may_return
 
-    def avoiding(self, avoid: Collection[ReplicaId], *, may_return: bool) -> "Wants":
-        """The same, of others than these."""
-        return Wants(self.tokens, self.prefix, self.session, self.urgent, avoid, may_return)
+    def avoiding(
+        self,
+        avoid: Collection[ReplicaId],
+        *,
+        may_return: bool,
+        versions: frozenset[int] | None = None,
+        resuming: bool = False,
+    ) -> "Wants":
+        """The same, of others than these, and of these versions."""
+        return Wants(self.tokens, self.prefix, self.session, self.urgent, avoid, may_return, versions, resuming)
 
 
 class Policy(Protocol):
@@ -180,7 +194,7 @@ class Router:
 
     def pick(self, candidates: Sequence[Candidate], wants: Wants, *, limit: int, now_s: float) -> Candidate | None:
         """The replica that takes a request, of which each has at most ``limit``; None while none may."""
-        if self._least and not wants.avoid and not (wants.urgent and self._prefers):
+        if self._least and not wants.avoid and wants.versions is None and not (wants.urgent and self._prefers):
             best = self._quick(candidates, limit, now_s)
             if best is not None:
                 return best
@@ -377,7 +391,14 @@ def _draw(session: bytes, replica: ReplicaId) -> float:
 
 def _tier(candidates: Sequence[Candidate], wants: Wants, limit: int, now_s: float) -> list[Candidate]:
     """The best tier that has anybody in it."""
-    accepting = [one for one in candidates if one.accepting]
+    if wants.versions is None:
+        accepting = [one for one in candidates if one.accepting]
+    else:
+        accepting = [
+            one
+            for one in candidates
+            if one.version in wants.versions and (one.accepting or (wants.resuming and one.target.resumes))
+        ]
     if wants.avoid:
         fresh = [one for one in accepting if one.target.id not in wants.avoid]
         if fresh or not wants.may_return:

@@ -50,10 +50,14 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._reception = reception
         self._tls = tls
-        self._max_connections = max_connections
-        self._limits = (max_head, max_body, head_s)
         self._sweep = sweep
-        self._edges_every_s = edges_every_s
+        self.adopt(
+            max_connections=max_connections,
+            max_head=max_head,
+            max_body=max_body,
+            head_s=head_s,
+            edges_every_s=edges_every_s,
+        )
         self._edges: set[Edge] = set()
         self._sockets: list[socket.socket] = []
         self._front = front
@@ -65,6 +69,14 @@ class Server:
         self.closing = False
         self.date_line = date_line()
         self.heads = KnownHeads()
+
+    def adopt(
+        self, *, max_connections: int, max_head: int, max_body: int, head_s: float, edges_every_s: float
+    ) -> None:
+        """Hold new connections to these bounds; those that are there keep the ones that they began with."""
+        self._max_connections = max_connections
+        self._bounds = (max_head, max_body, head_s)
+        self._edges_every_s = edges_every_s
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -97,7 +109,7 @@ class Server:
 
     def make_edge(self) -> Edge:
         """What speaks with one more client."""
-        max_head, max_body, head_s = self._limits
+        max_head, max_body, head_s = self._bounds
         return Edge(self, self._loop.time, max_head=max_head, max_body=max_body, head_s=head_s)
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:

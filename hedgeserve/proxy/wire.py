@@ -410,6 +410,10 @@ class Wires:
         self._connect_s = connect_s
         self._spawn = spawn
 
+    def adopt(self, *, connect_s: float) -> None:
+        """Another time for connections from now on."""
+        self._connect_s = connect_s
+
     def ask(self, endpoint: Endpoint, sink: Sink, request: bytes, wanted: Callable[[], bool]) -> None:
         """Send a request on an idle connection, or on a new one unless it is no longer ``wanted`` by then."""
         if not self.ask_idle(endpoint, sink, request):

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from hedgeserve.errors import BootstrapError, HedgeServeError, LimitError, StateDirectoryError, UnknownSubjectError
+from hedgeserve.errors import (
+    BootstrapError,
+    HedgeServeError,
+    LimitError,
+    SpecError,
+    StateDirectoryError,
+    UnknownSubjectError,
+)
 from hedgeserve.listening import Certificate, server_tls
 from hedgeserve.spec import AdminSpec, split_listen
 from hedgeserve.web.stream import Bell
@@ -63,6 +70,21 @@ class Entrance(Protocol):
         """Let in nobody with this key any more."""
 
 
+class Updated(Protocol):
+    """What may be asked of updates; all answer in JSON-able objects, and LimitError is a no."""
+
+    async def applied(
+        self, path: str | None, *, who: str, why: str, dry: bool, digest: str | None
+    ) -> Mapping[str, Any]:
+        """What this file (None: the one that is served) does, with ``dry`` would do; SpecError if it is bad."""
+
+    async def roll_back(self, to: int | None, *, who: str, why: str) -> Mapping[str, Any]:
+        """Go back to a version, or to the one before."""
+
+    async def listing(self) -> Mapping[str, Any]:
+        """All versions and the last roll-outs."""
+
+
 class Operated(Protocol):
     """The service as its operator may see and handle it."""
 
@@ -83,6 +105,10 @@ class Operated(Protocol):
 
     def history(self, *, since_s: float, points: int) -> Mapping[str, Any]:
         """What the service was like since then (Unix seconds), in about so many points at most."""
+
+    @property
+    def updates(self) -> Updated:
+        """Another model.toml, or a version back."""
 
     @property
     def drills(self) -> Drilled:
@@ -221,6 +247,12 @@ class Admin:
                 _require(request, "POST")
                 await self._service.entrance.revoke_key(name)
                 return self._keys()
+            case ["admin", "v1", "versions"]:
+                _require(request, "GET", "HEAD")
+                return _json(await self._service.updates.listing())
+            case ["admin", "v1", "apply" | "rollback" as verb]:
+                _require(request, "POST")
+                return await self._update(verb, request)
             case ["admin", "v1", "ticket"]:
                 _require(request, "POST")
                 return _json({"url": self.link() or None})
@@ -274,6 +306,31 @@ class Admin:
             return _json(await self._service.explain(subject))
         except UnknownSubjectError as error:
             raise _Refused(404, str(error)) from None
+
+    async def _update(self, verb: str, request: Request) -> Answer:
+        try:
+            asked = json.loads(request.body or b"{}")
+            if not isinstance(asked, dict):
+                raise ValueError("write a JSON object")
+            who, why = str(asked.get("who") or "admin API"), str(asked.get("why") or "")
+            updates = self._service.updates
+            if verb == "rollback":
+                to = asked.get("to")
+                if to is not None and (not isinstance(to, int) or isinstance(to, bool)):
+                    raise ValueError('"to" must be the number of a version')
+                return _json(await updates.roll_back(to, who=who, why=why or "asked for"), 202)
+            path, digest = asked.get("path"), asked.get("digest")
+            if not isinstance(path, str | None) or not isinstance(digest, str | None):
+                raise ValueError('"path" and "digest" must be texts')
+            dry = bool(asked.get("dry"))
+            done = await updates.applied(path, who=who, why=why or "asked for", dry=dry, digest=digest)
+            return _json(done, 200 if dry else 202)
+        except ValueError as error:
+            raise _Refused(400, str(error)) from None
+        except SpecError as error:
+            raise _Refused(422, str(error), code="spec") from None
+        except LimitError as error:
+            raise _Refused(409, str(error), code="limit") from None
 
     async def _logs(self, request: Request, replica: str) -> Answer:
         lines = _number(request, "lines", _DEFAULT_LOG_LINES, _MOST_LOG_LINES)

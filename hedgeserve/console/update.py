@@ -1,0 +1,143 @@
+"""``hedgeserve apply``, ``rollback`` and ``versions``: another model.toml for a service that runs."""
+
+import getpass
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hedgeserve.console.admin import AdminClient
+from hedgeserve.errors import UpdateRefusedError
+from hedgeserve.units import format_usd_per_hour
+
+_EFFECTS = {
+    "live": "holds at once",
+    "version": "needs new replicas",
+    "restart": "needs a restart",
+}
+
+
+def apply_model(
+    client: AdminClient,
+    model: str | None,
+    *,
+    why: str,
+    dry_run: bool,
+    as_json: bool,
+    agreed: Callable[[str], bool],
+) -> None:
+    """Show what a file would change in a running service, ask, and have it done.
+
+    Raises:
+        SpecError: The file is wrong; nothing has changed.
+        UpdateRefusedError: It changes what only a restart can; nothing has changed.
+    """
+    path = None if model is None else str(Path(model).absolute())
+    plan = client.apply(path, dry=True)
+    if not as_json:
+        for line in _told(plan):
+            click.echo(line)
+    if plan["refused"]:
+        if as_json:
+            click.echo(json.dumps(plan))
+        raise UpdateRefusedError("; ".join(plan["refused"]))
+    if dry_run or not (plan["changes"] or plan["rollout"]):
+        if as_json:
+            click.echo(json.dumps(plan))
+        elif not plan["changes"]:
+            click.echo("Nothing is different: the service runs as the file says.", err=True)
+        return
+    agreed("Apply this?" if plan["rollout"] is None else "Apply this, and begin the roll-out?")
+    done = client.apply(path, dry=False, digest=plan["digest"], who=_who(), why=why)
+    if as_json:
+        click.echo(json.dumps(done))
+    elif done["rollout"] is None:
+        click.echo("Applied.", err=True)
+    else:
+        click.echo(
+            f"Applied; the roll-out of version {done['version']['then']} has begun (`hedgeserve status --watch` "
+            "shows it, `hedgeserve rollback` takes it back).",
+            err=True,
+        )
+
+
+def roll_back(
+    client: AdminClient, to: int | None, *, why: str, as_json: bool, agreed: Callable[[str], bool]
+) -> None:
+    """Show which version would come back, ask, and have it done.
+
+    Raises:
+        UpdateRefusedError: There is no such version, or none to go back to.
+    """
+    status = client.status()
+    where = "the version before" if to is None else f"version {to}"
+    agreed(f"Go back from version {status['model_version']} to {where}?")
+    done = client.roll_back(to, who=_who(), why=why)
+    if as_json:
+        click.echo(json.dumps(done))
+    else:
+        click.echo(f"Version {done['from']} is taken back; version {done['to']} returns.", err=True)
+
+
+def print_versions(client: AdminClient, *, as_json: bool) -> None:
+    """The versions that there ever were, and the last roll-outs."""
+    listing = client.versions()
+    if as_json:
+        click.echo(json.dumps(listing))
+        return
+    for one in listing["versions"]:
+        mark = "*" if one["version"] == listing["wanted"] else " "
+        proven = "has served" if one["proven_at"] else "has not served yet"
+        click.echo(
+            f"{mark} {one['version']:>3}  {one['digest']}  {one['made_at'][:19]}Z  {_plain(one['model'])}  "
+            f"{one['replicas']} replicas, {proven}  ({_plain(one['who'])}: {_plain(one['why'])})"
+        )
+    rollouts = [one for one in listing["rollouts"] if one["from"]]
+    if rollouts and sys.stdout.isatty():
+        click.echo()
+    for one in rollouts:
+        outcome = f": {_plain(one['outcome'])}" if one["outcome"] else ""
+        click.echo(
+            f"  {one['began_at'][:19]}Z  {one['from']} → {one['to']}  {one['strategy']}  {one['state']}{outcome}  "
+            f"({_plain(one['who'])}: {_plain(one['why'])})"
+        )
+
+
+def _told(plan: Mapping[str, Any]) -> list[str]:
+    """What would happen, in lines."""
+    lines = []
+    for change in plan["changes"]:
+        before, after = change["before"] or "(nothing)", change["after"] or "(nothing)"
+        lines.append(f"{change['key']}: {before} → {after}  ({_EFFECTS[change['effect']]})")
+    version, rollout = plan["version"], plan["rollout"]
+    if rollout is not None:
+        then = f"version {version['then']}" if version["then"] else "a new version"
+        how = (
+            "beside them, and then all requests change over" if rollout["strategy"] == "blue-green" else "in turn"
+        )
+        lines.append(
+            f"Replicas: version {version['now']} → {then}, {rollout['strategy']}: {rollout['replaces']} replaced "
+            f"{how}, with at most {rollout['extra']} more at a time"
+        )
+    if plan["supersedes"] and rollout is not None:
+        lines.append(f"The roll-out of version {plan['supersedes']['to']} that is under way is left for it")
+    then_usd = plan["usd_per_hour_then"]
+    settled = "not known" if then_usd is None else format_usd_per_hour(then_usd)
+    if plan["changes"]:
+        lines.append(f"Price: {format_usd_per_hour(plan['usd_per_hour'])} now, {settled} once it has settled")
+    return lines
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user without a name
+        return "somebody"
+
+
+def _plain(text: str) -> str:
+    """The text without characters that would do something to a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)

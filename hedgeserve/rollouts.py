@@ -1,0 +1,474 @@
+"""Which version of the model a service wants, and the roll-out that brings it in.
+
+The acting half of :mod:`hedgeserve.policy.rollout`, which decides. Crash-only: a roll-out and each step of it is
+in the store before anything is done for it, and every replica's row says which version it runs. A controller that
+is killed half-way finds the roll-out there and goes on with it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from hedgeserve.engines import make_engine
+from hedgeserve.engines.base import Engine
+from hedgeserve.errors import StateDirectoryError, UpdateRefusedError
+from hedgeserve.fleet import Edition, EventKind, Journal
+from hedgeserve.hedge import Count, Health, Observation, Plan, Rollout, Step, Strategy, Verdict, amend, look
+from hedgeserve.metrics import Metrics
+from hedgeserve.replica import GoneReason, Replica, Role, State
+from hedgeserve.spec import ModelSpec, Spec
+from hedgeserve.store import Store, StoredReplica, StoredRollout, StoredVersion
+from hedgeserve.versions import Version, content_of, digest_of
+
+_FIRST = "first"
+_GOES_ON, _SWITCHED, _DONE, _BACK, _LEFT = "rolling", "switched", "done", "rolled_back", "superseded"
+_MOST_LOOKS = 3
+_UNDER_WAY = frozenset({_GOES_ON, _SWITCHED})
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What roll-outs ask of the service around them.
+
+    ``counts`` is what the replicas of each version have done with requests, ``assign`` says what they are for, and
+    ``adopt`` has the service go by :attr:`Rollouts.spec`, its editions and its wanted version from now on.
+    ``usd_per_hour`` is what all costs now, or would by a spec once it has settled (None: nobody knows).
+    """
+
+    counts: Callable[[], Mapping[int, Count]]
+    replicas: Callable[[], Sequence[Replica]]
+    assign: Callable[[Mapping[int, Role]], None]
+    adopt: Callable[[], Awaitable[None]]
+    usd_per_hour: Callable[[Spec | None], float | None]
+
+
+class Rollouts:
+    """The versions of one service, and the roll-out under way. :meth:`open` comes first, then :meth:`begin`."""
+
+    def __init__(
+        self, spec: Spec, store: Store, journal: Journal, metrics: Metrics, environ: Mapping[str, str]
+    ) -> None:
+        self.file = spec
+        self.spec = spec
+        self.wanted = 0
+        self._service = spec.service.name
+        self._store = store
+        self._journal = journal
+        self._metrics = metrics
+        self._environ = environ
+        self._versions: dict[int, Version] = {}
+        self._engines: dict[int, Engine] = {}
+        self._rollout: Rollout | None = None
+        self._record: StoredRollout | None = None
+        self._step: Step | None = None
+        self._running: set[int] = set()
+        self._failures = 0
+        self._last_failure = ""
+        self._counted_before: Mapping[int, Count] = {}
+        self._around: Around | None = None
+        self.lock = asyncio.Lock()
+        """Held by whoever is changing what is wanted."""
+
+    # What there is
+
+    @property
+    def around(self) -> Around:
+        """The service; only after :meth:`begin`."""
+        if self._around is None:
+            raise RuntimeError("the service around the roll-outs has not begun yet")
+        return self._around
+
+    @property
+    def versions(self) -> Mapping[int, Version]:
+        """All that there ever were, by number."""
+        return self._versions
+
+    @property
+    def under_way(self) -> Rollout | None:
+        """The roll-out that goes on."""
+        return self._rollout
+
+    @property
+    def editions(self) -> dict[int, Edition]:
+        """The versions that run or may be launched."""
+        numbers = {self.wanted, *self._running} | ({self._rollout.old} if self._rollout else set())
+        return {
+            number: Edition(version.spec(self.file), self._engine(version))
+            for number, version in self._versions.items()
+            if number in numbers
+        }
+
+    @property
+    def models(self) -> dict[int, ModelSpec]:
+        """The models whose names are answered, the wanted one last: both while one takes the other's place."""
+        rollout = self._rollout
+        both = rollout is not None and rollout.switched_s is None and rollout.old in self._versions
+        numbers = [rollout.old] if rollout is not None and both else []
+        return {number: self._versions[number].model for number in (*numbers, self.wanted)}
+
+    def document(self) -> dict[str, Any] | None:
+        """The roll-out under way, for the status; None while there is none."""
+        record, step, rollout = self._record, self._step, self._rollout
+        if record is None or rollout is None:
+            return None
+        return {
+            "from": rollout.old,
+            "to": rollout.new,
+            "strategy": str(rollout.strategy),
+            "state": record.state,
+            "began_at": record.began_at.isoformat(timespec="seconds"),
+            "who": record.who,
+            "why": record.why,
+            "ready": step.ready if step else 0,
+            "left": step.left if step else None,
+            "failures": self._failures,
+            "can_roll_back": rollout.old_proven and rollout.strategy is not Strategy.ROLLBACK,
+        }
+
+    async def listing(self) -> dict[str, Any]:
+        """All versions and the last roll-outs, JSON-able."""
+        await self._read_versions()
+        counts = dict.fromkeys(self._versions, 0)
+        for one in self.around.replicas():
+            counts[one.version] = counts.get(one.version, 0) + 1
+        return {
+            "wanted": self.wanted,
+            "versions": [
+                {
+                    "version": one.number,
+                    "digest": one.digest,
+                    "model": one.model.id,
+                    "made_at": one.made_at.isoformat(timespec="seconds"),
+                    "who": one.who,
+                    "why": one.why,
+                    "proven_at": one.proven_at.isoformat(timespec="seconds") if one.proven_at else None,
+                    "replicas": counts.get(one.number, 0),
+                    "content": one.content,
+                }
+                for one in self._versions.values()
+            ],
+            "rollouts": [_rollout_dict(one) for one in await self._store.rollouts(self._service)],
+        }
+
+    # Start
+
+    async def open(self, alive: Sequence[StoredReplica]) -> None:
+        """Find which version is wanted: the recorded one, and where the file is another one, a roll-out to that.
+
+        Raises:
+            StateDirectoryError: The store cannot be read or written.
+        """
+        number = await self.new_version(self.file, who="start", why="as model.toml says")
+        self._running = {one.version for one in alive}
+        past = await self._store.rollouts(self._service)
+        if not past:
+            await self._begin(number, old=0, strategy=_FIRST, state=_DONE, who="start", why="the first version")
+            return
+        last = past[-1]
+        self.wanted, self._record = last.to_version, last
+        if last.state == _BACK:  # killed between the two halves of taking it back
+            await self._begin_back(last.from_version, who="hedgeserve", why=last.outcome)
+        elif number == self.wanted or (last.strategy == Strategy.ROLLBACK and last.from_version == number):
+            if last.state in _UNDER_WAY:
+                self._resume(last)
+            if number != self.wanted:
+                await self._journal.event(
+                    EventKind.NOTE,
+                    f"model.toml asks for version {number}, which has been rolled back; version {self.wanted} "
+                    "stays (`hedgeserve apply` tries the other one again)",
+                )
+        else:
+            await self.begin_rollout(number, who="start", why="model.toml had changed when the service started")
+        self.compose()
+
+    def begin(self, around: Around) -> None:
+        """The service is there."""
+        self._around = around
+        self._counted_before = dict(around.counts())
+
+    # The tick
+
+    async def plan(self, seen: Observation, ask: Callable[[Observation], Plan]) -> Plan:
+        """The policy's plan, as the roll-out under way amends it."""
+        async with self.lock:
+            step = await self._look(seen)
+        if step is None:
+            return ask(seen)
+        self.around.assign(step.roles)
+        return amend(step, seen, [ask(view.observation) for view in step.views], update=self.spec.update)
+
+    async def _look(self, seen: Observation) -> Step | None:
+        """Where the roll-out stands, with all done that follows from it; None where none is under way."""
+        self._running = {one.version for one in seen.replicas if one.version}
+        step = None
+        if self._rollout is None:
+            await self._prove(seen)
+        # A verdict may change what is to be judged: that is looked at once more.
+        for _ in range(_MOST_LOOKS):
+            if (rollout := self.under_way) is None:
+                break
+            step = look(rollout, seen, at=_now(), update=self.spec.update, health=self._health())
+            if not await self._heed(step, seen):
+                break
+        rollout = self.under_way
+        left = step.left if step is not None and rollout is not None else 0
+        self._metrics.rolling(self.wanted, None if rollout is None else rollout.strategy, left)
+        return None if rollout is None else step
+
+    def ended(self, replica: Replica, why: str) -> None:
+        """A replica is gone, for this reason."""
+        rollout = self._rollout
+        if rollout is None or replica.version != rollout.new or replica.vm_id is None:
+            return
+        if replica.gone is GoneReason.FAILED:
+            self._failures += 1
+            self._last_failure = f"{why or replica.why} ({replica.id})"
+
+    async def _heed(self, step: Step, seen: Observation) -> bool:
+        """Write down and do what has been found; whether that asks for another look."""
+        proven = step.rollout.new_proven and not (self._rollout and self._rollout.new_proven)
+        self._rollout, self._step = step.rollout, step
+        record = self._record
+        assert record is not None
+        try:
+            if proven:
+                await self._prove_version(step.rollout.new)
+            match step.verdict:
+                case Verdict.GOES_ON:
+                    return False
+                case Verdict.SWITCH:
+                    await self._save(_SWITCHED, switched_at=_now())
+                    self._rollout = replace(step.rollout, switched_s=seen.now_s)
+                    await self._tell(f"{step.reason}: all requests go there from now on, in one step")
+                case Verdict.DONE:
+                    await self._save(_DONE, outcome=step.reason, ended_at=_now())
+                    self._rollout = self._step = None
+                    self.around.assign({})
+                    await self._tell(f"done: {step.reason}", rollout=step.rollout)
+                case Verdict.BACK:
+                    await self._save(_BACK, outcome=step.reason, ended_at=_now())
+                    await self._begin_back(step.rollout.old, who="hedgeserve", why=step.reason)
+        except StateDirectoryError:  # the journal shows the trouble; nothing has been done, and it is tried again
+            return False
+        self.compose()
+        await self.around.adopt()
+        return True
+
+    async def _prove(self, seen: Observation) -> None:
+        """Notice that the wanted version serves, also when nothing is rolled out."""
+        version = self._versions.get(self.wanted)
+        if version is None or version.proven_at is not None:
+            return
+        if any(one.version == self.wanted and one.state is State.READY for one in seen.replicas):
+            await self._prove_version(self.wanted)
+
+    async def _prove_version(self, number: int) -> None:
+        try:
+            await self._store.prove_version(self._service, number, at=_now())
+        except StateDirectoryError:  # worth knowing after a restart, not worth stopping for
+            return
+        version = self._versions[number]
+        self._versions[number] = replace(version, proven_at=version.proven_at or _now())
+
+    def _health(self) -> Health:
+        counts = dict(self.around.counts())
+        rollout = self._rollout
+        assert rollout is not None
+        if (now := counts.get(rollout.new)) is not None:
+            was = self._counted_before.get(rollout.new, Count())
+            counts[rollout.new] = Count(
+                now.served - was.served, now.failed - was.failed, now.refused - was.refused
+            )
+        return Health(counts, self._failures, self._last_failure)
+
+    # Roll-outs
+
+    def strategy(self, number: int | None, spec: Spec) -> Strategy:
+        rollout = self._rollout
+        if rollout is not None and number == rollout.old:
+            return Strategy.ROLLBACK  # it has never been left altogether
+        return Strategy(spec.update.strategy)
+
+    def way_back(self) -> int | None:
+        """The version before the wanted one that has served as it should; None where there is none."""
+        if self._rollout is not None and self._rollout.old_proven and self._rollout.old != self.wanted:
+            return self._rollout.old
+        record = self._record
+        if record is not None and self._is_proven(record.from_version) and record.from_version != self.wanted:
+            return record.from_version
+        proven = [one.number for one in self._versions.values() if one.proven_at and one.number < self.wanted]
+        return max(proven, default=None)
+
+    def _is_ready(self, number: int) -> bool:
+        replicas = self._around.replicas() if self._around is not None else ()
+        return any(one.version == number and one.state is State.READY for one in replicas)
+
+    def _is_proven(self, number: int) -> bool:
+        version = self._versions.get(number)
+        return version is not None and version.proven_at is not None
+
+    async def begin_rollout(self, number: int, *, who: str, why: str, spec: Spec | None = None) -> None:
+        """From what is wanted now to this version; one that is under way is left where it is."""
+        rollout, strategy = self._rollout, self.strategy(number, spec or self.file)
+        old = self.wanted
+        if rollout is not None and not self._is_proven(self.wanted):
+            old = rollout.old if rollout.old != number else self.wanted
+        await self._close_record(f"{who} asked for version {number}")
+        await self._begin(number, old=old, strategy=strategy, state=_GOES_ON, who=who, why=why)
+        await self._tell(f"version {number} takes the place of version {old} ({strategy}): {why}", who=who)
+
+    async def take_back(self, number: int, *, who: str, why: str) -> None:
+        """Return to this version at once; to one that has never served as it should, as to a new one.
+
+        Raises:
+            UpdateRefusedError: It cannot be started any more.
+            StateDirectoryError: It could not be written down.
+        """
+        self._make_engine(number)
+        await self._close_record(f"{who} went back to version {number}")
+        if self._is_proven(number):
+            await self._begin_back(number, who=who, why=why)
+        else:
+            await self.begin_rollout(number, who=who, why=why)
+
+    async def _begin_back(self, number: int, *, who: str, why: str) -> None:
+        left = self.wanted
+        await self._begin(number, old=left, strategy=Strategy.ROLLBACK, state=_GOES_ON, who=who, why=why)
+        await self._tell(f"version {left} is taken back, version {number} returns: {why}", who=who)
+
+    async def _close_record(self, outcome: str) -> None:
+        if self._rollout is not None:
+            await self._save(_LEFT, outcome=outcome, ended_at=_now())
+
+    async def _begin(self, number: int, *, old: int, strategy: str, state: str, who: str, why: str) -> None:
+        """Write the roll-out down and make it the one under way (if it is)."""
+        at = _now()
+        made = await self._store.begin_rollout(
+            self._service, old=old, new=number, strategy=strategy, state=state, who=who, why=why, at=at
+        )
+        self.wanted = number
+        record = StoredRollout(made, old, number, strategy, state, who, why, at, None, None, "")
+        self._record, self._rollout, self._step = record, None, None
+        if state in _UNDER_WAY:
+            self._resume(record)
+        self.compose()
+
+    def _resume(self, record: StoredRollout) -> None:
+        switched_s = None
+        if record.switched_at is not None:
+            ago_s = (_now() - record.switched_at).total_seconds()
+            switched_s = asyncio.get_running_loop().time() - max(0.0, ago_s)
+        self._rollout = Rollout(
+            old=record.from_version,
+            new=record.to_version,
+            strategy=Strategy(record.strategy),
+            old_proven=self._is_proven(record.from_version) or self._is_ready(record.from_version),
+            new_proven=self._is_proven(record.to_version),
+            switched_s=switched_s,
+        )
+        self._failures, self._last_failure = 0, ""
+        self._counted_before = dict(self._around.counts()) if self._around is not None else {}
+
+    async def _save(
+        self,
+        state: str,
+        *,
+        outcome: str = "",
+        switched_at: datetime | None = None,
+        ended_at: datetime | None = None,
+    ) -> None:
+        record = self._record
+        assert record is not None
+        await self._store.save_rollout(
+            record.id, state, outcome=outcome, switched_at=switched_at, ended_at=ended_at
+        )
+        if state not in _UNDER_WAY:
+            self._metrics.rolled_out(record.strategy, state)
+        self._record = replace(
+            record, state=state, outcome=outcome or record.outcome, switched_at=switched_at, ended_at=ended_at
+        )
+
+    async def _tell(self, message: str, *, rollout: Rollout | None = None, who: str = "hedgeserve") -> None:
+        told = rollout or self._rollout
+        data = {"who": who}
+        if told is not None:
+            data |= {"from": str(told.old), "to": str(told.new), "strategy": str(told.strategy)}
+        await self._journal.event(EventKind.UPDATE, message, data=data)
+
+    # Versions
+
+    def compose(self, file: Spec | None = None) -> None:
+        """The words of the file (this one from now on, if given), the wanted version's for what replicas run."""
+        self.file = file or self.file
+        version = self._versions[self.wanted]
+        same = version.digest == digest_of(content_of(self.file))
+        self.spec = self.file if same else version.spec(self.file).with_origin(self.file.origin)
+
+    async def new_version(self, spec: Spec, *, who: str, why: str) -> int:
+        """The number of the version that this spec asks for; a new one is written down.
+
+        Raises:
+            StateDirectoryError: It could not be.
+        """
+        content = content_of(spec)
+        number = await self._store.new_version(
+            self._service, digest_of(content), content, who=who, why=why, at=_now()
+        )
+        await self._read_versions()
+        return number
+
+    async def _read_versions(self) -> None:
+        self._versions = {one.number: _version(one) for one in await self._store.versions(self._service)}
+
+    def _make_engine(self, number: int) -> None:
+        """Have the engine of this version made.
+
+        Raises:
+            UpdateRefusedError: It cannot be started any more: a secret is not set, say.
+        """
+        try:
+            self._engines[number] = make_engine(self._versions[number].model, self._environ)
+        except ValueError as error:
+            raise UpdateRefusedError(f"version {number} cannot be started: {error}") from None
+
+    def _engine(self, version: Version) -> Engine:
+        engine = self._engines.get(version.number)
+        if engine is None:
+            try:
+                engine = make_engine(version.model, self._environ)
+            except ValueError:
+                # What runs goes on to run, and is asked as the wanted one is; nothing more of it is launched.
+                engine = make_engine(self._versions[self.wanted].model, self._environ)
+            self._engines[version.number] = engine
+        return engine
+
+
+def _version(stored: StoredVersion) -> Version:
+    return Version(
+        stored.number, stored.digest, stored.content, stored.made_at, stored.who, stored.why, stored.proven_at
+    )
+
+
+def _rollout_dict(stored: StoredRollout) -> dict[str, Any]:
+    def told(at: datetime | None) -> str | None:
+        return None if at is None else at.isoformat(timespec="seconds")
+
+    return {
+        "id": stored.id,
+        "from": stored.from_version,
+        "to": stored.to_version,
+        "strategy": stored.strategy,
+        "state": stored.state,
+        "who": stored.who,
+        "why": stored.why,
+        "began_at": told(stored.began_at),
+        "switched_at": told(stored.switched_at),
+        "ended_at": told(stored.ended_at),
+        "outcome": stored.outcome,
+    }
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
