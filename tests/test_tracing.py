@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -22,9 +23,14 @@ from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from opentelemetry.trace import SpanKind
 from structlog.testing import capture_logs
 
+from hedgeserve import spanexport
+from hedgeserve.core import Service
 from hedgeserve.replica import GoneReason, Market, Offer, Replica, ReplicaId, State, ZoneId
 from hedgeserve.spanexport import start_tracing, steady, wants_traces
+from hedgeserve.specfile import parse_spec
 from hedgeserve.tracing import Tracing
+from tests.conftest import small_toml
+from tests.test_service import ask
 from tests.upstreams import CHAT, Engine, House, Reply, event, make_spec, open_house, streams, until
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -247,6 +253,36 @@ async def test_spans_reach_a_receiver_by_otlp() -> None:
     assert sorted(span.name for span in got.spans) == ["chat attempt"] * 5 + ["chat demo"] * 5
     assert got.resources[0]["service.name"] == "hedgeserve"
     assert got.headers[0]["Content-Type"] == "application/x-protobuf"
+
+
+async def test_a_whole_service_shows_cold_starts_and_requests(short_dir: Path) -> None:
+    """A VM is launched, brought up over SSH and asked: each of it a span, of the service's own name."""
+    async with receiver() as got:
+        environ = {"OTEL_SERVICE_NAME": "chat-in-paris"}
+        text = small_toml(short_dir) + f'\n[telemetry]\ntraces = "on"\nendpoint = "{got.url}"\n'
+        async with Service(parse_spec(text, "small.toml", short_dir, {}), environ=environ) as service:
+            await service.wait_ready()
+            async with aiohttp.ClientSession() as session:
+                await ask(service, session)
+    names = {span.name for span in got.spans}
+    assert {"replica launch", "bootstrap boot", "bootstrap ssh", "bootstrap start", "bootstrap load"} <= names
+    (request,) = (span for span in got.spans if span.name.startswith("text_completion ") and span.kind == 2)
+    assert [span.parent_span_id for span in got.spans if span.name == "text_completion attempt"] == [
+        request.span_id
+    ]
+    launch = next(span for span in got.spans if span.name == "replica launch")
+    assert all(span.trace_id == launch.trace_id for span in got.spans if span.name.startswith("bootstrap"))
+    assert got.resources[0]["service.name"] == "chat-in-paris"
+
+
+async def test_spans_that_are_wanted_and_cannot_be_made_are_one_line_in_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the extra the service serves all the same, and says what to install."""
+    monkeypatch.setattr(spanexport, "can_trace", lambda: False)
+    with capture_logs() as logs:
+        assert await start_tracing(make_spec(telemetry={"traces": "on"}), {}) is None
+    assert [(log["log_level"], "hedgeserve[otel]" in log["event"]) for log in logs] == [("warning", True)]
 
 
 async def test_a_receiver_that_is_down_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
