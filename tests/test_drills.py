@@ -302,6 +302,13 @@ def test_a_drill_leaves_no_trace_in_what_is_kept(name: str) -> None:
     assert lessons.kept(policy) is policy
 
 
+def test_a_policy_that_is_exchanged_in_a_drill_keeps_its_own_memory() -> None:
+    """What one kind of policy knows is nothing to another."""
+    lessons, after = Lessons(), make_policy(HedgeSpec.model_validate({"policy": "forecast"}))
+    lessons.begin(make_policy(HedgeSpec.model_validate({"policy": "spothedge"})))
+    assert lessons.kept(after) is after
+
+
 def test_the_aftermath_of_a_drill_is_not_heard() -> None:
     """What the drill's VMs still tell when it is over says nothing of the world."""
     lessons = Lessons()

@@ -36,5 +36,5 @@ class Lessons:
         return self._aside is not None
 
     def kept(self, policy: Policy) -> Policy:
-        """The policy whose memory is to be saved."""
-        return policy if self._aside is None else self._aside
+        """The policy whose memory is to be saved; the one in charge where an update has made it another kind."""
+        return policy if self._aside is None or self._aside.name != policy.name else self._aside
