@@ -31,7 +31,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "versions": ("hedgeserve versions",),
     "status": ("hedgeserve status --watch", "hedgeserve status --json | jq .usd_per_hour"),
     "events": ("hedgeserve events --follow", "hedgeserve events --replica quickstart-3"),
-    "explain": ("hedgeserve explain",),
+    "explain": ("hedgeserve explain", "hedgeserve explain quickstart-4", "hedgeserve explain local/east/a"),
     "cost": ("hedgeserve cost",),
     "report": ("hedgeserve report",),
     "logs": ("hedgeserve logs quickstart-3 --lines 50",),
