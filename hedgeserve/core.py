@@ -44,6 +44,7 @@ from hedgeserve.hedge import (
 )
 from hedgeserve.metrics import Metrics
 from hedgeserve.modelfile.apikeys import keys_are_issued, load_api_keys, refuse_open_sockets
+from hedgeserve.modelfile.problems import dotted
 from hedgeserve.race import race
 from hedgeserve.replica import STARTING, ReplicaId, State
 from hedgeserve.rollouts import Around, Rollouts
@@ -610,6 +611,7 @@ class Service:
         """The model file as it is served, and what the policy has learnt, JSON-able: what a plan begins with."""
         return {
             "spec": self.spec.model_dump(mode="json", exclude_unset=True),
+            "overridden": [dotted(path) for path in self.spec.origin.variables],
             "policy": self._adviser.policy.name,
             "memory": self._adviser.policy.export_memory(asyncio.get_running_loop().time()),
         }

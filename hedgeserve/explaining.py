@@ -1,5 +1,9 @@
 """What ``hedgeserve explain`` is about: a question and the journal in, an answer out."""
 
+import asyncio
+from copy import deepcopy
+from dataclasses import replace
+
 from hedgeserve.errors import UnknownSubjectError
 from hedgeserve.hedge import (
     NOW,
@@ -26,14 +30,16 @@ async def explain(subject: str, scene: Scene, store: Store, service: str) -> Exp
         UnknownSubjectError: There is no such replica or zone, and never was such a replica.
         StateDirectoryError: The journal cannot be read.
     """
+    # The policy is asked many times over, for a large fleet longer than requests may wait: a copy, in a thread.
+    scene = replace(scene, policy=deepcopy(scene.policy))
     if subject == NOW:
-        return explain_now(scene)
+        return await asyncio.to_thread(explain_now, scene)
     replica = next((one for one in scene.observation.replicas if one.id == subject), None)
     if replica is not None:
-        return explain_replica(scene, replica, await _story(store, replica.id))
+        return await asyncio.to_thread(explain_replica, scene, replica, await _story(store, replica.id))
     zones = scene.zones()
     if subject in zones:
-        return explain_zone(scene, ZoneId(subject))
+        return await asyncio.to_thread(explain_zone, scene, ZoneId(subject))
     known = await store.known_replica(service, ReplicaId(subject))
     if known is not None:
         past = Past(
@@ -45,7 +51,7 @@ async def explain(subject: str, scene: Scene, store: Store, service: str) -> Exp
             ended_at=known.state_since,
             story=await _story(store, known.id),
         )
-        return explain_gone(scene, past)
+        return await asyncio.to_thread(explain_gone, scene, past)
     alive = [one.id for one in scene.observation.replicas]
     meant = near_misses(subject, [*alive, *zones, *await store.last_replicas(service), NOW])
     hint = f"did you mean {', '.join(meant)}?" if meant else "`hedgeserve status` lists the replicas and zones"

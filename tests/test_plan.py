@@ -202,6 +202,16 @@ def test_a_change_is_named_with_what_it_takes_and_what_comes_of_it() -> None:
     assert not made.needs_restart
 
 
+def test_what_an_option_has_set_is_no_change_of_the_file() -> None:
+    """`hedgeserve serve --listen` stands above `service.listen`."""
+    document, status = running_as(spec_of(MODEL + '[timeouts]\ndrain = "9s"\n'), *THERE)
+    made = plan_service(
+        spec_of(MODEL), LOCAL, read_running({**document, "overridden": ["timeouts.drain"]}, status)
+    )
+    assert made.changes == ()
+    assert plan_service(spec_of(MODEL), LOCAL, read_running(document, status)).changes != ()
+
+
 def test_fewer_replicas_are_let_go_of() -> None:
     """The target of now is brought within the new bounds."""
     old, new = (

@@ -26,6 +26,8 @@ class Running:
     """A service that runs: what it was told, what its policy has learnt, and its replicas.
 
     ``memory`` is what :meth:`~hedgeserve.hedge.Policy.export_memory` of the policy ``policy`` gives.
+    ``overridden`` are keys that an option or the environment has set: they stand above the file, and are no change
+    of it.
     """
 
     spec: Spec
@@ -33,6 +35,7 @@ class Running:
     memory: Mapping[str, Any]
     target: int
     replicas: tuple[Replica, ...]
+    overridden: frozenset[str] = frozenset()
 
     @property
     def ready(self) -> int:
@@ -87,7 +90,9 @@ def plan_service(
         if running.policy == policy.name:
             policy.restore_memory(running.memory, _NOW_S)
     cold_start_s = max(cold_starts_s(spec.backtest))
-    found = changes(running.spec, spec) if running is not None else ()
+    found: tuple[Change, ...] = ()
+    if running is not None:
+        found = tuple(one for one in changes(running.spec, spec) if one.key not in running.overridden)
     another = any(change.effect is Effect.VERSION for change in found)
     return ServicePlan(
         spec=spec,
@@ -122,6 +127,7 @@ def read_running(document: Mapping[str, Any], status: Mapping[str, Any]) -> Runn
             memory=document["memory"],
             target=int(status["target"]),
             replicas=tuple(_replica(told) for told in status["replicas"]),
+            overridden=frozenset(map(str, document.get("overridden", ()))),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{error!r}") from error
