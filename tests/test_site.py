@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from hedgeserve.core import Service
@@ -19,6 +20,7 @@ from hedgeserve.specfile import parse_spec
 from hedgeserve.web.admin import Admin
 from tests.conftest import small_spec, small_toml
 from tests.test_admin import Operated, ask
+from tests.test_endpoint_tls import issued, write
 
 TOKEN = "t" * 43
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -311,3 +313,23 @@ async def test_ui_shows_the_dashboard_where_the_service_does_not(short_dir: Path
         await process.communicate()
         await admin.aclose()
     assert process.returncode == 0
+
+
+async def test_tls_on_the_address(short_dir: Path) -> None:
+    """The link says https, the cookie is for https alone, and the origin is https."""
+    authority, tls = await issued(short_dir)
+    async with door(short_dir, **write(short_dir, tls)) as at:
+        assert at.admin.url.startswith("https://127.0.0.1:")
+        connector = aiohttp.TCPConnector(ssl=authority.trust)
+        async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as http:
+            options = {"server_hostname": "localhost", "allow_redirects": False}
+            async with http.get(at.admin.link(), **options) as reply:
+                assert (reply.status, reply.headers["location"]) == (303, "/ui")
+                cookie = reply.headers["set-cookie"]
+                assert cookie.endswith("; Secure")
+            mine = {"Cookie": cookie.partition(";")[0], "X-HedgeServe": "1"}
+            target = at.admin.url.replace("/ui", "/admin/v1/down")
+            for scheme, status in (("http", 403), ("https", 202)):
+                origin = {"Origin": f"{scheme}://{target.split('/')[2]}"}
+                async with http.post(target, headers=mine | origin, **options) as reply:
+                    assert reply.status == status

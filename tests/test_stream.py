@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncGenerator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,30 @@ async def test_the_stream_over_a_real_connection(short_dir: Path) -> None:
         begun_s = asyncio.get_running_loop().time()
     assert asyncio.get_running_loop().time() - begun_s < 5
     writer.close()
+
+
+async def test_who_takes_nothing_is_let_go(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that sleeps, or a program that stopped reading: what it does not take is not kept for it."""
+    monkeypatch.setattr("hedgeserve.web.site._SLOW_WATCHER_S", 0.1)
+    async with door(short_dir) as at:
+        numbers = count()
+        monkeypatch.setattr(at.service, "status", lambda: {"number": next(numbers), "much": "x" * 2**20})
+        monkeypatch.setattr("hedgeserve.web.stream._LOOK_EVERY_S", 0.01)
+        monkeypatch.setattr("hedgeserve.web.stream._LOOK_AT_MOST_EVERY_S", 0.0)
+        host, port = at.host.split(":")
+        with socket.create_connection((host, int(port))) as lazy:
+            lazy.sendall(f"GET /admin/v1/stream HTTP/1.1\r\nHost: {at.host}\r\n".encode())
+            lazy.sendall(f"Authorization: {BEARER['Authorization']}\r\n\r\n".encode())
+            lazy.setblocking(False)
+            await eventually(lambda: watchers(at) == 1)
+            await eventually(lambda: watchers(at) == 0)
+
+
+def watchers(at: Door) -> int:
+    """How many there are, as the site counts them."""
+    site = at.admin._site
+    assert site is not None
+    return site._watchers
 
 
 async def test_watchers_have_their_number(short_dir: Path) -> None:

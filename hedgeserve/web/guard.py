@@ -70,7 +70,7 @@ class Guard:
         self._token = token.encode()
         self._hosts = frozenset(host.lower().rstrip(".") for host in hosts)
         self._scheme = "https" if tls else "http"
-        self._cookie_name = f"hedgeserve_{service}"
+        self._cookie_name = "hedgeserve_" + re.sub(r"[^A-Za-z0-9_-]", "_", service)
         self._secure = "; Secure" if tls else ""
         self._dice = dice
         self._tickets: dict[str, float] = {}

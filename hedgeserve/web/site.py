@@ -15,6 +15,7 @@ from http import HTTPStatus
 from importlib.resources import files
 from urllib.parse import parse_qsl
 
+import structlog
 from aiohttp import web
 
 from hedgeserve.errors import ListenError
@@ -23,6 +24,8 @@ from hedgeserve.spec import split_listen
 from hedgeserve.web.guard import Asked, Guard, Refusal
 from hedgeserve.web.stream import Bell, watch
 from hedgeserve.web.unixhttp import Answer, Request, Respond, error_answer
+
+_log = structlog.get_logger(__name__)
 
 _LARGEST_BODY_BYTES = 64 * 2**10
 _BODY_S = 10.0
@@ -97,6 +100,13 @@ class Site:
     # How a request is answered
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await self._answer_to(request)
+        except Exception:
+            _log.exception("a question of the operator failed through a mistake of ours", path=request.path)
+            return _refusal(Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "HedgeServe failed; its log says why"))
+
+    async def _answer_to(self, request: web.BaseRequest) -> web.StreamResponse:
         if len(self._server.connections) > _MOST_CONNECTIONS:
             return _refusal(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections"))
         asked, path = Asked(request.method, _headers(request)), request.rel_url.raw_path

@@ -7,11 +7,13 @@ slow, and nothing is asked while nobody watches.
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from typing import Any
 
 from hedgeserve.web.unixhttp import Request, Respond
 
 _LOOK_EVERY_S = 1.0
+_LOOK_AT_MOST_EVERY_S = 0.1
 _ALIVE_EVERY_S = 15.0
 _COME_BACK_MS = 2000
 _PAGE = 1000
@@ -30,14 +32,9 @@ class Bell:
         self._rung.set()
         self._rung = asyncio.Event()
 
-    async def wait(self, at_most_s: float) -> None:
-        """Return at the next ring, or after that time."""
-        rung = self._rung
-        try:
-            async with asyncio.timeout(at_most_s):
-                await rung.wait()
-        except TimeoutError:
-            pass  # the time is what was waited for
+    def next(self) -> asyncio.Event:
+        """Is set by the next ring: to be had before one looks, so that nothing rings unheard meanwhile."""
+        return self._rung
 
 
 async def watch(
@@ -53,6 +50,7 @@ async def watch(
     yield f"retry: {_COME_BACK_MS}\n\n".encode()
     seen, known, shown, said_s = after or 0, False, None, clock()
     while watched():
+        rung, looked_s = bell.next(), clock()
         frames, page = [], []
         found = await _ask(respond, "/admin/v1/status", {}) or {"error": "the service does not answer"}
         if (stable := _without_ages(found)) != shown:
@@ -70,7 +68,10 @@ async def watch(
             said_s = clock()
             yield b"".join(frames) or b": still here\n\n"
         if len(page) < _PAGE:
-            await bell.wait(_LOOK_EVERY_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await rung.wait()
+            await asyncio.sleep(looked_s + _LOOK_AT_MOST_EVERY_S - clock())  # news may come in heaps
 
 
 async def _newest(respond: Respond) -> int | None:
