@@ -17,6 +17,7 @@ from hedgeserve.errors import StateDirectoryError, UpdateRefusedError
 from hedgeserve.fleet import Edition, EventKind, Journal
 from hedgeserve.hedge import Count, Health, Observation, Plan, Rollout, Step, Strategy, Verdict, amend, look
 from hedgeserve.metrics import Metrics
+from hedgeserve.redaction import redact
 from hedgeserve.replica import GoneReason, Replica, Role, State
 from hedgeserve.spec import ModelSpec, Spec
 from hedgeserve.store import Store, StoredReplica, StoredRollout, StoredVersion
@@ -25,6 +26,7 @@ from hedgeserve.versions import Version, content_of, digest_of
 _FIRST = "first"
 _GOES_ON, _SWITCHED, _DONE, _BACK, _LEFT = "rolling", "switched", "done", "rolled_back", "superseded"
 _MOST_LOOKS = 3
+_LONGEST_REASON = 240
 _UNDER_WAY = frozenset({_GOES_ON, _SWITCHED})
 
 
@@ -145,7 +147,7 @@ class Rollouts:
                     "why": one.why,
                     "proven_at": one.proven_at.isoformat(timespec="seconds") if one.proven_at else None,
                     "replicas": counts.get(one.number, 0),
-                    "content": one.content,
+                    "content": _shown(one.content),
                 }
                 for one in self._versions.values()
             ],
@@ -224,7 +226,7 @@ class Rollouts:
             return
         if replica.gone is GoneReason.FAILED:
             self._failures += 1
-            self._last_failure = f"{why or replica.why} ({replica.id})"
+            self._last_failure = f"{_short(why or replica.why)} ({replica.id})"
 
     async def _heed(self, step: Step, seen: Observation) -> bool:
         """Write down and do what has been found; whether that asks for another look."""
@@ -344,7 +346,7 @@ class Rollouts:
 
     async def _begin(self, number: int, *, old: int, strategy: str, state: str, who: str, why: str) -> None:
         """Write the roll-out down and make it the one under way (if it is)."""
-        at = _now()
+        at, who, why = _now(), redact(who), redact(why)
         made = await self._store.begin_rollout(
             self._service, old=old, new=number, strategy=strategy, state=state, who=who, why=why, at=at
         )
@@ -468,6 +470,24 @@ def _rollout_dict(stored: StoredRollout) -> dict[str, Any]:
         "ended_at": told(stored.ended_at),
         "outcome": stored.outcome,
     }
+
+
+def _shown(content: Any) -> Any:
+    """A content for people: of variables only the names, and nothing that looks like a secret."""
+    match content:
+        case str():
+            return redact(content)
+        case Mapping():
+            return {key: sorted(value) if key == "env" else _shown(value) for key, value in content.items()}
+        case list():
+            return [_shown(value) for value in content]
+    return content
+
+
+def _short(text: str) -> str:
+    """What an engine or a cloud said at last, without secrets, short enough for a sentence."""
+    told = " ".join(redact(text).split())
+    return told if len(told) <= _LONGEST_REASON else f"{told[:_LONGEST_REASON]}…"
 
 
 def _now() -> datetime:

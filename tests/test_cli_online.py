@@ -373,3 +373,46 @@ def test_keys_are_issued_listed_and_revoked(model: str, environ: dict[str, str])
     )
     for key in (early, alice["key"]):
         assert key.rpartition("-")[2].encode() not in everything
+
+
+def test_an_edited_file_is_applied_refused_or_found_wrong(
+    running: "subprocess.Popen[str]", model: str, environ: dict[str, str]
+) -> None:
+    """`apply` shows what would change and does it when agreed to; exit codes tell why nothing did."""
+    welcome(running)
+    file = Path(model)
+    file.write_text(MODEL + "[limits]\nmax_queue = 5\n")
+    unasked = ask(environ, "apply")
+    assert (unasked.returncode, "Nobody is there to answer" in unasked.stderr) == (3, True)
+    assert unasked.stdout.startswith("limits.max_queue: 512 → 5  (holds at once)\nPrice: ")
+    dry = ask(environ, "apply", "--dry-run", "--json")
+    assert [one["key"] for one in json.loads(dry.stdout)["changes"]] == ["limits.max_queue"]
+    assert ask(environ, "apply", model, "--yes").returncode == 0
+    again = ask(environ, "apply", "--yes")
+    assert (again.returncode, again.stderr) == (0, "Nothing is different: the service runs as the file says.\n")
+    file.write_text(MODEL.replace('engine = "demo"', 'engin = "demo"'))
+    wrong = ask(environ, "apply", "--yes")
+    assert wrong.returncode == 2
+    assert f"{model}:5: model.engin: " in wrong.stderr
+    file.write_text(MODEL.replace('name = "chatty"', 'name = "other"'))
+    refused = ask(environ, "apply", "--yes")
+    assert refused.returncode == 3
+    assert "service.name (line 2) is settled when the service starts" in refused.stderr
+    assert ask(environ, "rollback", "--yes").returncode == 3
+    listed = ask(environ, "versions")
+    assert listed.stdout.startswith("*   1  ")
+    assert json.loads(ask(environ, "versions", "--json").stdout)["wanted"] == 1
+
+
+def test_sighup_has_the_file_read_again(
+    running: "subprocess.Popen[str]", model: str, environ: dict[str, str]
+) -> None:
+    """As a service manager's reload; a bad file is told of, and the service goes on."""
+    welcome(running)
+    Path(model).write_text(MODEL.replace("[model]", "[model]\nbroken = 1"))
+    running.send_signal(signal.SIGHUP)
+    until(lambda: "nothing has changed" in ask(environ, "events").stdout)
+    Path(model).write_text(MODEL.replace("count = 1", "count = 2"))
+    running.send_signal(signal.SIGHUP)
+    until(lambda: "replicas.count: 1 → 2" in ask(environ, "events").stdout)
+    until(lambda: json.loads(ask(environ, "status", "--json").stdout)["target"] == 2)

@@ -19,7 +19,8 @@ class Clock:
 
 def connect(clock: Clock, *, max_body: int = 2**20) -> tuple[Edge, Line, Desk]:
     desk, line = Desk(at_once=True, heads=KnownHeads()), Line()
-    edge = Edge(desk, clock, max_head=2048, max_body=max_body, head_s=15.0)
+    desk.bounds = (2048, max_body, 15.0)
+    edge = Edge(desk, clock)
     edge.connection_made(line)
     return edge, line, desk
 

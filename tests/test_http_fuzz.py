@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from hedgeserve.proxy.edge import Edge
-from hedgeserve.proxy.replies import Refused
+from hedgeserve.proxy.replies import Code, Refused
 from hedgeserve.proxy.request import Incoming, KnownHeads
 from hedgeserve.proxy.routes import FORWARDED
 from tests.callers import Reading, Stage, stage
@@ -285,6 +285,7 @@ class Desk:
         self.closing = False
         self.date_line = b""
         self.heads = heads
+        self.bounds = (2048, 4096, 1.0)
         self.at_once = at_once
         self.taken: list[bytes] = []
         self.refused = 0
@@ -311,8 +312,8 @@ class Desk:
         self.handed += 1
         client.whole(200, b"", b"ok")
 
-    def told(self, incoming: Incoming | None, status: int, request_id: str) -> None:
-        assert status >= 400
+    def told(self, incoming: Incoming | None, code: Code, request_id: str) -> None:
+        assert code.status >= 400
         self.refused += 1
 
     def arrived(self, edge: Edge) -> None:
@@ -340,7 +341,7 @@ class Desk:
 def examine(pieces: list[bytes], heads: KnownHeads, *, at_once: bool, busy: int) -> None:
     """``busy``: how many pieces come before a waiting request is answered. ``heads``: what others have said."""
     desk, line = Desk(at_once=at_once, heads=heads), Line()
-    edge = Edge(desk, lambda: 0.0, max_head=2048, max_body=4096, head_s=1.0)
+    edge = Edge(desk, lambda: 0.0)
     edge.connection_made(line)
     for number, piece in enumerate(pieces):
         if line.closed:

@@ -66,9 +66,21 @@ def status_view(status: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [_headline(status), _load(status), _cost(status)]
     parts += [Text(f"trouble: {_clean(text)}", style="red") for text in status.get("trouble", ())]
     parts += [Text(f"note: {_clean(note)}", style="dim") for note in status["plan"]["notes"]]
+    if rollout := status.get("rollout"):
+        parts.append(_rollout(rollout))
     parts.append(_replicas(status["replicas"]))
     parts += _events(status["events"])
     return Group(*parts)
+
+
+def _rollout(rollout: Mapping[str, Any]) -> Text:
+    left = "" if rollout["left"] is None else f", {rollout['left']} to replace"
+    failures = f", {rollout['failures']} failed" if rollout["failures"] else ""
+    said = f"{rollout['ready']} of the new are ready{left}{failures}"
+    return Text(
+        f"version {rollout['from']} → {rollout['to']} ({rollout['strategy']}): {said}; {_clean(rollout['why'])}",
+        style="bold",
+    )
 
 
 def _headline(status: Mapping[str, Any]) -> Text:

@@ -61,6 +61,8 @@ class Host(Protocol):
     """Whether answers are to be the last on their connections."""
     date_line: bytes
     heads: KnownHeads
+    bounds: tuple[int, int, float]
+    """The longest head and body, in bytes, and the time for a head, of requests that begin now."""
 
     def is_ours(self, method: bytes, path: str) -> bool:
         """Whether such a request is one for replicas; any other is answered by :meth:`answer`."""
@@ -93,12 +95,10 @@ class Edge(asyncio.Protocol):
         "_running", "_transport", "_unread_bytes",
     )  # fmt: skip
 
-    def __init__(
-        self, host: Host, now_s: Callable[[], float], *, max_head: int, max_body: int, head_s: float
-    ) -> None:
+    def __init__(self, host: Host, now_s: Callable[[], float]) -> None:
         self._host = host
         self._now_s = now_s
-        self._limits = (max_head, max_body, head_s)
+        self._limits = host.bounds
         self._parser: httptools.HttpRequestParser | None = None  # most connections say what is known already
         self._coming: Incoming | None = None
         self._answering: Incoming | None = None
@@ -200,6 +200,7 @@ class Edge(asyncio.Protocol):
         if self._leaving:
             return
         self._coming = Incoming()
+        self._limits = self._host.bounds
         if self._answering is None:
             self._due_s = self._now_s() + self._limits[2]
 

@@ -68,15 +68,15 @@ class Server:
         self._shaking: set[Edge] = set()  # hands, by TLS: not yet among the edges
         self.closing = False
         self.date_line = date_line()
-        self.heads = KnownHeads()
 
     def adopt(
         self, *, max_connections: int, max_head: int, max_body: int, head_s: float, edges_every_s: float
     ) -> None:
-        """Hold new connections to these bounds; those that are there keep the ones that they began with."""
+        """Hold all connections to these bounds from their next request on."""
         self._max_connections = max_connections
-        self._bounds = (max_head, max_body, head_s)
+        self.bounds = (max_head, max_body, head_s)
         self._edges_every_s = edges_every_s
+        self.heads = KnownHeads()  # what was let in by the old ones is to be judged anew
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -109,8 +109,7 @@ class Server:
 
     def make_edge(self) -> Edge:
         """What speaks with one more client."""
-        max_head, max_body, head_s = self._bounds
-        return Edge(self, self._loop.time, max_head=max_head, max_body=max_body, head_s=head_s)
+        return Edge(self, self._loop.time)
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Have a task run that ends with the server at the latest."""
