@@ -130,6 +130,9 @@ class Stopped:
     def status(self) -> dict[str, Any]:
         raise NotRunningError("no service runs")
 
+    def spec(self) -> dict[str, Any]:
+        raise AssertionError("not asked")
+
     def logs(self, replica: str, lines: int) -> str:
         raise AssertionError("not asked")
 
@@ -143,6 +146,9 @@ class Talkative(Stopped):
             "trouble": ["https://user:planted-0001@proxy refused planted-0002"],
             "replicas": [{"id": "s-1"}, {"id": "s-2"}],
         }
+
+    def spec(self) -> dict[str, Any]:
+        return {"spec": {"model": {"env": {"A_TOKEN": "planted-0020", "URL": "https://x:planted-0021@y/"}}}}
 
     def logs(self, replica: str, lines: int) -> str:
         return f"{replica}: Authorization: Bearer planted-0003\nHF said planted-0004\n"
@@ -192,7 +198,9 @@ api_key_env = "STATIC"
         findings=lambda: [{"subject": "x", "verdict": "ok", "message": "planted-0012 and planted-0013"}],
         log_file=log,
     )
-    assert {"model.json", "status.json", "engines/s-2.log", "local/s-1.log", "service.log"} <= set(found.pieces)
+    assert {"model.json", "served.json", "status.json", "engines/s-2.log", "local/s-1.log", "service.log"} <= set(
+        found.pieces
+    )
     for name, text in found.pieces.items():
         assert "planted" not in text, name
         if name.endswith(".json"):
@@ -237,7 +245,9 @@ async def test_the_verb_packs_a_service_that_runs_and_one_that_has_stopped(short
         assert found.exit_code == 0, found.output
     pieces = unpacked(archive)
     assert stat.S_IMODE(archive.stat().st_mode) == 0o600
-    assert {"README.txt", "versions.json", "events.jsonl", "status.json", "metrics.txt"} <= set(pieces)
+    assert {"README.txt", "versions.json", "events.jsonl", "status.json", "served.json", "metrics.txt"} <= set(
+        pieces
+    )
     assert any(name.startswith("engines/small-1") for name in pieces)
     assert "hedgeserve_build_info" in pieces["metrics.txt"]
     assert json.loads(pieces["versions.json"])["packages"]["click"]

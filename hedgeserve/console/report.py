@@ -24,6 +24,7 @@ versions.json    HedgeServe, Python, system, kernel, packages
 model.json       the model file as it is understood, every default included
 doctor.json      what `hedgeserve doctor --offline` says
 events.jsonl     the newest events of the journal; replicas.jsonl the replicas that it knows
+served.json      the model file as the service runs it, and what its policy has learnt
 status.json      `hedgeserve status`; metrics.txt what Prometheus would read
 service.log      the end of the service's own log, where it could be found
 engines/, local/ the end of the replicas' engine logs, and of make-believe VMs

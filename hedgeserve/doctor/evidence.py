@@ -43,6 +43,9 @@ class Asked(Protocol):
     def status(self) -> dict[str, Any]:
         """Everything at a glance."""
 
+    def spec(self) -> dict[str, Any]:
+        """The model file as it is served, and what the policy has learnt."""
+
     def logs(self, replica: str, lines: int) -> str:
         """The end of a replica's engine log."""
 
@@ -122,6 +125,7 @@ def _from_service(client: Asked, found: Evidence) -> None:
         found.missing.append(f"status.json, metrics.txt, engines/: {error}")
         return
     found.put("status.json", json.dumps(status, indent=1))
+    found.try_("served.json", lambda: json.dumps(client.spec(), indent=1))
     found.try_("metrics.txt", lambda: _metrics(str(status["url"])))
     for replica in status["replicas"][:_REPLICAS]:
         name = str(replica["id"])
