@@ -202,10 +202,13 @@ def test_a_service_at_rest_says_so_and_foresees_nothing() -> None:
     """Asleep or paused: neither load nor zone is the reason."""
     paused = scene(READY[0], target=0, resting="paused by `hedgeserve pause`; `hedgeserve resume` ends it")
     answer = explain_now(paused)
-    assert answer.because[0].startswith("paused by")
-    assert answer.would_change == ()
+    assert answer.headline.startswith("no replica is wanted: the service rests; 1 replica is ready; ")
+    assert answer.because == ("paused by `hedgeserve pause`; `hedgeserve resume` ends it",)
+    assert answer.would_change == ("when the rest ends, at least 1 replica will run again, as `[replicas]` says",)
     assert "and goes" in explain_replica(paused, READY[0]).headline
-    assert "paused by `hedgeserve pause`; `hedgeserve resume` ends it" in explain_zone(paused, A).because
+    zone = explain_zone(paused, B)
+    assert zone.headline == "local/east/b is where the next spot replica goes once the service runs again"
+    assert "paused by `hedgeserve pause`; `hedgeserve resume` ends it" in zone.because
 
 
 # A replica

@@ -37,10 +37,11 @@ def explain_now(scene: Scene) -> Explanation:
     seen, target, ready = scene.observation, scene.plan.target, len(scene.ready())
     usd_per_hour = sum(one.offer.usd_per_hour for one in seen.replicas if one.vm_id is not None)
     because = [scene.resting] if scene.resting else []
-    because.append(_why_target(scene))
     if not scene.resting:
-        because += scene.policy.sums(seen)
-    if target and not ready:
+        because += [_why_target(scene), *scene.policy.sums(seen)]
+    if scene.resting:
+        headline = f"no replica is wanted: the service rests; {format_count(ready, 'replica', verb=True)} ready"
+    elif target and not ready:
         headline = f"nothing is ready, and {format_count(target, 'replica', verb=True)} needed"
         because += _why_nothing_starts(scene)
     else:
@@ -96,6 +97,10 @@ def _why_nothing_starts(scene: Scene) -> Iterator[str]:
 
 def _what_is_next(scene: Scene) -> Iterator[str]:
     """What is waited for, and what the policy will do by itself."""
+    if scene.resting:
+        least = format_count(scene.replicas.lowest, "replica")
+        yield f"when the rest ends, at least {least} will run again, as `[replicas]` says"
+        return
     yield from _arrivals(scene, scene.starting())
     if found := foresee(scene, lambda _: True):
         yield found.words(scene)
@@ -107,8 +112,6 @@ def _what_is_next(scene: Scene) -> Iterator[str]:
 def _scaling(scene: Scene) -> Iterator[str]:
     spec, target = scene.replicas, scene.plan.target
     share = spec.target_requests_per_second
-    if scene.resting:
-        return
     if spec.lowest == spec.highest or share is None:
         key = "replicas.min" if spec.count is None else "replicas.count"
         yield f"another number of replicas is wanted when `{key}` says so"
@@ -261,7 +264,8 @@ def _zone_headline(scene: Scene, zone: ZoneId, candidates: Sequence[Candidate]) 
     one = candidates[0]  # of spot, where the zone has any
     market = NAMES[one.offer.market]
     if one.rank == 0:
-        return f"{zone} is where the next {market} replica goes"
+        awake = " once the service runs again" if scene.resting else ""
+        return f"{zone} is where the next {market} replica goes{awake}"
     if one.rank is not None:
         return f"{zone} may be asked for {market}: it is number {one.rank + 1} in the order"
     until = f" until {scene.clock(one.until_s)}" if one.until_s is not None else ""
