@@ -2,7 +2,11 @@
 PYTHON_BIN := .venv/bin/python
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help serve wheel test lint unit test-compiled test-bed test-browser test-vllm soak bench-policy bench-balancer docs docs-site man install-service uninstall-service clean
+=======
+.PHONY: help serve wheel test lint unit test-compiled test-bed test-vllm soak bench-policy bench-balancer docs docs-site man audit install-service uninstall-service clean
+>>>>>>> 834288f (Say what is protected, from whom, and which test proves it; close what an attacker's reading found)
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -72,6 +76,10 @@ man: ## man pages of the command line and of model.toml in build/man
 docs: ## write docs/configuration.md and the JSON Schema anew from hedgeserve/spec.py
 	@scripts/setup serve
 	$(PYTHON_BIN) -m hedgeserve.modelfile.reference
+
+audit: ## known vulnerabilities in what HedgeServe needs (asks pypi.org: needs the network), and secrets in this repository
+	@scripts/setup test
+	@scripts/audit
 
 install-service: ## (root) as a systemd service: units, /opt/hedgeserve, /etc/hedgeserve/model.toml; DESTDIR=dir only lays them out
 	@DESTDIR="$(DESTDIR)" scripts/service install

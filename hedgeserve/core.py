@@ -310,7 +310,9 @@ class Service:
             self._stop_now.set()
 
     async def reload(self) -> bool:
-        """Read model.toml again and go by it; false where it was not applied, which is logged."""
+        """Read model.toml, issued keys and certificates again and go by them; false where model.toml was not
+        applied, which is logged."""
+        await self._entrance.renew()
         return await self._updates.reload()
 
     def request_down(self) -> None:

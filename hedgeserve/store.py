@@ -8,6 +8,7 @@ must be there before a cloud is asked. Nothing secret is stored.
 
 import asyncio
 import json
+import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -547,6 +548,12 @@ def _bring_up_to_date(path: Path) -> None:
     Raises:
         StateDirectoryError: As :meth:`Store.open`.
     """
+    try:
+        # Only for its owner, whatever the directory and the umask allow; what SQLite puts beside it has its mode.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        path.chmod(0o600)
+    except OSError:
+        pass  # SQLite says better what is wrong with it
     try:
         with closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)) as database:
             # The format is looked at first: a file of a newer version must be left as it is.

@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
 import stat
+import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -188,3 +191,29 @@ async def test_a_pause_is_asked_for_in_seconds(short_dir: Path, body: bytes, sta
             assert json.loads(found) == said
         else:
             assert said in json.loads(found)["error"]["message"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
+async def test_another_user_is_not_answered_whatever_the_mode_says() -> None:
+    """The kernel says who is at the other end: the socket's mode may have been changed, or not been set yet."""
+    asks = (
+        "import os, socket, sys\n"
+        "probe = socket.socket(socket.AF_UNIX)\n"
+        "probe.connect(sys.argv[1])\n"
+        "probe.sendall(b'POST /admin/v1/down HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\n"
+        "print(probe.recv(100))\n"
+    )
+    # As somebody else from before the connection on, and in a directory that both may enter.
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        os.chmod(directory, 0o755)
+        async with operated(Path(directory)) as (service, socket):
+            socket.chmod(0o777)
+            answers = []
+            for user in (0, 65534):
+                process = await asyncio.create_subprocess_exec(
+                    "/usr/bin/python3", "-c", asks, str(socket), user=user, stdout=subprocess.PIPE, stderr=-1
+                )
+                answers.append((await process.communicate())[0])
+    assert b"202 Accepted" in answers[0]
+    assert b"HTTP" not in answers[1]
+    assert service.downs == 1

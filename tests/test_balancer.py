@@ -495,6 +495,15 @@ async def test_checks_need_no_key_and_metrics_none_on_this_machine() -> None:
             assert (await house.get(path)).status == 200
 
 
+async def test_metrics_are_not_for_whoever_a_proxy_on_this_machine_speaks_for() -> None:
+    """To us such a request comes from here; the proxy's headers tell that it does not."""
+    async with open_house(Engine("e"), api_keys=frozenset({"right"})) as house:
+        for name in ("X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"):
+            assert (await house.get("/metrics", headers={name: "203.0.113.9"})).status == 401
+            headers = {name: "203.0.113.9", "Authorization": "Bearer right"}
+            assert (await house.get("/metrics", headers=headers)).status == 200
+
+
 @pytest.mark.parametrize(
     ("remote", "keys", "sent", "status"),
     [

@@ -342,3 +342,19 @@ async def test_a_replica_can_be_asked_for_after_its_end(store: Store) -> None:
     assert await store.known_replica("other", made[0]) is None
     assert await store.known_replica("chat", ReplicaId("chat-99")) is None
     assert await store.last_replicas("chat", limit=2) == [made[2], made[1]]
+
+
+async def test_the_journal_is_for_its_owner_whatever_the_umask(tmp_path: Path) -> None:
+    """Also one that an earlier version left open to others, and what SQLite puts beside it."""
+    path = tmp_path / "journal.db"
+    path.touch()
+    path.chmod(0o644)
+    before = os.umask(0)
+    try:
+        store = await Store.open(path)
+        await store.acquire_lease("me")
+        modes = {each.name: each.stat().st_mode & 0o777 for each in tmp_path.iterdir()}  # noqa: ASYNC240
+        await store.close()
+    finally:
+        os.umask(before)
+    assert set(modes.values()) == {0o600}, modes

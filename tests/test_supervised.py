@@ -156,6 +156,10 @@ def test_a_real_service_tells_its_manager_how_it_is(model: str, tmp_path: Path, 
         process.send_signal(signal.SIGCONT)
         ears.heard.clear()
         ears.until(lambda line: line == "WATCHDOG=1")
+        ears.heard.clear()
+        process.send_signal(signal.SIGHUP)
+        ears.until(lambda line: line == "RELOADING=1")
+        ears.until(lambda line: line == "READY=1")
         process.send_signal(signal.SIGTERM)
         ears.until(lambda line: line == "STOPPING=1")
         assert process.wait(60) == 0

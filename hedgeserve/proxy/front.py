@@ -21,6 +21,9 @@ from hedgeserve.spec import Spec
 
 _log = structlog.get_logger(__name__)
 
+_PASSED_ON = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
+"""Headers that only a proxy sets, or somebody who would rather have asked himself."""
+
 _Answer = tuple[int, str, bytes]
 """Status, content type, body."""
 
@@ -137,7 +140,7 @@ class Front:
             raise self._keys.refusal(incoming.headers)
 
     def _require_operator(self, incoming: Incoming, peer: str) -> None:
-        if _is_this_machine(peer):
+        if _is_this_machine(peer) and not _PASSED_ON & incoming.first.keys():
             return
         if not self._keys:
             raise Refused(

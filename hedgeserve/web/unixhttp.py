@@ -5,6 +5,9 @@ Parsed by llhttp, like everything else; a whole HTTP server in memory would cost
 
 import asyncio
 import json
+import os
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -15,6 +18,7 @@ from urllib.parse import parse_qsl, unquote
 import httptools
 import structlog
 
+_CREDENTIALS = struct.Struct("3i")  # process, user, group
 _LONGEST_REQUEST_BYTES = 64 * 2**10
 _log = structlog.get_logger(__name__)
 
@@ -63,10 +67,10 @@ class UnixHttp:
         self._connections: set[_Connection] = set()
         self._answering: set[asyncio.Task[None]] = set()
 
-    async def start(self, socket: Path) -> None:
+    async def start(self, path: Path) -> None:
         """Begin to answer; raises OSError where the socket cannot be made."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: _Connection(self), str(socket))
+        self._server = await loop.create_unix_server(lambda: _Connection(self), str(path))
 
     async def aclose(self, patience_s: float) -> None:
         """Stop answering: what is being answered has ``patience_s`` to come to its end."""
@@ -117,9 +121,11 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._server.came(self)
+        if _user_of(transport) not in (0, os.geteuid()):  # whatever the socket's mode may say at this moment
+            self.close()
 
     def data_received(self, data: bytes) -> None:
-        if self._task is not None:
+        if self._task is not None or self._transport.is_closing():
             return  # one request to a connection
         self._received += len(data)
         if self._received > _LONGEST_REQUEST_BYTES:
@@ -169,3 +175,9 @@ class _Connection(asyncio.Protocol):
 
     def close(self) -> None:
         self._transport.close()
+
+
+def _user_of(transport: asyncio.BaseTransport) -> int:
+    """Who is at the other end, as the kernel says."""
+    peer = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(peer)[1])
