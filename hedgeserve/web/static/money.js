@@ -7,26 +7,26 @@ function figure(name, value, more = "") {
   return h("div", { class: "figure" }, h("dt", null, name), h("dd", null, value, more && h("small", null, more)));
 }
 
+function saved(amount, base) {
+  if (amount === null || amount === undefined || !(base > 0)) return figure("saved against on-demand", "not known");
+  const name = amount >= 0 ? "saved against on-demand" : "above on-demand alone";
+  return figure(name, usd(Math.abs(amount)), ` ${percent(Math.abs(amount) / base)}`);
+}
+
 /** `cost`: GET /admin/v1/cost or null; `total`: the history's total over the time that is shown. */
 export function drawMoney(element, cost, total, range) {
   const figures = [];
   if (cost) {
     const base = cost.baseline_on_demand_usd;
-    const share = base > 0 && cost.saved_usd > 0 ? ` ${percent(cost.saved_usd / base)}` : "";
     figures.push(
-      figure("spent", usd(cost.spent_usd)),
-      figure("saved against on-demand", usd(cost.saved_usd), share),
+      figure("spent this month", usd(cost.spent_usd)),
+      saved(cost.saved_usd, base),
       figure("forecast for the month", cost.forecast_month_usd == null ? "not known" : usd(cost.forecast_month_usd)),
     );
   } else if (total?.seconds) {
-    const saved = total.on_demand_usd - total.usd;
     figures.push(
       figure(`spent in ${range}`, usd(total.usd)),
-      figure(
-        saved >= 0 ? "saved against on-demand" : "above on-demand alone",
-        total.on_demand_usd ? usd(Math.abs(saved)) : "not known",
-        total.on_demand_usd ? ` ${percent(Math.abs(saved) / total.on_demand_usd)}` : "",
-      ),
+      saved(total.on_demand_usd ? total.on_demand_usd - total.usd : null, total.on_demand_usd),
       figure("forecast for the month", "not known"),
     );
   } else {

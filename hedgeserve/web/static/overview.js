@@ -18,6 +18,7 @@ const RANGES = [
 ];
 const LEAST_SPAN_S = 120;
 const POINTS = 400;
+const COST_EVERY_S = 30;
 
 /** "2 of 2 ready · 0.90 USD/h · 55 % saved" */
 export function headline(status) {
@@ -131,12 +132,12 @@ export class Overview {
     const to = Date.now() / 1000;
     const since = Math.floor(to - this.range);
     let history;
-    let cost;
     try {
-      [history, cost] = await Promise.all([
-        ask(`/admin/v1/history?since=${since}&points=${POINTS}`),
-        this.hasBooks ? askIfThere("/admin/v1/cost") : null,
-      ]);
+      history = await ask(`/admin/v1/history?since=${since}&points=${POINTS}`);
+      if (this.hasBooks && !(to - this.costAt < COST_EVERY_S)) {
+        this.costAt = to;
+        this.cost = await askIfThere("/admin/v1/cost");
+      }
     } catch {
       return; // the stream says what is the matter
     }
@@ -147,7 +148,7 @@ export class Overview {
     const from = Math.max(end - this.range, Math.min(first, end - LEAST_SPAN_S));
     for (const chart of this.charts) chart.show(history, from, end);
     this.total = history.total;
-    drawMoney(this.money, cost, history.total, RANGES.find(([, span]) => span === this.range)?.[0] ?? "this time");
+    drawMoney(this.money, this.cost ?? null, history.total, RANGES.find(([, span]) => span === this.range)?.[0] ?? "this time");
     this.drawTiles(history);
   }
 
