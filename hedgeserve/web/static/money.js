@@ -32,7 +32,7 @@ export function drawMoney(element, cost, total, range) {
   } else {
     figures.push(figure("spent", "not known"), figure("saved against on-demand", "not known"));
   }
-  const caps = Array.isArray(cost?.caps) ? cost.caps : Object.entries(cost?.caps ?? {}).map(([name, cap]) => ({ name, ...cap }));
+  const caps = cost?.caps ?? [];
   morph(
     element,
     h("dl", { class: "figures" }, figures),
@@ -40,17 +40,15 @@ export function drawMoney(element, cost, total, range) {
       h(
         "ul",
         { class: "caps" },
-        caps.map((cap) => {
-          const limit = cap.limit_usd ?? cap.limit;
-          const used = cap.used_usd ?? cap.used;
-          return h(
+        caps.map(({ name, limit_usd: limit, used_usd: used, state }) =>
+          h(
             "li",
             null,
-            h("span", null, cap.name ?? cap.cap ?? cap.kind ?? "cap"),
-            h("meter", { min: 0, max: limit, value: used, low: limit * 0.8, high: limit * 0.95, optimum: 0 }),
-            h("span", { class: "muted" }, `${usd(used)} of ${usd(limit)}`, cap.state && ` · ${cap.state}`),
-          );
-        }),
+            h("span", null, name.replaceAll("_", " ")),
+            h("meter", { min: 0, max: limit, value: used, low: limit * 0.8, high: limit * 0.95, optimum: 0, "aria-label": name }),
+            h("span", { class: "muted" }, `${usd(used)} of ${usd(limit)} · ${state}`),
+          ),
+        ),
       ),
   );
 }
