@@ -378,6 +378,39 @@ def status(model: str | None, state_dir: str | None, service: str | None, as_jso
 
 @main.command()
 @_target
+@click.option("--since", metavar="WHEN", help="From this date or time (UTC), or the last 7d; else this month.")
+@click.option(
+    "--by",
+    type=click.Choice(["zone", "day", "market", "purpose", "replica"]),
+    help="Split it by this.",
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Print rows as CSV (by day, unless --by says otherwise).")
+@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
+def cost(
+    model: str | None,
+    state_dir: str | None,
+    service: str | None,
+    since: str | None,
+    by: str | None,
+    as_csv: bool,
+    as_json: bool,
+) -> None:
+    """Show what was spent, and saved against on-demand alone.
+
+    With the month's forecast and the caps of [budget]. Of a service that runs, or from the journal of one that
+    has stopped: name it then.
+    """
+    from hedgeserve.console.cost import show_cost
+
+    client = _client(model, state_dir, service)
+    try:
+        show_cost(client, since=since, by=by, as_csv=as_csv, as_json=as_json)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@main.command()
+@_target
 @click.option("--follow", "-f", is_flag=True, help="Go on with new events until Ctrl-C or the service's end.")
 @click.option("--replica", metavar="ID", help="Only events of this replica.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many at most.")

@@ -45,6 +45,7 @@ from hedgeserve.hedge import (
 from hedgeserve.metrics import Metrics
 from hedgeserve.modelfile.apikeys import keys_are_issued, load_api_keys, refuse_open_sockets
 from hedgeserve.modelfile.problems import dotted
+from hedgeserve.money import Money
 from hedgeserve.race import race
 from hedgeserve.replica import STARTING, ReplicaId, State
 from hedgeserve.rollouts import Around, Rollouts
@@ -133,6 +134,7 @@ class Service:
         self._store: Store
         self._journal: Journal
         self._resting: Resting
+        self._money: Money
         self._drivers: Mapping[str, Driver]
         self._balancer: Balancer
         self._entrance: Entrance
@@ -182,6 +184,10 @@ class Service:
         await self._sampler.recall(time.time())
         self._resting = Resting(spec, self._store, self._record)
         await self._resting.recall()
+        stored = await self._store.alive_replicas(spec.service.name)
+        self._money = Money(spec, self._store, self._directory.journal, self._metrics, self._record)
+        await self._money.recall(vms=bool(stored))
+        self._journal.paid = self._money.paid
         has_vms = any(cloud is not Cloud.STATIC for cloud in spec.clouds())
         credentials = await read_credentials(self._directory.ssh_dir) if has_vms else None
         tracing = await start_tracing(spec, self._environ)
@@ -271,12 +277,14 @@ class Service:
             await self._admin.open_site(spec.admin, token, service=spec.service.name)
             await self._entrance.watch_certificate(self._admin.certificate)
         served = await self._fleet.start(stored)
+        self._stack.push_async_callback(self._money.keep)
         group = await enter(asyncio.TaskGroup())
         background = [
             group.create_task(self._measure_lag(), name="loop lag"),
             group.create_task(self._prune(), name="prune"),
             group.create_task(self._entrance.watch(), name="entrance"),
             group.create_task(self._sampler.run(), name="history"),
+            group.create_task(self._money.run(), name="money"),
             group.create_task(self._director.run(), name="drills"),
         ]
         self._ticker = group.create_task(self._tick_for_ever(served), name="tick")
@@ -433,6 +441,11 @@ class Service:
             plan = rest_plan(standing, observation, datetime.now(UTC))
         else:
             plan = await self._rollouts.plan(observation, self._adviser.plan)
+        held = await self._money.hold(plan, observation, unbilled_usd=self._fleet.unbilled_usd())
+        plan = held.plan
+        if self._resting.shut is None or held.shut is None:
+            self._resting.shut = self._money.closure(held)
+        self._resting.tell(self._balancer)
         for note in plan.notes:
             if note not in self._plan.notes:
                 await self._record(EventKind.NOTE, note)
@@ -541,11 +554,13 @@ class Service:
                 notes=(
                     *self._resting.notes(self._plan.target, self._fleet.boot_s()),
                     *self._plan.notes,
+                    *self._money.reasons,
                     *self._balancer.notes,
                     *self._director.notes,
                 ),
             ),
             standing=self._resting.document(),
+            cost=self._money.glance(self._fleet.unbilled_usd()),
             replicas=self._fleet.replicas(),
             offers=self._fleet.offers(),
             zones=self._adviser.policy.zone_states(),
@@ -647,6 +662,11 @@ class Service:
         found = await self._store.events(after=after, limit=limit, replica=who, newest=after == 0)
         return [_event_dict(event) for event in found]
 
+    async def cost(self, since: datetime | None = None) -> dict[str, Any]:
+        """What was spent since then (None: since the month began, UTC), and what on demand would have been."""
+        await self._fleet.bill()
+        return await self._money.account(since)
+
     def history(self, *, since_s: float, points: int = 500) -> dict[str, Any]:
         """What the service was like since then (Unix seconds), in about so many points at most, JSON-able."""
         return self._sampler.history.view(since_s, time.time(), points=points)
@@ -661,7 +681,7 @@ class Service:
         return await self._fleet.logs(ReplicaId(replica), lines)
 
     def _troubles(self) -> list[str]:
-        own = (self._journal.trouble, self._tick_trouble, self._adviser.trouble)
+        own = (self._journal.trouble, self._tick_trouble, self._adviser.trouble, self._money.trouble)
         return [text for text in own if text] + [*self._entrance.troubles, *self._fleet.troubles()]
 
     def _is_troubled(self, cloud: str) -> bool:

@@ -23,7 +23,7 @@ from hedgeserve.drivers.base import Driver, Machine
 from hedgeserve.drivers.static import StaticServer
 from hedgeserve.drivers.tags import OWNER, is_foreign
 from hedgeserve.errors import AuthError, CloudError, StateDirectoryError
-from hedgeserve.hedge import Action, Drain, Launch, NewsKind, Plan, Rule, Terminate, ZoneNews
+from hedgeserve.hedge import Action, Drain, Launch, NewsKind, Plan, Rule, Terminate, ZoneNews, price_now
 from hedgeserve.machines.editions import Edition, Editions
 from hedgeserve.machines.external import ExternalLife
 from hedgeserve.machines.hands import Hands, Order, Past
@@ -174,8 +174,7 @@ class Fleet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            for life in list(self._lives.values()):
-                await life.bill()
+            await self.bill()
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -290,6 +289,15 @@ class Fleet:
     def usd_per_hour(self) -> float:
         """What the replicas that have a VM cost now."""
         return sum(replica.offer.usd_per_hour for replica in self.replicas() if replica.vm_id is not None)
+
+    def unbilled_usd(self) -> float:
+        """What the replicas have cost since they were billed last."""
+        return sum(life.unbilled_usd() for life in self._lives.values())
+
+    async def bill(self) -> None:
+        """Write what all replicas have cost up to now into the ledger."""
+        for life in list(self._lives.values()):
+            await life.bill()
 
     def boot_s(self) -> float | None:
         """How long a boot takes, by those seen so far; None before the first."""
@@ -451,8 +459,13 @@ class Fleet:
             gone=known.gone,
             version=known.version,
         )
+        unbilled_s = await self._parts.journal.unbilled_s(known.id, known.created_at)
         if machine is None and not leaving:
             reason = GoneReason.PREEMPTED if known.vm_id and replica.market is Market.SPOT else GoneReason.FAILED
+            if known.vm_id is not None:
+                # It cannot have outlived its controller by more than its lease.
+                seconds = min(unbilled_s, self._spec.timeouts.lease)
+                await self._bill_absence(known, replica, seconds=seconds)
             why = "its VM was gone when the controller came back"
             replica = replica.to(State.GONE, now_s=self._now_s(), why=why, gone=reason)
             await self._parts.journal.save(replica)
@@ -460,9 +473,11 @@ class Fleet:
             await self._parts.journal.event(EventKind.GONE, why, replica=replica.id, zone=replica.zone)
             await self._hands.keys.forget(replica.id)
             return
+        if machine is not None and await self._bill_absence(known, replica, seconds=unbilled_s):
+            unbilled_s = 0.0
         past = Past(
             age_s=max(0.0, (datetime.now(UTC) - known.created_at).total_seconds()),
-            unbilled_s=await self._parts.journal.unbilled_s(known.id, known.created_at),
+            unbilled_s=unbilled_s,
             served=known.state in _SERVED,
             noticed=known.noticed,
         )
@@ -470,6 +485,14 @@ class Fleet:
         await self._parts.journal.event(
             EventKind.ADOPTED, f"taken up again as {replica.state}", replica=replica.id, zone=replica.zone
         )
+
+    async def _bill_absence(self, known: StoredReplica, replica: Replica, *, seconds: float) -> bool:
+        """Charge for the time that nobody watched this replica, in which it was as the journal knew it."""
+        purpose = "serving" if known.state in _SERVED else "draining" if known.gone else "booting"
+        price = price_now(replica.offer, self.offers())
+        if written := await self._parts.journal.charge(replica, seconds, price, purpose):
+            self._parts.metrics.spent(replica.market, purpose, seconds * price / 3600)
+        return written
 
     def _make_life(self, replica: Replica, token: str, past: Past | None = None) -> "ReplicaLife":
         from hedgeserve.machines.life import ReplicaLife  # with all of SSH: not for those who have no VM
@@ -523,7 +546,9 @@ class Fleet:
     async def _refresh_offers(self, cloud: str) -> None:
         try:
             async with asyncio.timeout(self._spec.timeouts.cloud_call):
-                self._offers[cloud] = tuple(await self._parts.drivers[cloud].offers())
+                offers = tuple(await self._parts.drivers[cloud].offers())
+            await self.bill()  # at the price that held until now
+            self._offers[cloud] = offers
             self._parts.metrics.expect_places((offer.market, offer.zone) for offer in self._offers[cloud])
         except TimeoutError:
             raise CloudError(f"{cloud} did not tell its prices in time") from None
@@ -565,8 +590,7 @@ class Fleet:
     async def _bill_regularly(self) -> None:
         while True:
             await asyncio.sleep(_BILL_EVERY_S)
-            for life in list(self._lives.values()):
-                await life.bill()
+            await self.bill()
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()

@@ -27,6 +27,7 @@ _LAUNCH_RESULTS = ("ok", *(error.kind for error in _CLOUD_ERRORS))
 _ACTION_KINDS: dict[type[Action], str] = {Launch: "launch", Drain: "drain", Terminate: "terminate"}
 _BOUGHT = (Market.SPOT, Market.ON_DEMAND)
 _ROLLOUT_RESULTS = ("done", "rolled_back", "superseded")
+_PURPOSES = ("serving", "booting", "draining")
 _SERVING = (State.READY, State.NOTICED)
 BOOT_PHASES = (
     "boot", "ssh", "cloud_init", "driver", "scratch", "upload", "install", "start", "load", "first_token", "total",
@@ -68,7 +69,13 @@ class FleetMetrics(Meters):
             "terminate_failures_total", "Attempts to terminate a VM that failed", "cloud"
         )
         self._reaped = self._counter("vms_reaped_total", "VMs terminated because no replica owned them", "cloud")
-        self._spend = self._counter("spend_dollars_total", "US dollars spent on VMs", "market")
+        self._spend = self._counter("spend_dollars_total", "US dollars spent on VMs", "market", "purpose")
+        self._baseline = self._counter(
+            "baseline_dollars_total", "US dollars that the target would have cost on demand alone"
+        )
+        self._saved = self._gauge("saved_dollars", "US dollars saved against on-demand alone in this month (UTC)")
+        self._budget_used = self._gauge("budget_used_ratio", "Part of a cap on spending that is used", "period")
+        self._budget_limit = self._gauge("budget_limit_dollars", "The cap on spending", "period")
         self._tick_s = self._histogram(
             "tick_duration_seconds", "How long rounds of the control loop take", _SHORT_S
         )
@@ -84,7 +91,8 @@ class FleetMetrics(Meters):
         self._seen: set[tuple[Market, ZoneId]] = set()
         for market in _BOUGHT:
             self._wanted.labels(market)
-            self._spend.tally(market)
+            for purpose in _PURPOSES:
+                self._spend.tally(market, purpose)
             self._leads_s.series(market)
         for market, reason in product(Market, GoneReason):
             self._gone.tally(market, reason)
@@ -197,9 +205,23 @@ class FleetMetrics(Meters):
         """A VM without an owner was terminated."""
         self._reaped.tally(cloud).count += 1
 
-    def spent(self, market: Market, usd: float) -> None:
-        """This much more was spent."""
-        self._spend.tally(market).count += usd
+    def spent(self, market: Market, purpose: str, usd: float) -> None:
+        """This much more was spent; ``purpose`` is what a replica was doing: serving, booting or draining."""
+        self._spend.tally(market, purpose).count += usd
+
+    def on_demand_alone(self, usd: float) -> None:
+        """This much more it would have been on demand alone."""
+        self._baseline.tally().count += usd
+
+    def saved(self, usd: float) -> None:
+        """So much was saved in this month."""
+        self._saved.set(usd)
+
+    def capped(self, caps: Iterable[tuple[str, float, float]]) -> None:
+        """How much of each cap is used: its period, its limit, what is used."""
+        for period, limit_usd, used_usd in caps:
+            self._budget_limit.labels(period).set(limit_usd)
+            self._budget_used.labels(period).set(used_usd / limit_usd)
 
     # The process.
 

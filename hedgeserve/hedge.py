@@ -4,8 +4,19 @@ How many replicas the load needs is the :class:`Autoscaler`'s to say; where they
 """
 
 from hedgeserve.policy.autoscale import Autoscaler, Bounds, LoadSignal, ScaleDecision
+from hedgeserve.policy.budget import Budget, Cap, Held, Marks, Rung, Shut, Spent
 from hedgeserve.policy.explain import NOW, explain_gone, explain_now, explain_replica, explain_zone, near_misses
 from hedgeserve.policy.forecast import Forecast
+from hedgeserve.policy.ledger import (
+    KEYS,
+    Account,
+    Period,
+    Purse,
+    baseline_usd_per_hour,
+    begin_of,
+    forecast_month_usd,
+    price_now,
+)
 from hedgeserve.policy.plan import (
     Action,
     Candidate,
@@ -36,28 +47,39 @@ from hedgeserve.policy.winddown import Pause, Rest, Standing, WindDown, rest_pla
 from hedgeserve.spec import HedgeSpec
 
 __all__ = [
+    "KEYS",
     "NOW",
+    "Account",
     "Action",
     "Autoscaler",
     "Bounds",
+    "Budget",
     "Candidate",
+    "Cap",
     "Count",
     "Drain",
     "Explanation",
     "Health",
+    "Held",
     "Launch",
     "LoadSignal",
+    "Marks",
     "NewsKind",
     "Observation",
     "Past",
     "Pause",
+    "Period",
     "Plan",
     "Policy",
+    "Purse",
     "Rest",
     "Rollout",
     "Rule",
+    "Rung",
     "ScaleDecision",
     "Scene",
+    "Shut",
+    "Spent",
     "Standing",
     "Step",
     "Strategy",
@@ -68,13 +90,17 @@ __all__ = [
     "WindDown",
     "ZoneNews",
     "amend",
+    "baseline_usd_per_hour",
+    "begin_of",
     "explain_gone",
     "explain_now",
     "explain_replica",
     "explain_zone",
+    "forecast_month_usd",
     "look",
     "make_policy",
     "near_misses",
+    "price_now",
     "rest_plan",
 ]
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, Strict
 
+from hedgeserve.budgetspec import BudgetSpec
 from hedgeserve.cloudspec import AwsSpec, AzureSpec, GcpSpec, VmSpec
 from hedgeserve.poolspec import REMOTE, Cloud, PoolSpec
 from hedgeserve.replica import Market
@@ -42,6 +43,7 @@ __all__ = [
     "AwsSpec",
     "AzureSpec",
     "BacktestSpec",
+    "BudgetSpec",
     "Cloud",
     "EngineName",
     "FailoverSpec",
@@ -429,6 +431,7 @@ class Spec(Table):
     model: ModelSpec
     replicas: ReplicasSpec = ReplicasSpec()
     schedule: ScheduleSpec = ScheduleSpec()
+    budget: BudgetSpec = BudgetSpec()
     hedge: HedgeSpec = HedgeSpec()
     pools: list[PoolSpec] = Field(min_length=1)
     probe: ProbeSpec = ProbeSpec()

@@ -23,9 +23,13 @@ from hedgeserve.units import (
     format_bytes,
     parse_bytes,
     parse_duration_s,
+    parse_usd_per_day,
     parse_usd_per_hour,
+    parse_usd_per_month,
     write_duration,
+    write_usd_per_day,
     write_usd_per_hour,
+    write_usd_per_month,
 )
 
 
@@ -55,6 +59,20 @@ UsdPerHour = Annotated[
     PlainSerializer(write_usd_per_hour, return_type=str),
 ]
 """US dollars per hour; written ``"2.50 USD/h"``."""
+
+UsdPerDay = Annotated[
+    float,
+    _text_with_unit(parse_usd_per_day, "50 USD/day"),
+    PlainSerializer(write_usd_per_day, return_type=str),
+]
+"""US dollars in a day; written ``"50 USD/day"``."""
+
+UsdPerMonth = Annotated[
+    float,
+    _text_with_unit(parse_usd_per_month, "900 USD/month"),
+    PlainSerializer(write_usd_per_month, return_type=str),
+]
+"""US dollars in a month; written ``"900 USD/month"``."""
 
 Size = Annotated[int, _text_with_unit(parse_bytes, "16 MiB"), PlainSerializer(format_bytes, return_type=str)]
 """Bytes; written ``"16 MiB"`` or ``"10 MB"``."""

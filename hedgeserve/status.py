@@ -25,6 +25,7 @@ class Glance:
     load: Load
     plan: Plan
     standing: Mapping[str, Any]
+    cost: Mapping[str, Any]
     replicas: Sequence[Replica]
     offers: Sequence[Offer]
     zones: Mapping[ZoneId, str]
@@ -58,6 +59,7 @@ class Glance:
             "usd_per_hour": round(sum(r.offer.usd_per_hour for r in self.replicas if r.vm_id is not None), 4),
             # What the target would cost if all of it ran on demand, at the cheapest offer.
             "on_demand_usd_per_hour": round(min(on_demand) * self.plan.target, 4) if on_demand else None,
+            "cost": dict(self.cost),
             "trouble": list(self.trouble),
             "plan": {
                 "spot_wanted": self.plan.spot_wanted,

@@ -155,6 +155,18 @@ _MIGRATIONS: tuple[str, ...] = (
     ) STRICT;
     CREATE INDEX rollouts_of_a_service ON rollouts (service, id);
     """,
+    # What the targets would have cost on demand, by hour (UTC); `until` and `usd_per_hour` are the last known.
+    """
+    CREATE TABLE baseline (
+        hour TEXT PRIMARY KEY,
+        seconds REAL NOT NULL,
+        usd REAL NOT NULL,
+        unpriced_s REAL NOT NULL,
+        until TEXT NOT NULL,
+        usd_per_hour REAL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX ledger_of_a_replica ON ledger (replica, at);
+    """,
 )
 
 
@@ -416,6 +428,30 @@ class Store:
             "SELECT total(seconds * usd_per_hour) / 3600 FROM ledger WHERE at >= ?",
             "" if since is None else _text(since),
         )
+        return float(usd)
+
+    async def add_baseline(self, seconds: float, usd_per_hour: float | None, at: datetime) -> None:
+        """Add to the hour (UTC) of ``at``: for so many seconds up to it, on demand alone would have cost this.
+
+        None: nobody knows what.
+        """
+        await self._run(
+            "INSERT INTO baseline (hour, seconds, usd, unpriced_s, until, usd_per_hour) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET seconds = seconds + excluded.seconds, usd = usd + excluded.usd, "
+            "unpriced_s = unpriced_s + excluded.unpriced_s, until = excluded.until, "
+            "usd_per_hour = excluded.usd_per_hour",
+            _text(at)[:13], seconds, seconds * (usd_per_hour or 0.0) / 3600,
+            seconds if usd_per_hour is None else 0.0, _text(at), usd_per_hour,
+        )  # fmt: skip
+
+    async def last_baseline(self) -> tuple[datetime, float | None] | None:
+        """Up to when on demand alone has been counted, and its USD per hour then; None: it never was."""
+        rows = await self._run("SELECT until, usd_per_hour FROM baseline ORDER BY hour DESC LIMIT 1")
+        return (datetime.fromisoformat(rows[0][0]), rows[0][1]) if rows else None
+
+    async def baseline_usd(self, since: datetime) -> float:
+        """What on demand alone would have cost since this hour (UTC), as far as prices were known."""
+        [[usd]] = await self._run("SELECT total(usd) FROM baseline WHERE hour >= ?", _text(since)[:13])
         return float(usd)
 
     async def save_pause(

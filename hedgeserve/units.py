@@ -20,6 +20,8 @@ _SIZE_UNITS = {
 }
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 _PRICE = re.compile(r"\$?\s*(\d+(?:\.\d+)?)\s*(?:USD\s*/\s*h|USD/hour|/\s*h)", re.IGNORECASE)
+_A_DAY = re.compile(r"\$?\s*(\d+(?:\.\d+)?)\s*(?:USD)?\s*/\s*(?:d|day)", re.IGNORECASE)
+_A_MONTH = re.compile(r"\$?\s*(\d+(?:\.\d+)?)\s*(?:USD)?\s*/\s*(?:mo|month)", re.IGNORECASE)
 
 
 def parse_duration_s(text: str) -> float:
@@ -43,6 +45,28 @@ def parse_usd_per_hour(text: str) -> float:
     match = _PRICE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f'{text!r} is not a price; write it per hour, such as "2.50 USD/h"')
+    return float(match[1])
+
+
+def parse_usd_per_day(text: str) -> float:
+    """US dollars per day in a sum such as ``"50 USD/day"``.
+
+    Raises ``ValueError`` with an example for anything else.
+    """
+    match = _A_DAY.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f'{text!r} is not a sum for a day; write it per day, such as "50 USD/day"')
+    return float(match[1])
+
+
+def parse_usd_per_month(text: str) -> float:
+    """US dollars per month in a sum such as ``"900 USD/month"``.
+
+    Raises ``ValueError`` with an example for anything else.
+    """
+    match = _A_MONTH.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f'{text!r} is not a sum for a month; write it per month, such as "900 USD/month"')
     return float(match[1])
 
 
@@ -90,6 +114,16 @@ def write_usd_per_hour(usd_per_hour: float) -> str:
     """A price as ``parse_usd_per_hour`` reads it back, the very same number: for programs, not for people."""
     short = format_usd_per_hour(usd_per_hour)
     return short if parse_usd_per_hour(short) == usd_per_hour else f"{_decimal(usd_per_hour)} USD/h"
+
+
+def write_usd_per_day(usd: float) -> str:
+    """A sum as ``parse_usd_per_day`` reads it back, the very same number."""
+    return f"{_decimal(usd)} USD/day"
+
+
+def write_usd_per_month(usd: float) -> str:
+    """A sum as ``parse_usd_per_month`` reads it back, the very same number."""
+    return f"{_decimal(usd)} USD/month"
 
 
 def _decimal(number: float) -> str:

@@ -32,6 +32,8 @@ class Resting:
         self._told: Rest | None = None
         self._on_disk = False
         self.standing = self._winddown.decide(_now(), None, boot_s=None)
+        self.shut: Closure | None = None
+        """What keeps the endpoint closed though the service is awake; nobody else closes or opens it."""
 
     def adopt(self, spec: Spec) -> None:
         """Go by this spec's calendar and bounds from the next look on; a pause goes on."""
@@ -63,8 +65,8 @@ class Resting:
         """Open or close the endpoint as the standing is; known before its first request."""
         standing = self.standing
         if standing.rest is Rest.AWAKE or standing.on_request:
-            if balancer.closure is not None:
-                balancer.close(None)
+            if balancer.closure is not self.shut:
+                balancer.close(self.shut)
             return
         opens_at_s = None
         if standing.until is not None:

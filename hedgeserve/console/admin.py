@@ -90,6 +90,12 @@ class AdminClient:
         found: dict[str, Any] = json.loads(self._ask("GET", f"/admin/v1/explain/{quote(subject, safe='')}"))
         return found
 
+    def cost(self, since_s: int | None) -> dict[str, Any]:
+        """What was spent since then (Unix seconds; None: since the month began)."""
+        query = "" if since_s is None else f"?{urlencode({'since': since_s})}"
+        found: dict[str, Any] = json.loads(self._ask("GET", f"/admin/v1/cost{query}"))
+        return found
+
     def spec(self) -> dict[str, Any]:
         """The model file as the service runs it, and what its policy has learnt."""
         found: dict[str, Any] = json.loads(self._ask("GET", "/admin/v1/spec"))

@@ -32,7 +32,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "status": ("hedgeserve status --watch", "hedgeserve status --json | jq .usd_per_hour"),
     "events": ("hedgeserve events --follow", "hedgeserve events --replica quickstart-3"),
     "explain": ("hedgeserve explain", "hedgeserve explain quickstart-4", "hedgeserve explain local/east/a"),
-    "cost": ("hedgeserve cost",),
+    "cost": ("hedgeserve cost --since 7d --by zone", "hedgeserve cost model.toml --by day --csv > cost.csv"),
     "report": ("hedgeserve report",),
     "logs": ("hedgeserve logs quickstart-3 --lines 50",),
     "drill": (

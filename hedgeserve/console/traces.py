@@ -3,11 +3,11 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
 
+from hedgeserve.console.since import parse_since
 from hedgeserve.simulate.pull import LICENCE, SOURCES, pull_now
 from hedgeserve.simulate.record import record
 from hedgeserve.simulate.synth import fit, preset, synthesize
@@ -68,26 +68,12 @@ def record_traces(journal: Path, out: Path, *, gap: str, since: str | None, inst
     if gap_s <= 0:
         raise ValueError("the gap between two counts must be above 0s")
     recording = record(
-        journal, gap_s=gap_s, since=None if since is None else _since(since), instance_type=instance_type
+        journal, gap_s=gap_s, since=None if since is None else parse_since(since), instance_type=instance_type
     )
     paths = save_traces(recording.traces, out, metadata=recording.metadata)
     for zone, told in recording.metadata.items():
         click.echo(f"{zone}: {told['observed_share']:.0%} of the time observed", err=True)
     click.echo(f"Wrote {_files(len(paths))} of {format_duration(recording.traces.duration_s)} to {out}.", err=True)
-
-
-def _since(text: str) -> datetime | timedelta:
-    try:
-        return timedelta(seconds=parse_duration_s(text))
-    except ValueError:
-        pass
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(
-            f'{text!r} is neither a time such as "2026-01-31T12:00" (UTC) nor a duration such as "7d"'
-        ) from None
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 def _files(count: int) -> str:

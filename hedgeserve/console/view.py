@@ -64,6 +64,8 @@ def _stdout_console() -> Console:
 def status_view(status: Mapping[str, Any]) -> RenderableType:
     """The status as something to print: a headline, the load, the cost, the replicas, the latest events."""
     parts: list[RenderableType] = [_headline(status), _load(status), _cost(status)]
+    if "cost" in status:
+        parts.append(_month(status["cost"]))
     parts += [Text(f"trouble: {_clean(text)}", style="red") for text in status.get("trouble", ())]
     parts += [Text(f"note: {_clean(note)}", style="dim") for note in status["plan"]["notes"]]
     if rollout := status.get("rollout"):
@@ -114,6 +116,22 @@ def _cost(status: Mapping[str, Any]) -> Text:
     text = Text.assemble((f"{now:.2f} USD/h", "bold"))
     if alone:
         text.append(f", {now / alone:.0%} of the {alone:.2f} USD/h that the target would cost on demand")
+    return text
+
+
+def _month(cost: Mapping[str, Any]) -> Text:
+    """What this month has cost so far, and how much of each cap is used."""
+    text = Text(f"this month {cost['spent_usd']:.2f} USD spent")
+    saved, alone = cost["saved_usd"], cost["baseline_usd"]
+    if alone > 0:
+        more = "saved against" if saved >= 0 else "more than"
+        text.append(f", {abs(saved):.2f} USD ({abs(saved) / alone:.0%}) {more} on-demand alone")
+    if cost["forecast_month_usd"] is not None:
+        text.append(f", forecast {cost['forecast_month_usd']:.2f} USD")
+    for cap in cost["budget"]:
+        style = "red" if cap["state"] == "reached" else "yellow" if cap["used_ratio"] >= 0.8 else ""
+        of = f"{cap['limit_usd']:g} USD/{cap['period']}"
+        text.append("; ").append(f"{cap['used_ratio']:.0%} of {of} used", style=style)
     return text
 
 

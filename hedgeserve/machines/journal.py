@@ -7,13 +7,14 @@ cloud is asked; :meth:`Journal.intend` therefore lets the error through.
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 import structlog
 
 from hedgeserve.errors import StateDirectoryError
+from hedgeserve.policy.ledger import days_of
 from hedgeserve.redaction import redact
 from hedgeserve.replica import Offer, Replica, ReplicaId, ZoneId
 from hedgeserve.store import Store
@@ -29,6 +30,7 @@ class EventKind(StrEnum):
     RESUMED = "resumed"
     ASLEEP = "asleep"
     AWAKE = "awake"
+    BUDGET = "budget"
     SCALED = "scaled"
     LAUNCH = "launch"
     REFUSED = "refused"
@@ -47,13 +49,23 @@ class EventKind(StrEnum):
 
 
 _RECENT = 12
-_TROUBLES = frozenset({EventKind.REFUSED, EventKind.NOTICE, EventKind.TROUBLE, EventKind.REAPED, EventKind.DRILL})
+_TROUBLES = frozenset(
+    {
+        EventKind.REFUSED,
+        EventKind.NOTICE,
+        EventKind.TROUBLE,
+        EventKind.REAPED,
+        EventKind.DRILL,
+        EventKind.BUDGET,
+    }
+)
 
 
 class Journal:
     """Records transitions and events; never blocks the loop, never raises for a full disk but on an intent.
 
-    :attr:`recent` are the last few events, as the status shows them; :attr:`heard` is called after each event.
+    :attr:`recent` are the last few events, as the status shows them; :attr:`heard` is called after each event,
+    :attr:`paid` after each line of the ledger, with the time up to which it goes and its US dollars.
     """
 
     def __init__(self, store: Store, service: str) -> None:
@@ -62,6 +74,7 @@ class Journal:
         self._log = structlog.get_logger("hedgeserve.fleet").bind(service=service)
         self.trouble = ""
         self.heard: Callable[[], None] = lambda: None
+        self.paid: Callable[[datetime, float], None] = lambda at, usd: None
         self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
 
     async def intend(self, offer: Offer, token: str, reason: str, version: int = 1) -> ReplicaId:
@@ -117,24 +130,29 @@ class Journal:
         until = await self._store.charged_until(replica) or created_at
         return max(0.0, (datetime.now(UTC) - until).total_seconds())
 
-    async def charge(self, replica: Replica, seconds: float, purpose: str) -> None:
-        """Add seconds at the replica's price to the ledger."""
-        await self._write(
-            self._store.charge(
-                replica.id,
-                seconds=seconds,
-                usd_per_hour=replica.offer.usd_per_hour,
-                purpose=purpose,
-                at=datetime.now(UTC),
-            )
-        )
+    async def charge(self, replica: Replica, seconds: float, usd_per_hour: float, purpose: str) -> bool:
+        """Add the seconds up to now, at this price, to the ledger, cut at midnight (UTC).
 
-    async def _write(self, writing: Awaitable[object]) -> None:
+        Returns whether all of it is on disk; where it is not, none of the rest is, and it can be charged later.
+        """
+        now = datetime.now(UTC)
+        for at, part_s in days_of(now - timedelta(seconds=seconds), now):
+            charging = self._store.charge(
+                replica.id, seconds=part_s, usd_per_hour=usd_per_hour, purpose=purpose, at=at
+            )
+            if not await self._write(charging):
+                return False
+            self.paid(at, part_s * usd_per_hour / 3600)
+        return True
+
+    async def _write(self, writing: Awaitable[object]) -> bool:
+        """Whether it could be written."""
         try:
             await writing
         except StateDirectoryError as error:
             if not self.trouble:
                 self._log.error("the journal cannot be written; serving goes on from memory", error=str(error))
             self.trouble = str(error)
-        else:
-            self.trouble = ""
+            return False
+        self.trouble = ""
+        return True

@@ -15,7 +15,7 @@ import structlog
 from hedgeserve.drivers.base import LaunchRequest, Machine, MachineState
 from hedgeserve.drivers.tags import tags_for
 from hedgeserve.errors import AuthError, BootstrapError, CloudError
-from hedgeserve.hedge import NewsKind, Rule, ZoneNews
+from hedgeserve.hedge import NewsKind, Rule, ZoneNews, price_now
 from hedgeserve.machines.coldstart import ColdStart
 from hedgeserve.machines.hands import Hands, Order, Past
 from hedgeserve.machines.journal import EventKind
@@ -45,7 +45,7 @@ _PURPOSE = {
     State.READY: "serving",
     State.NOTICED: "serving",
     State.DRAINING: "draining",
-    State.TERMINATING: "terminating",
+    State.TERMINATING: "draining",
 }
 
 
@@ -537,10 +537,23 @@ class ReplicaLife:
         await self._record(kind, f"{before.state} → {state}: {why}", data)
 
     async def _bill(self, replica: Replica, now_s: float) -> None:
-        seconds, self._billed_until_s = now_s - self._billed_until_s, now_s
-        if seconds > 0 and replica.vm_id is not None:
-            self._hands.metrics.spent(replica.market, seconds * replica.offer.usd_per_hour / 3600)
-            await self._hands.journal.charge(replica, seconds, _PURPOSE.get(replica.state, "booting"))
+        """Charge the time since the last bill, in which it was as in ``replica``."""
+        begun_s, self._billed_until_s = self._billed_until_s, now_s
+        seconds = now_s - begun_s
+        if seconds <= 0 or replica.vm_id is None:
+            return
+        purpose, price = _PURPOSE.get(replica.state, "booting"), price_now(replica.offer, self._hands.offers())
+        if await self._hands.journal.charge(replica, seconds, price, purpose):
+            self._hands.metrics.spent(replica.market, purpose, seconds * price / 3600)
+        else:
+            self._billed_until_s = begun_s  # the next bill covers this time too
+
+    def unbilled_usd(self) -> float:
+        """What it has cost since its last bill."""
+        if self.replica.vm_id is None:
+            return 0.0
+        seconds = max(0.0, self._now_s() - self._billed_until_s)
+        return seconds * price_now(self.replica.offer, self._hands.offers()) / 3600
 
     async def _record(self, kind: EventKind, message: str, data: Mapping[str, Any] | None = None) -> None:
         await self._hands.journal.event(kind, message, replica=self.replica.id, zone=self.replica.zone, data=data)

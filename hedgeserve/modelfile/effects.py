@@ -37,6 +37,7 @@ _ROWS: tuple[tuple[str, Effect, str], ...] = (
     ("replicas", Effect.LIVE, "idle_after"),
     ("schedule", Effect.LIVE, "timezone sleep wake_on_request awake_for lead scale"),
     ("schedule.scale", Effect.LIVE, "when count min max"),
+    ("budget", Effect.LIVE, "usd_per_hour usd_per_day usd_per_month horizon"),
     ("hedge", Effect.LIVE, "policy availability overprovision headroom fallback always_on_demand on_demand_hold"),
     ("hedge", Effect.LIVE, "rebalance_below retry_delay notice_lead notice_poll"),
     # Which clouds there are is settled at the start (a driver for each, with its login); where in them is not.

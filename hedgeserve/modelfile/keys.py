@@ -17,7 +17,13 @@ from pydantic.fields import FieldInfo
 
 from hedgeserve.spec import Spec
 from hedgeserve.spectable import ONE_OR_MANY, Shape
-from hedgeserve.units import format_bytes, write_duration, write_usd_per_hour
+from hedgeserve.units import (
+    format_bytes,
+    write_duration,
+    write_usd_per_day,
+    write_usd_per_hour,
+    write_usd_per_month,
+)
 
 
 class Kind(StrEnum):
@@ -29,6 +35,8 @@ class Kind(StrEnum):
     SWITCH = "true or false"
     DURATION = "duration"
     PRICE = "price"
+    DAILY = "sum for a day"
+    MONTHLY = "sum for a month"
     SIZE = "size"
     CHOICE = "one of"
     TEXTS = "list of texts"
@@ -45,6 +53,8 @@ EXAMPLES = {
     Kind.SWITCH: "true",
     Kind.DURATION: '"90s"',
     Kind.PRICE: '"2.50 USD/h"',
+    Kind.DAILY: '"50 USD/day"',
+    Kind.MONTHLY: '"900 USD/month"',
     Kind.SIZE: '"16 MiB"',
     Kind.TEXTS: '["one", "two"]',
     Kind.TEXT_TABLE: '{NAME = "text"}',
@@ -53,13 +63,26 @@ EXAMPLES = {
 """How a value of each kind is written (a choice is its own example)."""
 
 SCALARS = frozenset(
-    {Kind.TEXT, Kind.WHOLE, Kind.NUMBER, Kind.SWITCH, Kind.DURATION, Kind.PRICE, Kind.SIZE, Kind.CHOICE}
+    {
+        Kind.TEXT,
+        Kind.WHOLE,
+        Kind.NUMBER,
+        Kind.SWITCH,
+        Kind.DURATION,
+        Kind.PRICE,
+        Kind.DAILY,
+        Kind.MONTHLY,
+        Kind.SIZE,
+        Kind.CHOICE,
+    }
 )
 """Kinds of one value, which an environment variable can set."""
 
 _UNIT_KINDS: dict[Any, Kind] = {
     write_duration: Kind.DURATION,
     write_usd_per_hour: Kind.PRICE,
+    write_usd_per_day: Kind.DAILY,
+    write_usd_per_month: Kind.MONTHLY,
     format_bytes: Kind.SIZE,
 }
 _PLAIN_KINDS: dict[Any, Kind] = {str: Kind.TEXT, int: Kind.WHOLE, float: Kind.NUMBER, bool: Kind.SWITCH}

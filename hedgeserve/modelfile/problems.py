@@ -23,6 +23,8 @@ _WORDS = {
     Kind.SWITCH: "`true` or `false`",
     Kind.DURATION: "a duration in quotes",
     Kind.PRICE: "a price in quotes",
+    Kind.DAILY: "a sum for a day in quotes",
+    Kind.MONTHLY: "a sum for a month in quotes",
     Kind.SIZE: "a size in quotes",
     Kind.TEXTS: "a list of texts",
     Kind.TEXT_TABLE: "a table of texts",

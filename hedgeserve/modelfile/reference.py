@@ -102,6 +102,8 @@ def _bounds_in_words(key: Key) -> str:
 
 _DURATION_PATTERN = r"^\s*(\d+(\.\d+)?\s*(ms|s|m|h|d)\s*)+$"
 _PRICE_PATTERN = r"^\s*\$?\s*\d+(\.\d+)?\s*([uU][sS][dD]\s*/\s*[hH]|[uU][sS][dD]/[hH][oO][uU][rR]|/\s*[hH])\s*$"
+_DAILY_PATTERN = r"^\s*\$?\s*\d+(\.\d+)?\s*([uU][sS][dD])?\s*/\s*[dD]([aA][yY])?\s*$"
+_MONTHLY_PATTERN = r"^\s*\$?\s*\d+(\.\d+)?\s*([uU][sS][dD])?\s*/\s*[mM][oO]([nN][tT][hH])?\s*$"
 _SIZE_PATTERN = r"^\s*\d+(\.\d+)?\s*(B|kB|MB|GB|KiB|MiB|GiB)\s*$"
 
 
@@ -159,6 +161,10 @@ def _type_schema(key: Key) -> dict[str, Any]:
             return {"type": "string", "pattern": _DURATION_PATTERN}
         case Kind.PRICE:
             return {"type": "string", "pattern": _PRICE_PATTERN}
+        case Kind.DAILY:
+            return {"type": "string", "pattern": _DAILY_PATTERN}
+        case Kind.MONTHLY:
+            return {"type": "string", "pattern": _MONTHLY_PATTERN}
         case Kind.SIZE:
             return {"type": "string", "pattern": _SIZE_PATTERN}
         case Kind.SWITCH:

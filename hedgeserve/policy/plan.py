@@ -76,6 +76,7 @@ class Rule(StrEnum):
     PAUSED = "paused"  # a person wants no replica
     UPDATE = "update"  # a replica of another version takes its place
     ROLLBACK = "rollback"  # its version has been taken back
+    BUDGET = "budget"  # a cap on what VMs may cost is reached
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
 """Whether the service runs at all: awake, asleep by its calendar, or paused by a person; and what then goes."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from hedgeserve.policy.autoscale import Bounds, LoadSignal
-from hedgeserve.policy.plan import Action, Drain, Observation, Plan, Rule, Terminate
+from hedgeserve.policy.plan import Drain, Observation, Plan, Rule, Terminate
 from hedgeserve.policy.schedule import Hours, Schedule
-from hedgeserve.replica import STARTING, GoneReason, Market, State
+from hedgeserve.replica import STARTING, GoneReason, Market, Replica, State
 from hedgeserve.spec import ReplicasSpec, ScheduleSpec
 
 _UNKNOWN_BOOT_S = 300.0
@@ -162,15 +163,23 @@ def rest_plan(standing: Standing, observation: Observation, now: datetime) -> Pl
     deadline_s = None
     if standing.drain_until is not None:
         deadline_s = observation.now_s + max(0.0, (standing.drain_until - now).total_seconds())
-    actions: list[Action] = []
-    for replica in observation.replicas:
-        if replica.market is Market.EXTERNAL or replica.state not in _GOES:
-            continue
-        if replica.state in STARTING:
-            actions.append(Terminate(replica.id, rule, standing.reason, GoneReason.SCALED_DOWN))
-        else:
-            actions.append(Drain(replica.id, rule, standing.reason, GoneReason.SCALED_DOWN, deadline_s))
+    actions = let_go(observation.replicas, rule, standing.reason, deadline_s)
     again_at_s = None
     if standing.look_again is not None:
         again_at_s = observation.now_s + (standing.look_again - now).total_seconds()
-    return Plan(0, 0, 0, tuple(actions), again_at_s=again_at_s)
+    return Plan(0, 0, 0, actions, again_at_s=again_at_s)
+
+
+def let_go(
+    replicas: Iterable[Replica], rule: Rule, reason: str, deadline_s: float | None
+) -> tuple[Drain | Terminate, ...]:
+    """All VMs go, those that serve after their requests. External replicas stay."""
+    actions: list[Drain | Terminate] = []
+    for replica in replicas:
+        if replica.market is Market.EXTERNAL or replica.state not in _GOES:
+            continue
+        if replica.state in STARTING:
+            actions.append(Terminate(replica.id, rule, reason, GoneReason.SCALED_DOWN))
+        else:
+            actions.append(Drain(replica.id, rule, reason, GoneReason.SCALED_DOWN, deadline_s))
+    return tuple(actions)

@@ -15,9 +15,14 @@ class Closed(StrEnum):
 
     ASLEEP = "asleep"
     PAUSED = "paused"
+    BUDGET = "budget"
 
 
-_CODES = {Closed.ASLEEP: Code.SERVICE_ASLEEP, Closed.PAUSED: Code.SERVICE_PAUSED}
+_CODES = {
+    Closed.ASLEEP: Code.SERVICE_ASLEEP,
+    Closed.PAUSED: Code.SERVICE_PAUSED,
+    Closed.BUDGET: Code.BUDGET_REACHED,
+}
 
 
 @dataclass(frozen=True, slots=True)

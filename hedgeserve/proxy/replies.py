@@ -34,6 +34,7 @@ class Code(Enum):
     QUEUE_TIMEOUT = ("queue_timeout", 503, "overloaded_error")
     SERVICE_ASLEEP = ("service_asleep", 503, "overloaded_error")
     SERVICE_PAUSED = ("service_paused", 503, "overloaded_error")
+    BUDGET_REACHED = ("budget_reached", 503, "overloaded_error")
     SHUTTING_DOWN = ("shutting_down", 503, "overloaded_error")
     UPSTREAM_TIMEOUT = ("upstream_timeout", 504, "server_error")
     DEADLINE_EXCEEDED = ("deadline_exceeded", 504, "server_error")

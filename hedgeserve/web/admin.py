@@ -9,6 +9,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -105,6 +106,9 @@ class Operated(Protocol):
 
     def history(self, *, since_s: float, points: int) -> Mapping[str, Any]:
         """What the service was like since then (Unix seconds), in about so many points at most."""
+
+    async def cost(self, since: datetime | None) -> Mapping[str, Any]:
+        """What was spent since then (None: since the month began, UTC), split in every way."""
 
     @property
     def updates(self) -> Updated:
@@ -233,6 +237,9 @@ class Admin:
             case ["admin", "v1", "history"]:
                 _require(request, "GET", "HEAD")
                 return self._history(request)
+            case ["admin", "v1", "cost"]:
+                _require(request, "GET", "HEAD")
+                return await self._cost(request)
             case ["admin", "v1", "drill"]:
                 _require(request, "GET", "POST")
                 return self._drill(request)
@@ -285,6 +292,14 @@ class Admin:
         since_s = _number(request, "since", int(time.time()) - _DEFAULT_HISTORY_S, 2**40)
         points = _number(request, "points", _DEFAULT_POINTS, _MOST_POINTS)
         return _json(self._service.history(since_s=since_s, points=points))
+
+    async def _cost(self, request: Request) -> Answer:
+        since_s = _number(request, "since", 0, 2**40)
+        try:
+            since = datetime.fromtimestamp(since_s, UTC) if since_s else None
+        except (ValueError, OverflowError):
+            raise _Refused(400, f"since={since_s}: there is no such time") from None
+        return _json(await self._service.cost(since))
 
     def _drill(self, request: Request) -> Answer:
         if request.method == "GET":

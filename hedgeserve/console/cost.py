@@ -1,0 +1,105 @@
+"""``hedgeserve cost``: what was spent, in words, rows or JSON, of a service that runs or has stopped."""
+
+import csv
+import json
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from hedgeserve.books import read_account
+from hedgeserve.console.admin import AdminClient, answers
+from hedgeserve.console.clouds import aligned
+from hedgeserve.console.since import parse_since
+from hedgeserve.hedge import Period, begin_of
+from hedgeserve.units import format_duration
+
+
+def show_cost(client: AdminClient, *, since: str | None, by: str | None, as_csv: bool, as_json: bool) -> None:
+    """Print it.
+
+    Raises:
+        ValueError: ``since`` is no time, or both ways to print it are asked for.
+        StateDirectoryError: No service runs there and there is no journal.
+    """
+    if as_csv and as_json:
+        raise ValueError("--csv and --json are two ways to print it; choose one")
+    now = datetime.now(UTC)
+    begin = _begin(since, now)
+    if answers(client.directory):
+        told = client.cost(int(begin.timestamp()))
+    else:
+        account, forecast = read_account(client.directory / "journal.db", begin, now)
+        forecast = None if forecast is None else round(forecast, 2)
+        named = {"service": client.directory.name, **account.document()}
+        told = {**named, "forecast_month_usd": forecast, "caps": []}
+        click.echo("No service runs there; this is what its journal says.", err=True)
+    if as_json:
+        click.echo(json.dumps(told))
+    elif as_csv:
+        _print_csv(told, by or "day")
+    else:
+        _print(told, by)
+
+
+def _begin(since: str | None, now: datetime) -> datetime:
+    if since is None:
+        return begin_of(Period.MONTH, now)
+    at = parse_since(since)
+    begin = now - at if isinstance(at, timedelta) else at
+    if begin > now:
+        raise ValueError(f"{since!r} has not come yet")
+    return begin
+
+
+def _print_csv(told: Mapping[str, Any], by: str) -> None:
+    rows = told["by"][by]
+    names = [by, "usd", "seconds", *(["baseline_on_demand_usd"] if by == "day" else [])]
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow(["" if (cell := row["name" if name == by else name]) is None else cell for name in names])
+
+
+def _print(told: Mapping[str, Any], by: str | None) -> None:
+    spent, alone, saved = told["spent_usd"], told["baseline_on_demand_usd"], told["saved_usd"]
+    rows = [["spent", _usd(spent), f"since {told['since'][:16].replace('T', ' ')} UTC"]]
+    if alone is None:
+        rows.append(["on demand", "not known", "no on-demand price was known in this time"])
+    else:
+        partly = told["baseline_unpriced_s"]
+        why = f"without {format_duration(round(partly))} in which no price was known" if partly >= 1 else ""
+        rows.append(["on demand", _usd(alone), why or "what the same targets would have cost"])
+        share = f"{abs(saved) / alone:.0%} of that" if alone else ""
+        rows.append(["saved" if saved >= 0 else "lost", _usd(abs(saved)), share])
+    forecast = told["forecast_month_usd"]
+    if forecast is not None:
+        rows.append(["this month", _usd(forecast), "forecast, if it goes on like the last day"])
+    for cap in told["caps"]:
+        used, limit = _usd(cap["used_usd"]), f"{cap['limit_usd']:g} USD/{cap['period']}"
+        what = f"{cap['used_ratio']:.0%} of {limit}: {cap['state'].replace('_', ' ')}"
+        rows.append([cap["name"], used, what])
+    for line in aligned(rows):
+        click.echo(line.rstrip())
+    if by is not None:
+        click.echo()
+        _print_split(told["by"][by], by)
+
+
+def _print_split(found: list[Mapping[str, Any]], by: str) -> None:
+    head = [by, "USD", "VM time"] + (["on demand, USD"] if by == "day" else [])
+    rows = [head]
+    for row in found:
+        cells = [str(row["name"]), f"{row['usd']:.4f}", format_duration(round(row["seconds"])) or "0s"]
+        if by == "day":
+            alone = row["baseline_on_demand_usd"]
+            cells.append("not known" if alone is None else f"{alone:.4f}")
+        rows.append(cells)
+    for line in aligned(rows):
+        click.echo(line.rstrip())
+
+
+def _usd(usd: float) -> str:
+    return f"{usd:,.2f} USD" if usd >= 1 or usd == 0 else f"{usd:.4f} USD"
