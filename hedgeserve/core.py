@@ -184,7 +184,6 @@ class Service:
         await self._sampler.recall(time.time())
         self._resting = Resting(spec, self._store, self._record)
         await self._resting.recall()
-        stored = await self._store.alive_replicas(spec.service.name)
         self._money = Money(spec, self._store, self._directory.journal, self._metrics, self._record)
         await self._money.recall(vms=bool(stored))
         self._journal.paid = self._money.paid
@@ -486,6 +485,7 @@ class Service:
         if spec.replicas != before.replicas:
             self._autoscaler.adopt(spec.replicas)
         self._resting.adopt(spec)
+        self._money.adopt(spec)
         self._wake.set()
 
     def _usd_per_hour(self, spec: Spec | None) -> float | None:

@@ -56,11 +56,7 @@ class Money:
         self._service = spec.service.name
         self._store, self._journal, self._metrics, self._record = store, journal, metrics, record
         self._lease_s = spec.timeouts.lease
-        ceilings: dict[str, float] = {}
-        for pool in spec.pools:
-            if pool.max_usd_per_hour is not None:
-                ceilings[pool.cloud] = max(pool.max_usd_per_hour, ceilings.get(pool.cloud, 0.0))
-        self._budget = Budget(spec.budget, drain_s=spec.timeouts.drain + _MARGIN_S, ceilings=ceilings)
+        self._budget = _budget(spec)
         self._marks = Marks()
         self._purse, self._alone = Purse(), Purse()
         self._seen_s: float | None = None
@@ -71,6 +67,10 @@ class Money:
         self._forecast_usd: float | None = None
         self.caps: tuple[Cap, ...] = ()
         self.reasons: tuple[str, ...] = ()
+
+    def adopt(self, spec: Spec) -> None:
+        """Hold to these caps from now on; one that was reached is looked at anew, by what is spent."""
+        self._budget = _budget(spec)
 
     async def recall(self, *, vms: bool) -> None:
         """Take up the sums of earlier runs.
@@ -199,6 +199,14 @@ class Money:
             "forecast_month_usd": None if forecast is None else round(forecast, 2),
             "caps": [cap.document() for cap in self.caps],
         }
+
+
+def _budget(spec: Spec) -> Budget:
+    ceilings: dict[str, float] = {}
+    for pool in spec.pools:
+        if pool.max_usd_per_hour is not None:
+            ceilings[pool.cloud] = max(pool.max_usd_per_hour, ceilings.get(pool.cloud, 0.0))
+    return Budget(spec.budget, drain_s=spec.timeouts.drain + _MARGIN_S, ceilings=ceilings)
 
 
 def _now() -> datetime:

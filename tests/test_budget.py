@@ -186,7 +186,7 @@ def test_each_mark_is_told_once_in_a_period() -> None:
 
 @given(st.floats(0, 50), st.floats(0, 10), st.integers(0, 6), st.sampled_from([Market.SPOT, Market.ON_DEMAND]))
 def test_the_ladder_is_monotone(usd: float, more: float, running: int, market: Market) -> None:
-    """Whoever has spent more, or runs more, is no lower on it, and is allowed no launch that was refused before."""
+    """Whoever has spent more, or runs more, is no lower on it, and is allowed no more launches."""
     fleet = [replica(number) for number in range(running)]
     plan = launches(1, market, target=3)
 

@@ -61,7 +61,7 @@ def test_verbs_are_listed_in_the_order_of_use_each_with_its_line() -> None:
     verbs = [line.split()[0] for line in listed]
     assert verbs == [
         "init", "check", "doctor", "offers", "plan", "bake", "version", "backtest", "sweep", "replay",
-        "serve", "status", "events", "explain", "logs", "drill", "ui", "apply", "rollback",
+        "serve", "status", "cost", "events", "explain", "logs", "drill", "ui", "apply", "rollback",
         "versions", "pause", "resume", "keys", "down", "report", "orphans", "traces",
     ]  # fmt: skip
     assert not any(line.endswith("...") for line in listed)
