@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hedgeserve.budgetspec import BudgetSpec
-from hedgeserve.policy.budget import Budget, Held, Marks, Spent, Step
+from hedgeserve.policy.budget import Budget, Held, Marks, Rung, Spent
 from hedgeserve.policy.ledger import Period, Purse, price_now
 from hedgeserve.policy.plan import Drain, Launch, Observation, Plan, Rule, Terminate
 from hedgeserve.replica import GoneReason, Market, Offer, Replica, ReplicaId, State, ZoneId
@@ -60,7 +60,7 @@ def test_without_a_cap_a_plan_is_left_as_it_is() -> None:
     plan = launches(3)
     held = hold(budget(), plan, spent=Spent(1e6, 1e6))
     assert held.plan is plan
-    assert (held.caps, held.reasons, held.shut, held.step) == ((), (), None, Step.OPEN)
+    assert (held.caps, held.reasons, held.shut, held.step) == ((), (), None, Rung.OPEN)
 
 
 def test_a_spot_vm_counts_as_what_it_may_come_to_cost() -> None:
@@ -80,7 +80,7 @@ def test_launches_fit_the_hourly_cap_at_their_worst_price_to_the_last_cent() -> 
     held = hold(budget(usd_per_hour="3 USD/h"), launches(4))
     assert admitted(held) == 3
     assert held.reasons == ("not launched: budget.usd_per_hour (3 USD/h) leaves no room for a VM at 1.00 USD/h",)
-    assert held.step is Step.NO_LAUNCHES
+    assert held.step is Rung.NO_LAUNCHES
 
 
 def test_launches_fit_the_day_until_its_end() -> None:
@@ -96,7 +96,7 @@ def test_a_horizon_asks_for_no_more_than_the_next_hours() -> None:
     caps = budget(usd_per_month="24 USD/month", horizon="2h")
     assert admitted(hold(caps, launches(20, target=20))) == 12
     held = hold(caps, launches(1), replica(1), spent=Spent(0, 23.99))
-    assert held.step is Step.REACHED
+    assert held.step is Rung.REACHED
 
 
 def test_the_ladder_spares_first_then_on_demand_then_all() -> None:
@@ -131,16 +131,16 @@ def test_a_cap_that_is_reached_takes_all_vms_and_shuts_until_its_period_ends() -
     assert "no VM until the day ends (2026-11-26 00:00 UTC)" in held.reasons[0]
     assert held.plan.again_at_s == 12 * 3600
     later = hold(caps, launches(1), spent=Spent(4.99, 9), now=midnight - timedelta(seconds=1))
-    assert (admitted(later), later.step) == (0, Step.REACHED)
+    assert (admitted(later), later.step) == (0, Rung.REACHED)
     assert admitted(hold(caps, launches(1), spent=Spent(0, 9), now=midnight, offers=OFFERS)) == 0, (
         "24 h do not fit"
     )
-    assert hold(caps, launches(1), spent=Spent(0, 9), now=midnight).step is Step.OPEN
+    assert hold(caps, launches(1), spent=Spent(0, 9), now=midnight).step is Rung.OPEN
 
 
 def test_with_somebody_elses_servers_the_endpoint_stays_open() -> None:
     held = hold(budget(usd_per_day="1 USD/day"), launches(1), replica(1, Market.EXTERNAL), spent=Spent(2, 2))
-    assert (held.step, held.shut, held.plan.actions) == (Step.REACHED, None, ())
+    assert (held.step, held.shut, held.plan.actions) == (Rung.REACHED, None, ())
 
 
 def test_where_nothing_runs_and_nothing_fits_it_is_shut() -> None:
@@ -163,7 +163,7 @@ def test_prices_that_rise_above_the_hourly_cap_take_the_surplus_and_no_more() ->
     caps = budget(usd_per_hour="2 USD/h")
     fleet = [replica(1), replica(2, Market.ON_DEMAND), replica(3, state=State.LOADING)]
     held = hold(caps, Plan(3, 0, 0), *fleet, offers=(offer(usd=0.9), offer(Market.ON_DEMAND, 1.0)))
-    assert held.step is Step.REACHED
+    assert held.step is Rung.REACHED
     assert [action.replica for action in held.plan.actions if isinstance(action, Terminate)] == ["chat-3"]
     assert held.shut is None
     draining = [fleet[0], fleet[1], replace(fleet[2], state=State.TERMINATING)]
@@ -190,7 +190,7 @@ def test_the_ladder_is_monotone(usd: float, more: float, running: int, market: M
     fleet = [replica(number) for number in range(running)]
     plan = launches(1, market, target=3)
 
-    def look(spent: float, *others: Replica) -> tuple[list[Step], int]:
+    def look(spent: float, *others: Replica) -> tuple[list[Rung], int]:
         caps = budget(usd_per_hour="6 USD/h", usd_per_day="40 USD/day", usd_per_month="45 USD/month", horizon="3h")
         spent_so_far = Spent(spent, spent)
         steps = [cap.step for cap in caps.look(NOON, spent_so_far, [*fleet, *others], OFFERS)]
