@@ -43,7 +43,12 @@ from hedgeserve.hedge import (
     rest_plan,
 )
 from hedgeserve.metrics import Metrics
-from hedgeserve.modelfile.apikeys import keys_are_issued, load_api_keys, refuse_open_sockets
+from hedgeserve.modelfile.apikeys import (
+    keys_are_issued,
+    load_api_keys,
+    refuse_open_sockets,
+    refuse_other_admin_sockets,
+)
 from hedgeserve.modelfile.problems import dotted
 from hedgeserve.money import Money
 from hedgeserve.race import race
@@ -84,7 +89,8 @@ class Service:
     ``api_keys`` are the keys that clients must show; None reads them as model.toml says. ``transcript`` names a
     file that everything the policy is told and answers is added to, for ``hedgeserve replay``. ``sockets`` are
     listening ones to answer on in place of ``service.listen``; somebody else holds them too, so nobody is refused
-    there when the service stops.
+    there when the service stops. ``admin_sockets`` are the same for ``admin.listen``, whose address they must
+    have.
     """
 
     def __init__(
@@ -95,6 +101,7 @@ class Service:
         environ: Mapping[str, str] | None = None,
         transcript: Path | None = None,
         sockets: Sequence[socket.socket] = (),
+        admin_sockets: Sequence[socket.socket] = (),
     ) -> None:
         """Nothing is started yet.
 
@@ -106,7 +113,8 @@ class Service:
         self._environ = os.environ if environ is None else environ
         engine_for(spec, self._environ)
         self._api_keys = load_api_keys(spec, self._environ) if api_keys is None else api_keys
-        self._sockets = sockets
+        self._sockets, self._admin_sockets = sockets, admin_sockets
+        refuse_other_admin_sockets(spec, admin_sockets)
         self.asks_for_keys = bool(self._api_keys) or keys_are_issued(spec, self._environ)
         refuse_open_sockets(spec, sockets, asks_for_keys=self.asks_for_keys)
         self._state_path = resolve_state_dir(spec.service.name, spec.service.state_dir, self._environ)
@@ -273,7 +281,9 @@ class Service:
         self._stack.push_async_callback(self._admin.aclose)
         if spec.admin.listen:
             token = await asyncio.to_thread(self._directory.secret, "admin_token")
-            await self._admin.open_site(spec.admin, token, service=spec.service.name)
+            await self._admin.open_site(
+                spec.admin, token, service=spec.service.name, inherited=self._admin_sockets
+            )
             await self._entrance.watch_certificate(self._admin.certificate)
         served = await self._fleet.start(stored)
         self._stack.push_async_callback(self._money.keep)

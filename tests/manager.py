@@ -14,7 +14,7 @@ _HAND_OVER = """
 import os, sys
 if sys.argv[1]:
     os.dup2(int(sys.argv[1]), 3)
-    os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="hedgeserve.socket")
+    os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES=os.environ.pop("TEST_FDNAME", "hedgeserve.socket"))
 os.environ["LISTEN_PID"] = os.environ["WATCHDOG_PID"] = str(os.getpid())
 os.execv(sys.argv[2], sys.argv[2:])
 """

@@ -298,6 +298,30 @@ def test_sockets_that_cannot_be_served_are_a_sentence(model: str, tmp_path: Path
         assert process.returncode == 2
 
 
+def test_the_admin_address_may_be_handed_over_too(tmp_path: Path, listener: socket.socket, ears: Ears) -> None:
+    """At the address that model.toml names, and at no other: only that one was judged to be safe."""
+    port = listener.getsockname()[1]
+    model = tmp_path / "model.toml"
+    model.write_text(MODEL + f'[admin]\nlisten = "127.0.0.1:{port}"\n')
+    environ = clean_environ(tmp_path) | {"NOTIFY_SOCKET": ears.address, "TEST_FDNAME": "admin"}
+    process = launch("serve", str(model), "--listen", "127.0.0.1:0", environ=environ, listener=listener)
+    try:
+        ears.until(lambda line: line == "READY=1")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", "/admin/v1/status")
+        assert connection.getresponse().status == 401
+        connection.close()
+    finally:
+        _end(process, str(model), environ)
+    model.write_text(MODEL)
+    process = launch("serve", str(model), environ=environ, listener=listener)
+    assert (
+        f"the socket 127.0.0.1:{port} was handed over for the admin address, which is none"
+        in (process.communicate(timeout=60)[1])
+    )
+    assert process.returncode == 2
+
+
 def test_keys_and_secrets_come_from_credentials(tmp_path: Path, listener: socket.socket, ears: Ears) -> None:
     """A directory of files named like variables: for the keys of clients and for what the engine is handed."""
     credentials = tmp_path / "credentials"

@@ -54,6 +54,7 @@ def serve_spec(
         environ=environ,
         transcript=transcript,
         sockets=inherited.endpoint,
+        admin_sockets=inherited.admin,
     )
     learn_environment(environ, also=spec.model.secret_env)
     learn(*api_keys)

@@ -92,6 +92,24 @@ def refuse_open_sockets(spec: Spec, sockets: Sequence[socket.socket], *, asks_fo
             raise SpecError(spec.origin.source, [_problem(spec, "listen", message, hint)])
 
 
+def refuse_other_admin_sockets(spec: Spec, sockets: Sequence[socket.socket]) -> None:
+    """Refuse sockets for the admin address that are not at ``admin.listen``: only that was judged to be safe.
+
+    Raises:
+        SpecError: There is one.
+    """
+    for each in sockets:
+        host, port = each.getsockname()[:2]
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if address != spec.admin.listen:
+            known = spec.admin.listen or "none"
+            message = f"the socket {address} was handed over for the admin address, which is {known}"
+            problem = spec.origin.problem(
+                ("admin", "listen"), "admin.listen", message, f'write `listen = "{address}"`'
+            )
+            raise SpecError(spec.origin.source, [problem])
+
+
 def _keys_in_file(path: str) -> list[str]:
     with open(path, "rb") as opened:
         raw = opened.read(_LARGEST_FILE_BYTES + 1)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from socket import socket as Listener
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -168,8 +169,11 @@ class Admin:
             await self._http.aclose(0.0)
             raise StateDirectoryError(f"the admin socket {self._socket} cannot be made: {error}") from None
 
-    async def open_site(self, spec: AdminSpec, token: str, *, service: str) -> None:
-        """Answer on ``admin.listen`` too, and show the dashboard there.
+    async def open_site(
+        self, spec: AdminSpec, token: str, *, service: str, inherited: Sequence[Listener] = ()
+    ) -> None:
+        """Answer on ``admin.listen`` too, or on sockets that were ``inherited`` for it, and show the dashboard
+        there.
 
         Raises:
             ListenError: The address, or its certificate, cannot be used.
@@ -185,7 +189,7 @@ class Admin:
             token, service=service, hosts=[*spec.hosts, host], tls=tls is not None, dice=secrets.token_urlsafe
         )
         site = Site(guard, self._respond, tls=tls, bell=self.bell)
-        await site.start(spec.listen)
+        await site.start(spec.listen, inherited=inherited)
         self._site = site
         self.certificate = certificate
 

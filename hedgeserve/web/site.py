@@ -7,9 +7,10 @@ all that it shows it asks for.
 """
 
 import asyncio
+import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
 from importlib.resources import files
@@ -72,8 +73,10 @@ class Site:
         self._runner = web.ServerRunner(self._server, handle_signals=False, shutdown_timeout=_CLOSING_S)
         self.url = ""
 
-    async def start(self, listen: str, *, key: str = "admin.listen") -> None:
-        """Begin to answer; :attr:`url` is where.
+    async def start(
+        self, listen: str, *, key: str = "admin.listen", inherited: Sequence[socket.socket] = ()
+    ) -> None:
+        """Begin to answer, on a socket that is ``inherited`` where there is one; :attr:`url` is where.
 
         Raises:
             ListenError: The address cannot be had; ``key`` is where the person named it.
@@ -82,7 +85,10 @@ class Site:
         self._files = await asyncio.to_thread(_read_files)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, port, ssl_context=self._tls).start()
+            if not inherited:
+                await web.TCPSite(self._runner, host, port, ssl_context=self._tls).start()
+            for each in inherited:
+                await web.SockSite(self._runner, each, ssl_context=self._tls).start()
         except OSError as error:
             await self._runner.cleanup()
             raise ListenError(why_not(listen, error, key=key)) from error
