@@ -7,6 +7,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ class Pretended(Operated):
             "uptime_s": 60.0, "target": 2, "ready": self.ready, "queued": 0, "in_flight": 3,
             "usd_per_hour": 0.9, "on_demand_usd_per_hour": 2.0, "trouble": [HOSTILE],
             "plan": {"spot_wanted": 3, "on_demand_wanted": 0, "notes": [HOSTILE]}, "replicas": replicas,
+            "cost": {"spent_usd": 3.5},
             "zones": [{"zone": zone, "state": f"preempted: {HOSTILE}"} for zone in zones],
         }  # fmt: skip
 
@@ -88,6 +90,11 @@ class Pretended(Operated):
 
     async def logs(self, replica: str, lines: int) -> str:
         return f"the log of {replica}\n{HOSTILE}\n"
+
+    async def cost(self, since: datetime | None = None) -> Mapping[str, Any]:
+        cap = {"name": "max_usd_per_day", "limit_usd": 10.0, "used_usd": 9.0, "state": "no_on_demand"}
+        saved = {"spent_usd": 3.5, "baseline_on_demand_usd": 7.0, "saved_usd": 3.5}
+        return {**saved, "forecast_month_usd": 1234.5, "caps": [cap]}
 
     async def explain(self, subject: str) -> Mapping[str, Any]:
         if subject not in ("now", "small-1", "aws/us-east-1/us-east-1a"):
@@ -154,6 +161,19 @@ async def test_a_link_opens_the_dashboard(chromium: Any, short_dir: Path) -> Non
         assert "goes in 90 s" in await page.inner_text(".replica.state-noticed")
         assert await page.locator(".chart svg path.line").count() >= 5
         await page.get_by_text("Why now is so").wait_for()
+
+
+async def test_money_is_told_from_the_books(chromium: Any, short_dir: Path) -> None:
+    """What was spent and saved, the month as it goes on, and how far each cap is used up."""
+    async with dashboard(short_dir) as (_, admin), looking(chromium, admin.link()) as page:
+        await page.get_by_text("spent this month").wait_for()
+        told = await page.locator(".money .figure").all_inner_texts()
+        assert [" ".join(text.split()) for text in told] == [
+            "spent this month 3.50 USD",
+            "saved against on-demand 3.50 USD 50 %",
+            "forecast for the month 1 235 USD",
+        ]
+        assert "9.00 USD of 10.00 USD · no on demand" in await page.inner_text(".caps")
 
 
 async def test_what_the_service_tells_is_text(chromium: Any, short_dir: Path) -> None:

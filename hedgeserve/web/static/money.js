@@ -46,7 +46,7 @@ export function drawMoney(element, cost, total, range) {
             null,
             h("span", null, name.replaceAll("_", " ")),
             h("meter", { min: 0, max: limit, value: used, low: limit * 0.8, high: limit * 0.95, optimum: 0, "aria-label": name }),
-            h("span", { class: "muted" }, `${usd(used)} of ${usd(limit)} · ${state}`),
+            h("span", { class: "muted" }, `${usd(used)} of ${usd(limit)} · ${state.replaceAll("_", " ")}`),
           ),
         ),
       ),

@@ -46,7 +46,7 @@ export class Overview {
     this.map = h("div", { class: "map" });
     this.notes = h("ul", { class: "notes muted" });
     this.tiles = h("dl", { class: "figures tiles" });
-    this.money = h("div");
+    this.money = h("div", { class: "money" });
     this.explain = new Explain("now");
     this.timeline = new Timeline();
     const two = (value) => (value === null ? "–" : number(value));
@@ -165,7 +165,10 @@ export class Overview {
   }
 
   status(status, elapsed) {
-    this.hasBooks = status.cost !== undefined;
+    if (!this.hasBooks && status.cost !== undefined) {
+      this.hasBooks = true;
+      this.readHistory();
+    }
     document.title = `${status.ready}/${status.target} ready · ${status.service}`;
     morph(this.headline, headline(status));
     const { spot_wanted: spot, on_demand_wanted: demand } = status.plan;
