@@ -2,11 +2,7 @@
 PYTHON_BIN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help serve wheel test lint unit test-compiled test-bed test-browser test-vllm soak bench-policy bench-balancer docs docs-site man install-service uninstall-service clean
-=======
-.PHONY: help serve wheel test lint unit test-compiled test-bed test-vllm soak bench-policy bench-balancer docs docs-site man audit install-service uninstall-service clean
->>>>>>> 834288f (Say what is protected, from whom, and which test proves it; close what an attacker's reading found)
+.PHONY: help serve wheel test lint unit test-compiled test-bed test-browser test-vllm soak bench-policy bench-balancer docs docs-site man audit install-service uninstall-service clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20

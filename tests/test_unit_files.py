@@ -100,3 +100,10 @@ def test_the_starter_of_the_service_is_good() -> None:
     from hedgeserve.specfile import load_spec
 
     assert load_spec(UNITS / "model.toml", {}).service.name == "hedgeserve"
+
+
+def test_make_lists_its_targets() -> None:
+    """The Makefile can be read, and tells of the service's targets."""
+    done = run("make", "--no-print-directory", "help")
+    assert done.returncode == 0, done.stderr
+    assert {"install-service", "uninstall-service", "audit"} <= {line.split()[0] for line in done.stdout.splitlines()}
