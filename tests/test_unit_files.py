@@ -106,4 +106,6 @@ def test_make_lists_its_targets() -> None:
     """The Makefile can be read, and tells of the service's targets."""
     done = run("make", "--no-print-directory", "help")
     assert done.returncode == 0, done.stderr
-    assert {"install-service", "uninstall-service", "audit"} <= {line.split()[0] for line in done.stdout.splitlines()}
+    assert {"install-service", "uninstall-service", "audit"} <= {
+        line.split()[0] for line in done.stdout.splitlines()
+    }
