@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from hedgeserve.errors import BacktestError
-from hedgeserve.hedge import Autoscaler, WindDown
+from hedgeserve.hedge import Autoscaler, Budget, WindDown
 from hedgeserve.simulate.aggregate import (
     MEASURES,
     PolicyFigures,
@@ -32,7 +32,7 @@ from hedgeserve.simulate.serving import RequestLoad
 from hedgeserve.simulate.traces import TraceSet
 from hedgeserve.simulate.workload import Workload, poisson
 from hedgeserve.simulate.world import run
-from hedgeserve.spec import Spec
+from hedgeserve.spec import BudgetSpec, Spec
 
 Steps = tuple[tuple[float, int], ...]
 """A step function: (seconds since the window began, value) at each change."""
@@ -225,8 +225,14 @@ def run_window(scenario: Scenario, task: Task) -> FleetOutcome:
         autoscaler=Autoscaler(scenario.replicas) if demand is not None and demand.scaled else None,
         load=None if demand is None else _load(scenario, demand, task),
         winddown=None if scenario.schedule is None else WindDown(scenario.schedule, scenario.replicas),
+        budget=None if scenario.budget is None else _budget(scenario, scenario.budget),
         begins_at=scenario.begins_at + timedelta(seconds=task.start_s),
     )
+
+
+def _budget(scenario: Scenario, spec: BudgetSpec) -> Budget:
+    """The caps as production holds them; a drain ends with a tick."""
+    return Budget(spec, drain_s=scenario.drain_s + 2 * scenario.tick_s, ceilings={})
 
 
 def _load(scenario: Scenario, demand: Demand, task: Task) -> RequestLoad:

@@ -74,6 +74,10 @@ def model_scenario(
         )
     if schedule is not None and schedule.wake_on_request and requests is None:
         notes.append("without requests nothing wakes the service in its sleep; --requests or --poisson does")
+    if spec.budget.any:
+        notes.append(
+            "the caps of [budget] hold every policy but the omniscient one, by the record's calendar"
+        )
     return Scenario(
         name=spec.service.name,
         record=traces.name,
@@ -91,6 +95,7 @@ def model_scenario(
         preemption_order=backtest.preemption_order,
         demand=demand,
         schedule=schedule,
+        budget=spec.budget if spec.budget.any else None,
         begins_at=begins_at or _MONDAY,
         notes=tuple(notes),
     )

@@ -13,7 +13,7 @@ from hedgeserve.simulate.servicemodel import OnLoss, PaperService, ServiceModel
 from hedgeserve.simulate.setting import OfferModel, WorldSetting
 from hedgeserve.simulate.traces import TraceSet
 from hedgeserve.simulate.workload import Workload
-from hedgeserve.spec import HedgeSpec, ReplicasSpec, ScheduleSpec
+from hedgeserve.spec import BudgetSpec, HedgeSpec, ReplicasSpec, ScheduleSpec
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 """When prices of simulated offers were read: a fixed time, so that runs can be compared byte for byte."""
@@ -91,6 +91,7 @@ class Scenario:
     preemption_order: str = "newest"
     demand: Demand | None = None
     schedule: ScheduleSpec | None = None
+    budget: BudgetSpec | None = None
     begins_at: datetime = EPOCH
     notes: tuple[str, ...] = field(default=())
 

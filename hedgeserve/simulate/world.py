@@ -22,6 +22,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
 from hedgeserve.policy.autoscale import Autoscaler, LoadSignal
+from hedgeserve.policy.budget import Budget, Spent
+from hedgeserve.policy.ledger import Period, Purse
 from hedgeserve.policy.plan import Drain, Launch, NewsKind, Observation, Plan, Policy, Terminate, ZoneNews
 from hedgeserve.policy.winddown import Rest, Standing, WindDown, rest_plan
 from hedgeserve.replica import STARTING, GoneReason, Market, Notice, Offer, Replica, ReplicaId, State, ZoneId
@@ -44,6 +46,7 @@ def run(
     autoscaler: Autoscaler | None = None,
     load: Load | None = None,
     winddown: WindDown | None = None,
+    budget: Budget | None = None,
     begins_at: datetime = _EPOCH,
     on_tick: Callable[[float], None] | None = None,
     every_tick: bool = False,
@@ -53,7 +56,8 @@ def run(
     ``policy`` and ``autoscaler`` should be new: they remember. With an autoscaler the target is its answer to the
     load's signal, asked at every tick since its answers depend on when it is asked; otherwise the setting's.
     ``winddown`` follows the calendar, by which the window begins at ``begins_at``: in its rests nothing is
-    launched, all goes, and requests are turned away.
+    launched, all goes, and requests are turned away. ``budget`` holds every plan within its caps, as production's
+    does; it is to be new, too.
     ``on_tick`` is called with the time of every tick that is not jumped over; ``every_tick`` jumps over none,
     which changes the time that a run takes and nothing else.
 
@@ -64,7 +68,7 @@ def run(
     check_setting(setting)
     if autoscaler is not None and load is None:
         raise SettingError("autoscaler: it needs a load to follow; give one, or let the setting's target hold")
-    world = _World(policy, setting, autoscaler, load, winddown, begins_at)
+    world = _World(policy, setting, autoscaler, load, winddown, budget, begins_at)
     tick = 0
     while tick < world.ticks:
         if on_tick is not None:
@@ -84,6 +88,7 @@ class _World:
         autoscaler: Autoscaler | None,
         load: Load | None,
         winddown: WindDown | None,
+        budget: Budget | None,
         begins_at: datetime,
     ) -> None:
         self.ticks = ticks_of(setting.window_s, setting.tick_s)
@@ -103,6 +108,7 @@ class _World:
         self._now_s = 0.0
         self._target = self._needed = setting.target
         self._winddown, self._begins_at = winddown, begins_at
+        self._budget, self._purse, self._paid_until_s, self._shut = budget, Purse(), 0.0, False
         self._standing: Standing | None = None
         self._hours_tick = NEVER
         cold_starts_s = sorted(cold_s for model in setting.offers for cold_s in model.cold_start_s)
@@ -130,6 +136,8 @@ class _World:
     def step(self, tick: int, *, look_everywhere: bool) -> None:
         """One tick, from the first of its six steps to the last; with a look also where nothing should be due."""
         now_s = self._now_s = tick * self._setting.tick_s
+        if self._budget is not None:
+            self._pay(now_s)
         due: list[Site] = []
         if look_everywhere:
             due = self._takers
@@ -148,7 +156,7 @@ class _World:
             self._offers = tuple(site.offer(tick) for site in self._sites)
             self._news_is_new = True
         self._set_target(now_s)
-        if look_everywhere or self._news_is_new or tick >= self._again_tick:
+        if look_everywhere or self._news_is_new or tick >= self._again_tick or self._budget is not None:
             self._act(self._ask(), tick)
         for site in due:
             for vm in site.take(tick):
@@ -166,7 +174,7 @@ class _World:
 
     def next_tick(self, tick: int) -> int:
         """The next tick at which anything may happen."""
-        if self._news_is_new or self._draining or self._autoscaler is not None:
+        if self._news_is_new or self._draining or self._autoscaler is not None or self._budget is not None:
             return tick + 1
         if self._standing is not None and self._standing.on_request and self._load is not None:
             return tick + 1
@@ -224,9 +232,28 @@ class _World:
             plan = rest_plan(self._standing, observation, self._now())
         else:
             plan = self._policy.plan(observation)
+        if self._budget is not None:
+            plan = self._hold(self._budget, plan, observation)
         again_s = plan.again_at_s
         self._again_tick = NEVER if again_s is None else ticks_of(again_s, self._setting.tick_s)
         return plan
+
+    def _hold(self, budget: Budget, plan: Plan, observation: Observation) -> Plan:
+        now = self._now()
+        spent = Spent(self._purse.spent(Period.DAY, now), self._purse.spent(Period.MONTH, now))
+        held = budget.hold(plan, observation, now, spent)
+        shut = held.shut is not None
+        if shut is not self._shut and self._load is not None:
+            self._load.close(self._now_s, closed=shut)
+        self._shut = shut
+        return held.plan
+
+    def _pay(self, now_s: float) -> None:
+        """Every VM that there is now has been there since the tick before."""
+        usd = math.fsum(vm.site.usd(max(vm.launched_s, self._paid_until_s), now_s) for vm in self._vms.values())
+        if now_s > self._paid_until_s:  # a tick that ends at midnight was spent before it
+            self._purse.pay(self._now() - timedelta(microseconds=1), usd)
+        self._paid_until_s = now_s
 
     def _act(self, plan: Plan, tick: int) -> None:
         launches: list[Launch] = []
