@@ -414,7 +414,7 @@ class Rollouts:
         Raises:
             StateDirectoryError: It could not be.
         """
-        content = content_of(spec)
+        content, who, why = content_of(spec), redact(who), redact(why)
         number = await self._store.new_version(
             self._service, digest_of(content), content, who=who, why=why, at=_now()
         )

@@ -376,6 +376,26 @@ def test_blue_green_uses_the_new_set_early_where_nothing_of_the_old_one_is_left(
     assert Verdict.SWITCH in house.verdicts
 
 
+def test_blue_green_lets_the_old_set_stand_in_for_new_replicas_that_are_lost_after_the_change_over() -> None:
+    """Past its bake, too: it goes when as many of the new are ready as the load needs."""
+    house = world(target=2, extra=0, bake_time="5s")
+    house.begin(2, Strategy.BLUE_GREEN)
+    while Verdict.SWITCH not in house.verdicts:
+        house.tick()
+    house.preempt(house.ready(2)[0].id)
+    house.refuses = frozenset(ZONES)
+    house.boot_s = 1000.0
+    for _ in range(20):
+        house.tick()
+    assert house.roles == {1: Role.SPARE, 2: Role.SERVE}
+    assert house.serving() >= house.target
+    house.refuses, house.boot_s = frozenset(), 1.0
+    for _ in range(30):
+        house.tick()
+    assert house.rollout is None
+    assert set(versions(house.alive())) == {2}
+
+
 def test_a_service_at_zero_changes_its_version_without_a_replica() -> None:
     """Nothing runs and nothing is needed: done."""
     house = world(target=0)

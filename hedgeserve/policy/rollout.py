@@ -302,8 +302,10 @@ def _blue_green_views(rollout: Rollout, seen: Observation) -> tuple[View, ...]:
 
 def _blue_green_roles(rollout: Rollout, seen: Observation, sides: _Sides) -> dict[int, Role]:
     switched = rollout.switched_s is not None
-    # Better an answer of the other set than none: where nothing of the one that serves is ready, the other does.
-    helpless = not (sides.new_ready if switched else sides.old_ready) and not sides.external_ready
+    # Better an answer of the other set than none. The new set helps only where nothing else is ready, for it has not
+    # been tried; the old one wherever too few of the new are.
+    ready = len(sides.new_ready if switched else sides.old_ready) + sides.external_ready
+    helpless = ready < seen.target if switched else ready == 0
     waits = Role.SPARE if helpless else Role.HOLD
     return {
         one.version: Role.SERVE if (one.version == rollout.new) == switched else waits
@@ -355,7 +357,9 @@ def _making_room(
         case Strategy.BLUE_GREEN:
             baked = rollout.switched_s is not None and seen.now_s >= rollout.switched_s + update.bake_time
             why = f"version {rollout.new} has served for {format_duration(update.bake_time)}"
-            yield from _end(sides.old, lambda _: baked, rule, why)
+            # Those that stand in for new ones that are missing stay until these are there.
+            spare = len(sides.new_ready) + sides.external_ready + len(sides.old_ready) - seen.target
+            yield from _end(sides.old, _at_most(spare), rule, why) if baked else ()
         case Strategy.ROLLBACK:
             # Whatever of it serves is a spare as long as too few of the good ones do.
             spare = len(sides.new_ready) + sides.external_ready + len(sides.old_ready) - seen.target
