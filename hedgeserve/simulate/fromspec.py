@@ -75,9 +75,7 @@ def model_scenario(
     if schedule is not None and schedule.wake_on_request and requests is None:
         notes.append("without requests nothing wakes the service in its sleep; --requests or --poisson does")
     if spec.budget.any:
-        notes.append(
-            "the caps of [budget] hold every policy but the omniscient one, by the record's calendar"
-        )
+        notes.append("the caps of [budget] hold every policy but the omniscient one, by the record's calendar")
     return Scenario(
         name=spec.service.name,
         record=traces.name,

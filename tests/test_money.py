@@ -1,0 +1,71 @@
+"""A service and its money: caps refuse, shut and let serve; sums outlive the controller."""
+
+import json
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from hedgeserve.console.admin import AdminClient
+from hedgeserve.console.cost import show_cost
+from hedgeserve.core import Service
+from hedgeserve.errors import StateDirectoryError
+from tests.conftest import eventually, messages, replicas, small_spec
+
+
+async def test_what_no_cap_has_room_for_is_not_launched_and_requests_are_told_so(short_dir: Path) -> None:
+    """A spot VM may come to cost 1 USD an hour: with half of that nothing runs, and nobody waits for it."""
+    spec = small_spec(short_dir, pools='[budget]\nusd_per_hour = "0.50 USD/h"')
+    async with Service(spec, environ={}) as service, aiohttp.ClientSession() as session:
+        await eventually(lambda: service.status()["trouble"])
+        body = {"model": "demo", "prompt": "A fox"}
+        async with session.post(f"{service.url}/v1/completions", json=body) as response:
+            answer = await response.json()
+            assert (response.status, answer["error"]["code"]) == (503, "budget_reached")
+            assert int(response.headers["Retry-After"]) >= 1
+        assert replicas(service) == []
+        assert any("leaves no room for a single VM" in text for text in service.status()["trouble"])
+        assert any("leaves no room" in message for message in await messages(service, "budget"))
+        [cap] = service.status()["cost"]["budget"]
+        assert (cap["name"], cap["used_ratio"], cap["state"]) == ("usd_per_hour", 0.0, "open")
+
+
+async def test_sums_are_the_same_for_a_service_that_runs_and_for_its_journal(
+    short_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And for the next controller; whatever they are split by."""
+    async with Service(small_spec(short_dir), environ={}) as service:
+        await service.wait_ready()
+        told = await service.cost()
+        assert told["spent_usd"] > 0
+        assert told["caps"] == []
+        assert set(told["by"]) == {"day", "zone", "market", "purpose", "replica"}
+    client = AdminClient(short_dir / "state")
+    capsys.readouterr()  # the log
+    show_cost(client, since=None, by=None, as_csv=False, as_json=True)
+    offline = json.loads(capsys.readouterr().out)
+    assert offline["spent_usd"] >= told["spent_usd"]
+    assert {row["name"] for row in offline["by"]["purpose"]} >= {"serving", "booting"}
+    async with Service(small_spec(short_dir), environ={}) as service:
+        month = service.status()["cost"]["spent_usd"]
+        assert month == pytest.approx(offline["spent_usd"], abs=1e-3)
+        assert month >= offline["spent_usd"]
+    capsys.readouterr()
+    show_cost(client, since="1d", by="zone", as_csv=True, as_json=False)
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head == "zone,usd,seconds"
+    assert all(row.startswith("local/") for row in rows)
+    show_cost(client, since=None, by="day", as_csv=False, as_json=False)
+    assert capsys.readouterr().out.startswith("spent ")
+
+
+def test_what_cannot_be_told_is_refused(tmp_path: Path) -> None:
+    client = AdminClient(tmp_path)
+    with pytest.raises(StateDirectoryError, match="no service has run"):
+        show_cost(client, since=None, by=None, as_csv=False, as_json=False)
+    with pytest.raises(ValueError, match="choose one"):
+        show_cost(client, since=None, by=None, as_csv=True, as_json=True)
+    with pytest.raises(ValueError, match="neither a time"):
+        show_cost(client, since="soon", by=None, as_csv=False, as_json=False)
+    with pytest.raises(ValueError, match="has not come yet"):
+        show_cost(client, since="2999-01-01", by=None, as_csv=False, as_json=False)
