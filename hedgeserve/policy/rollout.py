@@ -302,8 +302,8 @@ def _blue_green_views(rollout: Rollout, seen: Observation) -> tuple[View, ...]:
 
 def _blue_green_roles(rollout: Rollout, seen: Observation, sides: _Sides) -> dict[int, Role]:
     switched = rollout.switched_s is not None
-    # Better an answer of the other set than none. The new set helps only where nothing else is ready, for it has not
-    # been tried; the old one wherever too few of the new are.
+    # Better an answer of the other set than none. The new set helps only where nothing else is ready, for it has
+    # not been tried; the old one wherever too few of the new are.
     ready = len(sides.new_ready if switched else sides.old_ready) + sides.external_ready
     helpless = ready < seen.target if switched else ready == 0
     waits = Role.SPARE if helpless else Role.HOLD
