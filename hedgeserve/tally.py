@@ -27,6 +27,8 @@ class TallyCounter:
         self._head = _head(name, text, "counter")
         self._tallies: dict[tuple[str, ...], Tally] = {}
         self._lines: list[tuple[str, Tally]] = []
+        if not labels:
+            self.tally()
 
     def tally(self, *values: str) -> Tally:
         """What counts for these label values; there, with 0, from the first call on."""
