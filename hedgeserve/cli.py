@@ -287,7 +287,7 @@ def replay(file: str, policy: str | None, overprovision: int | None, as_json: bo
     type=click.Choice(["auto", "pretty", "json"]),
     default="auto",
     show_default=True,
-    help="auto: a live status on a terminal, else log lines; pretty and json: log lines always.",
+    help="auto: a live status on a terminal, else JSON lines; pretty and json: log lines always.",
 )
 @click.option(
     "--log-level",

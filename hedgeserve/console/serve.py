@@ -72,7 +72,8 @@ def serve_spec(
         configure_logging(cast(TextIO, screen), as_json=False, level=level)
         taken_down = _run(_serve(service, spec, bool(api_keys), _talk, screen, notifier))
     else:
-        as_json = log_format == "json"
+        # Off a terminal lines are for programs; somebody who keeps one of the two streams on it reads them.
+        as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
         configure_logging(sys.stderr, as_json=as_json, level=level)
         # Whoever reads JSON from stderr should not meet another line there.
         say = structlog.get_logger("hedgeserve.cli").info if as_json else _talk
