@@ -1,0 +1,84 @@
+"""``hedgeserve keys``: who may ask the endpoint."""
+
+import click
+
+from hedgeserve.verbs.group import Duration, Verbs, client_of, target
+
+
+@click.group(cls=Verbs)
+def keys() -> None:
+    """Issue, list and revoke API keys.
+
+    They are kept as hashes in the service's state directory, and count at once where it runs.
+    """
+
+
+@keys.command("add")
+@click.argument("name")
+@target
+@click.option(
+    "--expires", "lasts_s", type=Duration(), metavar="DURATION", help="Good for this long (90d); else for ever."
+)
+@click.option(
+    "--requests-per-second",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Most requests a second, on average.",
+)
+@click.option(
+    "--tokens-per-minute", type=click.IntRange(min=1), help="Most tokens of prompts and answers a minute."
+)
+@click.option("--concurrency", type=click.IntRange(min=1), help="Most requests under way or waiting at a time.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def keys_add(
+    name: str,
+    model: str | None,
+    state_dir: str | None,
+    service: str | None,
+    lasts_s: float | None,
+    requests_per_second: float | None,
+    tokens_per_minute: int | None,
+    concurrency: int | None,
+    as_json: bool,
+) -> None:
+    """Issue an API key for NAME and print it, once.
+
+    Limits that are not given are those of [limits] in model.toml.
+    """
+    from hedgeserve.console.keys import add_key
+
+    client = client_of(model, state_dir, service)
+    try:
+        add_key(
+            client,
+            name,
+            lasts_s=lasts_s,
+            requests_per_second=requests_per_second,
+            tokens_per_minute=tokens_per_minute,
+            concurrency=concurrency,
+            as_json=as_json,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@keys.command("list")
+@target
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def keys_list(model: str | None, state_dir: str | None, service: str | None, as_json: bool) -> None:
+    """Show the issued keys: whose, until when, how limited, when last used."""
+    from hedgeserve.console.keys import list_keys
+
+    list_keys(client_of(model, state_dir, service), as_json=as_json)
+
+
+@keys.command("revoke")
+@click.argument("name")
+@target
+def keys_revoke(name: str, model: str | None, state_dir: str | None, service: str | None) -> None:
+    """Let in nobody with the key of NAME any more.
+
+    NAME is the name or the id of the key. Requests that are being answered are answered to their end.
+    """
+    from hedgeserve.console.keys import revoke_key
+
+    revoke_key(client_of(model, state_dir, service), name)
