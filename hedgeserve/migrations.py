@@ -1,0 +1,144 @@
+"""The journal's format, step by step: a journal of any earlier version is brought to today's by those it lacks.
+
+A step that has been released is never changed: another one follows it.
+"""
+
+MIGRATIONS: tuple[str, ...] = (
+    # 1: the first format. `last_number` only ever grows, so an id is never given twice, whatever becomes of rows.
+    """
+    CREATE TABLE services (
+        name TEXT PRIMARY KEY,
+        last_number INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+
+    CREATE TABLE replicas (
+        id TEXT PRIMARY KEY,
+        service TEXT NOT NULL REFERENCES services (name),
+        number INTEGER NOT NULL,
+        zone TEXT NOT NULL,
+        instance_type TEXT NOT NULL,
+        market TEXT NOT NULL,
+        usd_per_hour REAL NOT NULL,
+        price_read_at TEXT NOT NULL,
+        token TEXT NOT NULL UNIQUE,
+        state TEXT NOT NULL,
+        state_since TEXT NOT NULL,
+        created_at TEXT NOT NULL,
+        why TEXT NOT NULL,
+        vm_id TEXT,
+        url TEXT,
+        noticed INTEGER NOT NULL DEFAULT 0,
+        gone TEXT
+    ) STRICT;
+    CREATE INDEX replicas_not_gone ON replicas (service) WHERE state != 'gone';
+    CREATE TRIGGER replicas_are_counted AFTER INSERT ON replicas BEGIN
+        UPDATE services SET last_number = NEW.number WHERE name = NEW.service;
+    END;
+
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        at TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        message TEXT NOT NULL,
+        replica TEXT,
+        zone TEXT,
+        data TEXT
+    ) STRICT;
+    CREATE INDEX events_of_a_replica ON events (replica, id) WHERE replica IS NOT NULL;
+    CREATE TRIGGER events_are_history BEFORE UPDATE ON events BEGIN
+        SELECT RAISE(ABORT, 'events are only ever added');
+    END;
+
+    CREATE TABLE ledger (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        at TEXT NOT NULL,
+        replica TEXT NOT NULL REFERENCES replicas (id),
+        seconds REAL NOT NULL,
+        usd_per_hour REAL NOT NULL,
+        purpose TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX ledger_by_time ON ledger (at);
+    CREATE TRIGGER ledger_is_not_changed BEFORE UPDATE ON ledger BEGIN
+        SELECT RAISE(ABORT, 'the ledger is only ever added to');
+    END;
+    CREATE TRIGGER ledger_is_not_shortened BEFORE DELETE ON ledger BEGIN
+        SELECT RAISE(ABORT, 'the ledger is only ever added to');
+    END;
+
+    CREATE TABLE zones (
+        policy TEXT PRIMARY KEY,
+        memory TEXT NOT NULL,
+        saved_at TEXT NOT NULL
+    ) STRICT;
+
+    CREATE TABLE lease (
+        only INTEGER PRIMARY KEY CHECK (only = 1),
+        owner TEXT NOT NULL,
+        generation INTEGER NOT NULL
+    ) STRICT;
+    """,
+    # What the dashboard's charts show of the past: sums over slots of time, `data` as web/history.py writes them.
+    """
+    CREATE TABLE samples (
+        width_s INTEGER NOT NULL,
+        start_s INTEGER NOT NULL,
+        data TEXT NOT NULL,
+        PRIMARY KEY (width_s, start_s)
+    ) STRICT, WITHOUT ROWID;
+    """,
+    # A pause that a person has asked for, by service; there is a row while it holds.
+    """
+    CREATE TABLE pauses (
+        service TEXT PRIMARY KEY,
+        since TEXT NOT NULL,
+        until TEXT,
+        drain_s REAL
+    ) STRICT;
+    """,
+    # Versions of what replicas run, and the roll-outs that bring them in. What ran before there were versions is
+    # taken for the first. The last roll-out of a service says which version it wants.
+    """
+    ALTER TABLE replicas ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+
+    CREATE TABLE versions (
+        service TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        digest TEXT NOT NULL,
+        content TEXT NOT NULL,
+        made_at TEXT NOT NULL,
+        who TEXT NOT NULL,
+        why TEXT NOT NULL,
+        proven_at TEXT,
+        PRIMARY KEY (service, number),
+        UNIQUE (service, digest)
+    ) STRICT;
+
+    CREATE TABLE rollouts (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        service TEXT NOT NULL,
+        from_version INTEGER NOT NULL,
+        to_version INTEGER NOT NULL,
+        strategy TEXT NOT NULL,
+        state TEXT NOT NULL,
+        who TEXT NOT NULL,
+        why TEXT NOT NULL,
+        began_at TEXT NOT NULL,
+        switched_at TEXT,
+        ended_at TEXT,
+        outcome TEXT NOT NULL DEFAULT ''
+    ) STRICT;
+    CREATE INDEX rollouts_of_a_service ON rollouts (service, id);
+    """,
+    # What the targets would have cost on demand, by hour (UTC); `until` and `usd_per_hour` are the last known.
+    """
+    CREATE TABLE baseline (
+        hour TEXT PRIMARY KEY,
+        seconds REAL NOT NULL,
+        usd REAL NOT NULL,
+        unpriced_s REAL NOT NULL,
+        until TEXT NOT NULL,
+        usd_per_hour REAL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX ledger_of_a_replica ON ledger (replica, at);
+    """,
+)
