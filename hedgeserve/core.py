@@ -22,12 +22,12 @@ import structlog
 from hedgeserve._version import __version__
 from hedgeserve.adviser import Adviser
 from hedgeserve.balancer import Balancer
+from hedgeserve.departure import Orders, depart
 from hedgeserve.drills.director import Cast, Director
 from hedgeserve.drivers import make_drivers
 from hedgeserve.drivers.base import Driver
 from hedgeserve.drivers.staged import Stage
 from hedgeserve.entrance import Entrance
-from hedgeserve.errors import StateDirectoryError
 from hedgeserve.explaining import explain
 from hedgeserve.feasible import engine_for
 from hedgeserve.fleet import EventKind, Fleet, FleetParts, Journal, read_credentials
@@ -51,15 +51,15 @@ from hedgeserve.modelfile.apikeys import (
 )
 from hedgeserve.modelfile.problems import dotted
 from hedgeserve.money import Money
-from hedgeserve.race import race
 from hedgeserve.replica import STARTING, ReplicaId, State
 from hedgeserve.rollouts import Around, Rollouts
 from hedgeserve.spanexport import start_tracing
-from hedgeserve.spec import Cloud, OnExit, Spec
+from hedgeserve.spec import Cloud, Spec
 from hedgeserve.statedir import StateDirectory, resolve_state_dir
 from hedgeserve.status import Glance
-from hedgeserve.store import Event, Store
+from hedgeserve.store import Store
 from hedgeserve.updates import Updates
+from hedgeserve.upkeep import measure_lag, prune
 from hedgeserve.web.admin import Admin
 from hedgeserve.web.sampler import Sampler
 from hedgeserve.winddown import Resting
@@ -68,12 +68,6 @@ _log = structlog.get_logger("hedgeserve.core")
 
 _TICK_S = 1.0
 _SETTLE_S = 10.0
-_LAG_EVERY_S = 0.5
-_EVENTS_KEPT = 100_000
-_PRUNE_EVERY_S = 600.0
-_TERMINATE_IN_A_HURRY_S = 10.0
-_TERMINATE_LIMIT_S = 300.0
-_TAKE_DOWN_LIMIT_S = 1800.0
 
 
 class Service:
@@ -125,8 +119,7 @@ class Service:
         self._metrics = Metrics()
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
-        self._stop_now = asyncio.Event()
-        self._terminate_everywhere = False
+        self._orders = Orders()
         self._left = ""
         self._plan = Plan(target=spec.replicas.lowest, spot_wanted=0, on_demand_wanted=0)
         self._scale = ScaleDecision(
@@ -289,8 +282,8 @@ class Service:
         self._stack.push_async_callback(self._money.keep)
         group = await enter(asyncio.TaskGroup())
         background = [
-            group.create_task(self._measure_lag(), name="loop lag"),
-            group.create_task(self._prune(), name="prune"),
+            group.create_task(measure_lag(self._metrics), name="loop lag"),
+            group.create_task(prune(self._store, self._sampler), name="prune"),
             group.create_task(self._entrance.watch(), name="entrance"),
             group.create_task(self._sampler.run(), name="history"),
             group.create_task(self._money.run(), name="money"),
@@ -310,7 +303,7 @@ class Service:
     ) -> None:
         try:
             if kind is not None:
-                self._stop_now.set()  # an error or a cancellation: no time for other people's requests
+                self._orders.now.set()  # an error or a cancellation: no time for other people's requests
             await self._wind_down()
         finally:
             # Closed as if all were well: the task groups would wrap the error of whoever embeds us.
@@ -324,7 +317,7 @@ class Service:
         """Ask the service to stop: after its running requests, or ``now``."""
         self._stop.set()
         if now:
-            self._stop_now.set()
+            self._orders.now.set()
 
     async def reload(self) -> bool:
         """Read model.toml, issued keys and certificates again and go by them; false where model.toml was not
@@ -334,7 +327,7 @@ class Service:
 
     def request_down(self) -> None:
         """Ask the service to stop and to terminate every VM, whatever ``service.on_exit`` says."""
-        self._terminate_everywhere = True
+        self._orders.everything = True
         self._stop.set()
 
     async def pause(self, *, for_s: float | None = None, drain_s: float | None = None) -> dict[str, Any]:
@@ -359,48 +352,15 @@ class Service:
         if self._ticker is not None:
             self._ticker.cancel()  # first of all: nothing is launched any more
             self._ticked_at_s = None
-        await self._journal.event(EventKind.STOPPING, "no new requests; the running ones may finish")
-        if not self._stop_now.is_set():
-            await race(
-                now=self._stop_now.wait(),
-                drained=self._balancer.drain(self.spec.timeouts.drain),
-            )
-        await self._balancer.aclose()
-        if clouds := self._clouds_to_clear():
-            # What is not done when time runs out stands in the journal, for the next start.
-            await race(
-                done=self._take_down(clouds),
-                hurried=self._after_a_hurry(),
-                patience=asyncio.sleep(_TAKE_DOWN_LIMIT_S if self._all_goes() else _TERMINATE_LIMIT_S),
-            )
-        kept = len(self._fleet.replicas()) - self._count_external()
-        them = f"{kept} replica{'s keep' if kept > 1 else ' keeps'} running"
-        told = f"; {them} ({self._fleet.usd_per_hour():.2f} USD/h)" if kept else ""
-        self._left = f"HedgeServe has stopped{told}"
-        await self._journal.event(EventKind.STOPPED, f"HedgeServe stopped{told}")
-
-    async def _take_down(self, clouds: frozenset[str]) -> None:
-        await self._fleet.terminate_all("the service stops", clouds=clouds)
-        if self._all_goes():
-            await self._fleet.clear(clouds)
-        if self._terminate_everywhere:
-            await self._resting.forget()
-
-    def _all_goes(self) -> bool:
-        """Whether not only VMs go but all that the service has in its clouds."""
-        return self._terminate_everywhere or self.spec.service.on_exit is OnExit.TERMINATE
-
-    async def _after_a_hurry(self) -> None:
-        await self._stop_now.wait()
-        await asyncio.sleep(_TERMINATE_IN_A_HURRY_S)
-
-    def _clouds_to_clear(self) -> frozenset[str]:
-        all_clouds = frozenset(self._drivers)
-        if self._all_goes():
-            return all_clouds
-        if self.spec.service.on_exit is OnExit.AUTO:
-            return all_clouds & {Cloud.LOCAL}
-        return frozenset()
+        self._left = await depart(
+            self.spec,
+            self._orders,
+            balancer=self._balancer,
+            fleet=self._fleet,
+            journal=self._journal,
+            resting=self._resting,
+            clouds=self._drivers,
+        )
 
     # The tick
 
@@ -503,20 +463,6 @@ class Service:
             return self._fleet.usd_per_hour()
         return self._adviser.settled_usd_per_hour(spec, self._plan.target, self._fleet.offers())
 
-    async def _measure_lag(self) -> None:
-        clock = asyncio.get_running_loop().time
-        while True:
-            due_s = clock() + _LAG_EVERY_S
-            await asyncio.sleep(_LAG_EVERY_S)
-            self._metrics.loop_lagged(clock() - due_s)
-
-    async def _prune(self) -> None:
-        while True:
-            with suppress(StateDirectoryError):
-                await self._store.prune_events(keep=_EVENTS_KEPT)
-                await self._sampler.prune(time.time())
-            await asyncio.sleep(_PRUNE_EVERY_S)
-
     # What others may see
 
     @property
@@ -604,7 +550,7 @@ class Service:
     @property
     def taken_down(self) -> bool:
         """Whether somebody has asked for the end of every VM."""
-        return self._terminate_everywhere
+        return self._orders.everything
 
     async def explain(self, subject: str) -> dict[str, Any]:
         """Why a replica, a zone or all (``"now"``) is as it is, and what would change it; see ``docs/explain.md``.
@@ -645,7 +591,7 @@ class Service:
 
     def keeps(self) -> tuple[int, float]:
         """How many VMs would keep running if the service stopped now, and their USD per hour."""
-        clouds = self._clouds_to_clear()
+        clouds = self._orders.clouds_to_clear(self.spec, self._drivers)
         kept = [one for one in self._fleet.replicas() if one.vm_id is not None and one.offer.cloud not in clouds]
         return len(kept), sum(one.offer.usd_per_hour for one in kept)
 
@@ -670,7 +616,7 @@ class Service:
         """Events of the journal with an id above ``after``, oldest first; with 0 the newest ``limit`` ones."""
         who = ReplicaId(replica) if replica else None
         found = await self._store.events(after=after, limit=limit, replica=who, newest=after == 0)
-        return [_event_dict(event) for event in found]
+        return [event.document() for event in found]
 
     async def cost(self, since: datetime | None = None) -> dict[str, Any]:
         """What was spent since then (None: since the month began, UTC), and what on demand would have been."""
@@ -700,23 +646,8 @@ class Service:
     def _count_ready(self) -> int:
         return sum(replica.state is State.READY for replica in self._fleet.replicas())
 
-    def _count_external(self) -> int:
-        return sum(replica.vm_id is None for replica in self._fleet.replicas())
-
     def _boot_eta_s(self) -> float | None:
         return self._fleet.boot_eta_s()
 
     async def _record(self, kind: EventKind, message: str) -> None:
         await self._journal.event(kind, message)
-
-
-def _event_dict(event: Event) -> dict[str, Any]:
-    return {
-        "id": event.id,
-        "at": event.at.isoformat(timespec="milliseconds"),
-        "kind": event.kind,
-        "replica": event.replica,
-        "zone": event.zone,
-        "message": event.message,
-        "data": event.data,
-    }

@@ -92,6 +92,18 @@ class Event:
     zone: ZoneId | None
     data: Mapping[str, Any] | None
 
+    def document(self) -> dict[str, Any]:
+        """The same, JSON-able; the shape is described in ``docs/cli.md``."""
+        return {
+            "id": self.id,
+            "at": self.at.isoformat(timespec="milliseconds"),
+            "kind": self.kind,
+            "replica": self.replica,
+            "zone": self.zone,
+            "message": self.message,
+            "data": self.data,
+        }
+
 
 def vms_in(path: Path, service: str) -> dict[str, str | None] | None:
     """The VM of each replica of a service that a journal holds as not gone; None where it never had the service.

@@ -1,0 +1,82 @@
+"""How a service ends: its requests first, then the VMs that are to go, and what is said of those that stay."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+
+from hedgeserve.balancer import Balancer
+from hedgeserve.fleet import EventKind, Fleet, Journal
+from hedgeserve.race import race
+from hedgeserve.spec import Cloud, OnExit, Spec
+from hedgeserve.winddown import Resting
+
+_TERMINATE_IN_A_HURRY_S: Final = 10.0
+_TERMINATE_LIMIT_S: Final = 300.0
+_TAKE_DOWN_LIMIT_S: Final = 1800.0
+
+
+class Orders:
+    """What has been asked of a service's end, before and while it happens."""
+
+    def __init__(self) -> None:
+        self.now = asyncio.Event()
+        """Set where nobody's requests are to be waited for."""
+        self.everything = False
+        """Whether every VM is to go, whatever ``service.on_exit`` says."""
+
+    def all_goes(self, spec: Spec) -> bool:
+        """Whether not only VMs go but all that the service has in its clouds."""
+        return self.everything or spec.service.on_exit is OnExit.TERMINATE
+
+    def clouds_to_clear(self, spec: Spec, clouds: Iterable[str]) -> frozenset[str]:
+        """Those of these clouds whose VMs are to go."""
+        if self.all_goes(spec):
+            return frozenset(clouds)
+        if spec.service.on_exit is OnExit.AUTO:
+            return frozenset(clouds) & {Cloud.LOCAL}
+        return frozenset()
+
+
+async def depart(
+    spec: Spec,
+    orders: Orders,
+    *,
+    balancer: Balancer,
+    fleet: Fleet,
+    journal: Journal,
+    resting: Resting,
+    clouds: Iterable[str],
+) -> str:
+    """Let requests finish, end the VMs that are to go, and return what remains as a sentence.
+
+    What is not done when time runs out stands in the journal, for the next start. Nothing may be launched any more
+    when this is called.
+    """
+    await journal.event(EventKind.STOPPING, "no new requests; the running ones may finish")
+    if not orders.now.is_set():
+        await race(now=orders.now.wait(), drained=balancer.drain(spec.timeouts.drain))
+    await balancer.aclose()
+    if leaving := orders.clouds_to_clear(spec, clouds):
+        await race(
+            done=_take_down(spec, orders, fleet, resting, leaving),
+            hurried=_after_a_hurry(orders),
+            patience=asyncio.sleep(_TAKE_DOWN_LIMIT_S if orders.all_goes(spec) else _TERMINATE_LIMIT_S),
+        )
+    kept = sum(replica.vm_id is not None for replica in fleet.replicas())
+    them = f"{kept} replica{'s keep' if kept > 1 else ' keeps'} running"
+    told = f"; {them} ({fleet.usd_per_hour():.2f} USD/h)" if kept else ""
+    await journal.event(EventKind.STOPPED, f"HedgeServe stopped{told}")
+    return f"HedgeServe has stopped{told}"
+
+
+async def _take_down(spec: Spec, orders: Orders, fleet: Fleet, resting: Resting, clouds: frozenset[str]) -> None:
+    await fleet.terminate_all("the service stops", clouds=clouds)
+    if orders.all_goes(spec):
+        await fleet.clear(clouds)
+    if orders.everything:
+        await resting.forget()
+
+
+async def _after_a_hurry(orders: Orders) -> None:
+    await orders.now.wait()
+    await asyncio.sleep(_TERMINATE_IN_A_HURRY_S)
