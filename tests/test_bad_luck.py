@@ -219,7 +219,7 @@ async def test_a_vm_that_dies_without_a_notice_while_it_loads_is_replaced_and_co
         assert told[-1].startswith("terminating → gone: preempted after")
         async with session.get(f"{service.url}/metrics") as response:
             counted = [line for line in (await response.text()).splitlines() if "preemptions_total{" in line]
-        assert f'hedgeserve_preemptions_total{{notice="none",zone="{zone}"}} 1.0' in counted
+        assert f'hedgeserve_preemptions_total{{market="spot",notice="none",zone="{zone}"}} 1.0' in counted
 
 
 async def test_a_ready_engine_that_hangs_is_replaced_and_its_request_answered_by_the_new_one(

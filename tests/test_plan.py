@@ -282,12 +282,12 @@ def test_every_key_that_differs_is_found() -> None:
 
 
 @pytest.fixture
-def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _clean(monkeypatch: pytest.MonkeyPatch, short_dir: Path) -> None:
     for name in [name for name in os.environ if name.startswith("HEDGESERVE_")]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("STATE_DIRECTORY", raising=False)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(short_dir / "state"))
+    monkeypatch.chdir(short_dir)
 
 
 def run(*arguments: str) -> Result:
@@ -295,9 +295,9 @@ def run(*arguments: str) -> Result:
 
 
 @pytest.mark.usefixtures("_clean")
-def test_a_plan_is_a_page_to_read_and_an_object_to_work_with(tmp_path: Path) -> None:
+def test_a_plan_is_a_page_to_read_and_an_object_to_work_with(short_dir: Path) -> None:
     """Launches, cost, the on-demand baseline, the worst losses; nothing is launched and nothing is left behind."""
-    (tmp_path / "model.toml").write_text(MODEL)
+    (short_dir / "model.toml").write_text(MODEL)
     done = run("plan")
     assert (done.exit_code, done.stderr) == (0, "")
     assert "nothing of that name runs; this only looks, and launches nothing" in done.stdout
@@ -311,13 +311,13 @@ def test_a_plan_is_a_page_to_read_and_an_object_to_work_with(tmp_path: Path) -> 
     assert (told["running"], told["changes"], told["replaced"]) == (None, [], [])
     assert [step["what"] for step in told["steps"]] == ["launch"] * 5 + ["drain"] * 2
     assert (told["usd_per_hour"], told["on_demand_usd_per_hour"], told["settled"]) == (0.9, 2.0, True)
-    assert not (tmp_path / "state").exists()
+    assert not (short_dir / "state").exists()
 
 
 @pytest.mark.usefixtures("_clean")
-def test_a_plan_of_a_wrong_file_is_what_check_says(tmp_path: Path) -> None:
+def test_a_plan_of_a_wrong_file_is_what_check_says(short_dir: Path) -> None:
     """With lines, as messages or as JSON; exit code 2."""
-    (tmp_path / "model.toml").write_text(MODEL + "[replicsa]\n")
+    (short_dir / "model.toml").write_text(MODEL + "[replicsa]\n")
     done, as_json = run("plan"), run("plan", "--json")
     assert (done.exit_code, as_json.exit_code) == (2, 2)
     assert "model.toml:14: replicsa" in done.stderr
@@ -325,10 +325,10 @@ def test_a_plan_of_a_wrong_file_is_what_check_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_clean")
-def test_pools_that_offer_nothing_are_a_failure_that_says_why(tmp_path: Path) -> None:
+def test_pools_that_offer_nothing_are_a_failure_that_says_why(short_dir: Path) -> None:
     """Above the limit of their pool, all of them."""
     limit = '\nmax_usd_per_hour = "0.01 USD/h"'
-    (tmp_path / "model.toml").write_text(MODEL.replace('"west/a"]', '"west/a"]' + limit))
+    (short_dir / "model.toml").write_text(MODEL.replace('"west/a"]', '"west/a"]' + limit))
     done = run("plan")
     assert done.exit_code == 1
     assert "nothing can be launched from the pools of model.toml" in done.stderr
