@@ -583,7 +583,8 @@ class Service:
     def running_spec(self) -> dict[str, Any]:
         """The model file as it is served, and what the policy has learnt, JSON-able: what a plan begins with."""
         return {
-            "spec": self.spec.model_dump(mode="json", exclude_unset=True),
+            # A spec that a version brought back says all of its tables, also those that it has no use for.
+            "spec": self.spec.model_dump(mode="json", exclude_unset=True, exclude_defaults=True),
             "overridden": [dotted(path) for path in self.spec.origin.variables],
             "policy": self._adviser.policy.name,
             "memory": self._adviser.policy.export_memory(asyncio.get_running_loop().time()),

@@ -52,6 +52,7 @@ def add_key(
         click.echo(json.dumps(shown | {"key": key}))
         return
     until = f" until {issued.expires_at:%Y-%m-%d %H:%M} UTC" if issued.expires_at else ""
+    click.echo("From now on every request needs a key: an issued one, or one that model.toml names.", err=True)
     click.echo(
         f'The key of "{name}"{until}; {standing}. It is shown this once, and kept only as a hash:', err=True
     )
@@ -98,7 +99,9 @@ def revoke_key(client: AdminClient, name: str) -> None:
     except NotRunningError:
         KeyFile(client.directory).revoke(name)
     click.echo(
-        f'Nobody is let in with the key of "{name}" any more; what is being answered is answered.', err=True
+        f'Nobody is let in with the key of "{name}" any more; what is being answered is answered. Every request '
+        "goes on to need a key, also where this was the last one.",
+        err=True,
     )
 
 
