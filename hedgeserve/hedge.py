@@ -43,6 +43,7 @@ from hedgeserve.policy.rollout import (
 from hedgeserve.policy.scene import Explanation, Past, Scene, Told
 from hedgeserve.policy.spothedge import SpotHedge
 from hedgeserve.policy.typerests import TypeRests
+from hedgeserve.policy.waits import waits_for
 from hedgeserve.policy.winddown import Pause, Rest, Standing, WindDown, rest_plan
 from hedgeserve.spec import HedgeSpec
 
@@ -102,6 +103,7 @@ __all__ = [
     "near_misses",
     "price_now",
     "rest_plan",
+    "waits_for",
 ]
 
 

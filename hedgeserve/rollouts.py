@@ -15,7 +15,19 @@ from hedgeserve.engines import make_engine
 from hedgeserve.engines.base import Engine
 from hedgeserve.errors import StateDirectoryError, UpdateRefusedError
 from hedgeserve.fleet import Edition, EventKind, Journal
-from hedgeserve.hedge import Count, Health, Observation, Plan, Rollout, Step, Strategy, Verdict, amend, look
+from hedgeserve.hedge import (
+    Count,
+    Health,
+    Observation,
+    Plan,
+    Rollout,
+    Step,
+    Strategy,
+    Verdict,
+    amend,
+    look,
+    waits_for,
+)
 from hedgeserve.metrics import Metrics
 from hedgeserve.redaction import redact
 from hedgeserve.replica import GoneReason, Replica, Role, State
@@ -65,6 +77,7 @@ class Rollouts:
         self._rollout: Rollout | None = None
         self._record: StoredRollout | None = None
         self._step: Step | None = None
+        self._seen: Observation | None = None
         self._running: set[int] = set()
         self._failures = 0
         self._last_failure = ""
@@ -91,6 +104,20 @@ class Rollouts:
     def under_way(self) -> Rollout | None:
         """The roll-out that goes on."""
         return self._rollout
+
+    @property
+    def step(self) -> Step | None:
+        """What was made of the last moment of the roll-out under way, with what the policy was asked."""
+        return self._step
+
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """How far the roll-out under way is and what it waits for now, in sentences; empty while there is none."""
+        if self._rollout is None or self._seen is None:
+            return ()
+        now_s = asyncio.get_running_loop().time()
+        seen = replace(self._seen, now_s=now_s, replicas=tuple(self.around.replicas()))
+        return waits_for(self._rollout, seen, at=_now(), update=self.spec.update)
 
     @property
     def editions(self) -> dict[int, Edition]:
@@ -126,6 +153,7 @@ class Rollouts:
             "ready": step.ready if step else 0,
             "left": step.left if step else None,
             "failures": self._failures,
+            "waits_for": list(self.waits_for),
             "can_roll_back": rollout.old_proven and rollout.strategy is not Strategy.ROLLBACK,
         }
 
@@ -204,6 +232,7 @@ class Rollouts:
     async def _look(self, seen: Observation) -> Step | None:
         """Where the roll-out stands, with all done that follows from it; None where none is under way."""
         self._running = {one.version for one in seen.replicas if one.version}
+        self._seen = seen
         step = None
         if self._rollout is None:
             await self._prove(seen)

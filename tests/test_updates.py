@@ -124,7 +124,8 @@ async def test_another_version_takes_the_place_of_the_old_one_without_a_lost_str
             done = await apply(service)
             assert done["version"] == {"now": 1, "then": 2, "digest": done["version"]["digest"]}
             least = 2
-            while service.status()["rollout"] is not None:
+            while (rollout := service.status()["rollout"]) is not None:
+                assert all(one.startswith("Version 2 (") for one in rollout["waits_for"][:1])
                 least = min(least, len(replicas(service, "ready")))
                 await asyncio.sleep(0.05)
             await eventually(lambda: clients.whole >= 12)

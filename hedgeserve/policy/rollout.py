@@ -20,7 +20,7 @@ _LEAST_JUDGED = 20
 """Attempts on the new version below which their failures are no rate."""
 _LEAST_ALL_BAD = 5
 """The same where not one of them has been answered."""
-_LEAVING = frozenset({State.DRAINING, State.TERMINATING})
+LEAVING = frozenset({State.DRAINING, State.TERMINATING})
 _SIGMAS = 2.0
 """Standard deviations by which a difference of rates must exceed the margin, so that chance takes nothing back."""
 
@@ -110,8 +110,11 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sides:
-    """Replicas of the new version, and of all others, that live."""
+class Sides:
+    """Replicas of the new version, and of all others, that live, in the order in which these are replaced.
+
+    ``baked`` are those of the new that have been ready for long enough to count.
+    """
 
     new: tuple[Replica, ...]
     old: tuple[Replica, ...]
@@ -120,10 +123,12 @@ class _Sides:
 
     @property
     def old_ready(self) -> list[Replica]:
+        """Those of other versions that are ready."""
         return [one for one in self.old if one.state is State.READY]
 
     @property
     def new_ready(self) -> list[Replica]:
+        """Those of the new version that are ready."""
         return [one for one in self.new if one.state is State.READY]
 
     @property
@@ -135,8 +140,8 @@ class _Sides:
 def look(rollout: Rollout, seen: Observation, *, at: datetime, update: UpdateSpec, health: Health) -> Step:
     """Judge this moment. ``at`` is UTC, the clock of the replicas' launches."""
     bake_s = 0.0 if rollout.strategy is Strategy.ROLLBACK else update.bake_time
-    sides = _sides(rollout, seen, bake_s)
-    left = sum(_is_old(rollout, one) and one.state not in _LEAVING for one in seen.replicas)
+    sides = sides_of(rollout, seen, bake_s)
+    left = sum(_is_old(rollout, one) and one.state not in LEAVING for one in seen.replicas)
     # Once clear, always clear: replicas come and go, and a roll-out must end some time.
     cleared_s = None if left else seen.now_s if rollout.cleared_s is None else rollout.cleared_s
     rollout = replace(rollout, cleared_s=cleared_s, new_proven=rollout.new_proven or bool(sides.baked))
@@ -155,7 +160,7 @@ def look(rollout: Rollout, seen: Observation, *, at: datetime, update: UpdateSpe
 
 def amend(step: Step, seen: Observation, plans: Sequence[Plan], *, update: UpdateSpec) -> Plan:
     """One plan of the policy's answers to the step's views: launches with their versions, and who makes room."""
-    rollout, sides = step.rollout, _sides(step.rollout, seen, _bake_s(step.rollout, update))
+    rollout, sides = step.rollout, sides_of(step.rollout, seen, bake_s_of(step.rollout, update))
     actions: list[Action] = []
     for view, plan in zip(step.views, plans, strict=True):
         actions += _with_versions(view, _without_bridges(plan, view, seen), rollout)
@@ -181,14 +186,16 @@ def _is_baked(replica: Replica, now_s: float, bake_s: float) -> bool:
     return replica.state is State.READY and now_s >= since_s + bake_s
 
 
-def _bake_s(rollout: Rollout, update: UpdateSpec) -> float:
+def bake_s_of(rollout: Rollout, update: UpdateSpec) -> float:
+    """For how long a new replica must have been ready before it counts; what has served before counts at once."""
     return 0.0 if rollout.strategy is Strategy.ROLLBACK else update.bake_time
 
 
-def _sides(rollout: Rollout, seen: Observation, bake_s: float) -> _Sides:
+def sides_of(rollout: Rollout, seen: Observation, bake_s: float) -> Sides:
+    """Who runs the new version and who another one; ``bake_s`` is for how long a new one must have been ready."""
     alive = [one for one in seen.replicas if one.alive and one.version]
     new = tuple(one for one in alive if one.version == rollout.new)
-    return _Sides(
+    return Sides(
         new=new,
         old=tuple(sorted((one for one in alive if one.version != rollout.new), key=_order)),
         external_ready=sum(one.version == 0 and one.state is State.READY for one in seen.replicas),
@@ -212,7 +219,7 @@ def _order(replica: Replica) -> tuple[bool, bool, float, str]:
 def _verdict(
     rollout: Rollout,
     seen: Observation,
-    sides: _Sides,
+    sides: Sides,
     *,
     at: datetime,
     update: UpdateSpec,
@@ -236,7 +243,7 @@ def _verdict(
     return Verdict.GOES_ON, ""
 
 
-def _why_back(rollout: Rollout, sides: _Sides, *, at: datetime, update: UpdateSpec, health: Health) -> str:
+def _why_back(rollout: Rollout, sides: Sides, *, at: datetime, update: UpdateSpec, health: Health) -> str:
     if health.failures >= update.max_failures:
         return f"{health.failures} of its replicas failed, the last with: {health.last_failure}"
     for one in sides.new:
@@ -270,7 +277,7 @@ def _share(bad: int, of: int) -> str:
 # What the policy is asked
 
 
-def _rolling_views(rollout: Rollout, seen: Observation, sides: _Sides, update: UpdateSpec) -> tuple[View, ...]:
+def _rolling_views(rollout: Rollout, seen: Observation, sides: Sides, update: UpdateSpec) -> tuple[View, ...]:
     hidden = {one.id for one in sides.old[: update.max_surge]}
     shown = replace(seen, replicas=tuple(one for one in seen.replicas if one.id not in hidden))
     if rollout.new_proven or not rollout.old_proven:
@@ -280,7 +287,7 @@ def _rolling_views(rollout: Rollout, seen: Observation, sides: _Sides, update: U
     return (View(shown, rollout.old, new_first=tries, bridged=True),)
 
 
-def _rollback_views(rollout: Rollout, seen: Observation, sides: _Sides) -> tuple[View, ...]:
+def _rollback_views(rollout: Rollout, seen: Observation, sides: Sides) -> tuple[View, ...]:
     hidden = {one.id for one in sides.old}
     shown = replace(seen, replicas=tuple(one for one in seen.replicas if one.id not in hidden))
     return (View(shown, rollout.new),)
@@ -300,7 +307,7 @@ def _blue_green_views(rollout: Rollout, seen: Observation) -> tuple[View, ...]:
     )
 
 
-def _blue_green_roles(rollout: Rollout, seen: Observation, sides: _Sides) -> dict[int, Role]:
+def _blue_green_roles(rollout: Rollout, seen: Observation, sides: Sides) -> dict[int, Role]:
     switched = rollout.switched_s is not None
     # Better an answer of the other set than none. The new set helps only where nothing else is ready, for it has
     # not been tried; the old one wherever too few of the new are.
@@ -350,7 +357,7 @@ def _with_versions(view: View, plan: Plan, rollout: Rollout) -> Iterable[Action]
 
 
 def _making_room(
-    rollout: Rollout, seen: Observation, sides: _Sides, plan: Plan, update: UpdateSpec, *, launching: bool
+    rollout: Rollout, seen: Observation, sides: Sides, plan: Plan, update: UpdateSpec, *, launching: bool
 ) -> Iterable[Drain | Terminate]:
     rule = Rule.ROLLBACK if rollout.strategy is Strategy.ROLLBACK else Rule.UPDATE
     match rollout.strategy:
@@ -369,7 +376,7 @@ def _making_room(
 
 
 def _rolling_room(
-    rollout: Rollout, seen: Observation, sides: _Sides, plan: Plan, update: UpdateSpec, *, launching: bool
+    rollout: Rollout, seen: Observation, sides: Sides, plan: Plan, update: UpdateSpec, *, launching: bool
 ) -> Iterable[Drain | Terminate]:
     hidden = {one.id for one in sides.old[: update.max_surge]}
     shown = [one for one in (*sides.old, *sides.new) if one.id not in hidden]
