@@ -49,7 +49,7 @@ from hedgeserve.replica import (
     ZoneId,
 )
 from hedgeserve.spec import Spec
-from hedgeserve.store import StoredReplica
+from hedgeserve.tables.replicas import StoredReplica
 from hedgeserve.tracing import Tracing
 
 if TYPE_CHECKING:

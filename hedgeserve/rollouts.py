@@ -32,7 +32,9 @@ from hedgeserve.metrics import Metrics
 from hedgeserve.redaction import redact
 from hedgeserve.replica import GoneReason, Replica, Role, State
 from hedgeserve.spec import ModelSpec, Spec
-from hedgeserve.store import Store, StoredReplica, StoredRollout, StoredVersion
+from hedgeserve.store import Store
+from hedgeserve.tables.replicas import StoredReplica
+from hedgeserve.tables.versions import StoredRollout, StoredVersion
 from hedgeserve.versions import Version, content_of, digest_of
 
 _FIRST = "first"

@@ -15,7 +15,8 @@ from hedgeserve.errors import HedgeServeError, NotRunningError, StateLockedError
 
 if TYPE_CHECKING:
     from hedgeserve.statedir import StateDirectory
-    from hedgeserve.store import Event, StoredReplica
+    from hedgeserve.tables.events import Event
+    from hedgeserve.tables.replicas import StoredReplica
 
 _LOOK_EVERY_S = 0.3
 _LET_GO_S = 15.0
