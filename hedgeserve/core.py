@@ -56,6 +56,7 @@ from hedgeserve.rollouts import Around, Rollouts
 from hedgeserve.spanexport import start_tracing
 from hedgeserve.spec import Cloud, Spec
 from hedgeserve.statedir import StateDirectory, resolve_state_dir
+from hedgeserve.statedisk import StateDisk
 from hedgeserve.status import Glance
 from hedgeserve.store import Store
 from hedgeserve.updates import Updates
@@ -134,6 +135,7 @@ class Service:
         self._directory: StateDirectory
         self._store: Store
         self._journal: Journal
+        self._disk: StateDisk
         self._resting: Resting
         self._money: Money
         self._drivers: Mapping[str, Driver]
@@ -173,6 +175,7 @@ class Service:
         self._stack.push_async_callback(self._store.close)
         generation = await self._store.acquire_lease(f"{socket.gethostname()}:{os.getpid()}")
         self._journal = Journal(self._store, spec.service.name)
+        self._disk = StateDisk(self._directory.path, self._store, self._record)
         if self._transcript_path is not None:
             await enter(await self._adviser.open_transcript(self._transcript_path))
         await self._adviser.recall(self._store)
@@ -246,7 +249,7 @@ class Service:
         )
         self._metrics.watch_troubles(
             {
-                "journal": lambda: bool(self._journal.trouble),
+                "journal": lambda: bool(self._disk.trouble),
                 "control_loop": lambda: bool(self._tick_trouble),
                 "entrance": lambda: bool(self._entrance.troubles),
                 "transcript": lambda: bool(self._adviser.trouble),
@@ -284,6 +287,7 @@ class Service:
         background = [
             group.create_task(measure_lag(self._metrics), name="loop lag"),
             group.create_task(prune(self._store, self._sampler), name="prune"),
+            group.create_task(self._disk.watch(), name="state disk"),
             group.create_task(self._entrance.watch(), name="entrance"),
             group.create_task(self._sampler.run(), name="history"),
             group.create_task(self._money.run(), name="money"),
@@ -574,6 +578,7 @@ class Service:
             scale=self._scale,
             outside=outside,
             resting=self._resting.why_nothing_runs,
+            halts=self._disk.halts,
             troubles=self._troubles(),
             boot_s=self._fleet.boot_s(),
         )
@@ -638,7 +643,7 @@ class Service:
         return await self._fleet.logs(ReplicaId(replica), lines)
 
     def _troubles(self) -> list[str]:
-        own = (self._journal.trouble, self._tick_trouble, self._adviser.trouble, self._money.trouble)
+        own = (self._disk.trouble, self._tick_trouble, self._adviser.trouble, self._money.trouble)
         return [text for text in own if text] + [*self._entrance.troubles, *self._fleet.troubles()]
 
     def _is_troubled(self, cloud: str) -> bool:

@@ -433,3 +433,18 @@ def test_an_answer_is_folded_to_a_terminal_and_one_line_a_sentence_elsewhere() -
     assert all(len(line) <= 50 for line in folded)
     assert len(folded) > len(plain)
     assert [*lines_of({**found, "because": [], "would_change": []})] == ["it is."]
+
+
+def test_no_launch_is_promised_while_the_journal_cannot_be_written() -> None:
+    """The policy would launch at once; but an intent must be on the disk before a cloud is asked."""
+    halted = scene(
+        READY[0], READY[1], halts="the journal is full", troubles=("the journal is full; free some space",)
+    )
+    answer = explain_now(halted)
+    assert "nothing is launched while the journal cannot be written" in answer.headline
+    assert "the journal is full; free some space" in answer.because
+    assert "would be launched" not in text(answer)
+    assert "once the journal can be written again, launches go on by themselves" in answer.would_change
+    zone = explain_zone(halted, C)
+    assert zone.headline == f"{C} is where the next spot replica goes once the journal can be written again"
+    assert any("the journal is full" in sentence for sentence in zone.because)

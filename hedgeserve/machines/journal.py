@@ -1,7 +1,7 @@
 """What happened and why, written down once for all readers: the store's event table and the log.
 
-A full disk must not stop a service that is serving: what cannot be written is logged, :attr:`Journal.trouble`
-says so (the status shows it), and the fleet goes on from memory. Only an *intent* must be on disk before a
+A full disk must not stop a service that is serving: what cannot be written is logged, whoever watches the store's
+disk says so (the status shows it), and the fleet goes on from memory. Only an *intent* must be on disk before a
 cloud is asked; :meth:`Journal.intend` therefore lets the error through.
 """
 
@@ -72,7 +72,7 @@ class Journal:
         self._store = store
         self._service = service
         self._log = structlog.get_logger("hedgeserve.fleet").bind(service=service)
-        self.trouble = ""
+        self._failing = False
         self.heard: Callable[[], None] = lambda: None
         self.paid: Callable[[datetime, float], None] = lambda at, usd: None
         self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
@@ -83,15 +83,9 @@ class Journal:
         Raises:
             StateDirectoryError: It could not be written, so no cloud may be asked.
         """
-        try:
-            replica = await self._store.new_replica(
-                self._service, offer=offer, token=token, reason=reason, now=datetime.now(UTC), version=version
-            )
-        except StateDirectoryError as error:
-            self.trouble = str(error)
-            raise
-        self.trouble = ""
-        return replica
+        return await self._store.new_replica(
+            self._service, offer=offer, token=token, reason=reason, now=datetime.now(UTC), version=version
+        )
 
     async def save(self, replica: Replica) -> None:
         """Write a replica's present state."""
@@ -150,9 +144,9 @@ class Journal:
         try:
             await writing
         except StateDirectoryError as error:
-            if not self.trouble:
+            if not self._failing:
                 self._log.error("the journal cannot be written; serving goes on from memory", error=str(error))
-            self.trouble = str(error)
+            self._failing = True
             return False
-        self.trouble = ""
+        self._failing = False
         return True

@@ -48,6 +48,8 @@ def explain_now(scene: Scene) -> Explanation:
         headline = f"{ready} ready of {format_count(target, 'replica')} needed"
         if scene.alive(Market.ON_DEMAND):
             headline += f"; {_bridge(scene)}"
+    if scene.halts:
+        headline += "; nothing is launched while the journal cannot be written"
     because += [
         f"{one.id} ({NAMES[one.market]}, {one.zone}) {scene.condition(one)}"
         for one in seen.replicas
@@ -58,6 +60,11 @@ def explain_now(scene: Scene) -> Explanation:
     return Explanation(
         NOW, f"{headline}; {format_usd_per_hour(usd_per_hour)}", once(because), once(_what_is_next(scene))
     )
+
+
+def _what_ends_the_halt(scene: Scene) -> Iterator[str]:
+    if scene.halts:
+        yield "once the journal can be written again, launches go on by themselves"
 
 
 def _bridge(scene: Scene) -> str:
@@ -102,6 +109,7 @@ def _what_is_next(scene: Scene) -> Iterator[str]:
         yield f"when the rest ends, at least {least} will run again, as `[replicas]` says"
         return
     yield from _arrivals(scene, scene.starting())
+    yield from _what_ends_the_halt(scene)
     if found := foresee(scene, lambda _: True):
         yield found.words(scene)
     if scene.plan.spot_wanted > len(scene.alive(Market.SPOT)):
@@ -248,9 +256,12 @@ def explain_zone(scene: Scene, zone: ZoneId) -> Explanation:
         because.append(scene.resting)
     because += [_standing(scene, one) for one in candidates]
     because += scene.outside.get(zone, ())
+    if scene.halts:
+        because.append(f"nothing is launched anywhere while the journal cannot be written: {scene.halts}")
     if state := scene.policy.zone_states().get(zone):
         because.append(f"in a word, as `hedgeserve status --json` has it: {state}")
-    changes = [sentence for one in candidates for sentence in _what_opens(scene, one)]
+    changes = [*_what_ends_the_halt(scene)]
+    changes += [sentence for one in candidates for sentence in _what_opens(scene, one)]
     if candidates and scene.plan.spot_wanted <= len(scene.alive(Market.SPOT)):
         changes.append("no spot replica is missing now: the next is launched when one is lost, or more are needed")
     return Explanation(str(zone), _zone_headline(scene, zone, candidates), once(because), once(changes))
@@ -265,6 +276,7 @@ def _zone_headline(scene: Scene, zone: ZoneId, candidates: Sequence[Candidate]) 
     market = NAMES[one.offer.market]
     if one.rank == 0:
         awake = " once the service runs again" if scene.resting else ""
+        awake = awake or (" once the journal can be written again" if scene.halts else "")
         return f"{zone} is where the next {market} replica goes{awake}"
     if one.rank is not None:
         return f"{zone} may be asked for {market}: it is number {one.rank + 1} in the order"

@@ -39,15 +39,16 @@ def foresee(scene: Scene, wanted: Callable[[Action], bool]) -> Foreseen | None:
     """The first wanted thing that the policy would do within the hour; None: nothing.
 
     First it is asked about the fleet as it is while time goes by; only then with replicas that start, those on
-    spot or all, ready when they should be.
+    spot or all, ready when they should be. Nothing is launched while that is halted.
     """
     if scene.resting:
         return None
+    heeded = (lambda action: not isinstance(action, Launch) and wanted(action)) if scene.halts else wanted
     starting = scene.starting()
     spot = [one for one in starting if one.market is Market.SPOT]
     found = None
     for coming in ([], spot, starting) if starting else ([],):
-        found = found or _look(scene, wanted, {one.id: ready_at_s(scene, one) for one in coming})
+        found = found or _look(scene, heeded, {one.id: ready_at_s(scene, one) for one in coming})
     scene.policy.plan(scene.observation)  # what the policy tells of its zones is as of now again
     return found
 

@@ -62,7 +62,8 @@ class Scene:
 
     ``plan`` and ``scale`` are the last decisions. ``outside`` holds, by zone, sentences on what is not even shown
     to the policy: offers that are not made, kinds of VM that rest. ``resting`` says why the service runs nothing
-    at all; empty: it is awake. ``boot_s`` is how long a replica takes until it is ready, going by the last ones.
+    at all; empty: it is awake. ``halts`` says why nothing is launched though the policy may want it. ``boot_s`` is
+    how long a replica takes until it is ready, going by the last ones.
     """
 
     at: datetime
@@ -74,6 +75,7 @@ class Scene:
     scale: ScaleDecision
     outside: Mapping[ZoneId, Sequence[str]]
     resting: str = ""
+    halts: str = ""
     troubles: Sequence[str] = ()
     boot_s: float | None = None
 

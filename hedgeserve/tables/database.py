@@ -9,7 +9,7 @@ must be there before a cloud is asked.
 import asyncio
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,8 @@ from hedgeserve.migrations import MIGRATIONS
 
 BUSY_TIMEOUT_S = 5.0
 """How long to wait for somebody who reads or copies the file with another tool."""
+
+_READS = ("SELECT", "PRAGMA")
 
 _WAL_BYTES = 16 * 2**20
 """What the write-ahead log may keep of the disk once its content is in the main file."""
@@ -37,6 +39,8 @@ class Database:
     def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
         self._path = path
         self._connection = connection
+        self.heard: Callable[[StateDirectoryError | None], None] = lambda refused: None
+        """Called after each write with None, and after whatever was refused with why."""
 
     @classmethod
     async def open(cls, path: Path) -> Self:
@@ -66,11 +70,16 @@ class Database:
     async def _run(self, sql: str, *values: object) -> Sequence[sqlite3.Row]:
         """One statement and all of its rows, committed; an ``IntegrityError`` is the caller's to explain."""
         try:
-            return list(await self._connection.execute_fetchall(sql, values))
+            rows = list(await self._connection.execute_fetchall(sql, values))
         except sqlite3.IntegrityError:
             raise
         except sqlite3.Error as error:
-            raise _explained(error, self._path) from error
+            refused = _explained(error, self._path)
+            self.heard(refused)
+            raise refused from error
+        if not sql.startswith(_READS):
+            self.heard(None)
+        return rows
 
 
 def _bring_up_to_date(path: Path) -> None:
