@@ -590,6 +590,7 @@ class Service:
         return {
             # A spec that a version brought back says all of its tables, also those that it has no use for.
             "spec": self.spec.model_dump(mode="json", exclude_unset=True, exclude_defaults=True),
+            "file": str(self._updates.file),
             "overridden": [dotted(path) for path in self.spec.origin.variables],
             "policy": self._adviser.policy.name,
             "memory": self._adviser.policy.export_memory(asyncio.get_running_loop().time()),

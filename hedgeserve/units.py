@@ -4,6 +4,7 @@ Inside the house a quantity is a plain number whose name carries the unit (``tim
 ``usd_per_hour``, ``body_bytes``). These functions are the only way from text to such a number.
 """
 
+import math
 import re
 from decimal import Decimal
 
@@ -135,6 +136,15 @@ def format_usd_per_hour(usd_per_hour: float) -> str:
     """A price as ``parse_usd_per_hour`` would read it: ``"2.50 USD/h"``."""
     digits = 2 if usd_per_hour >= 0.1 or usd_per_hour == 0 else 4
     return f"{usd_per_hour:.{digits}f} USD/h"
+
+
+def format_usd(usd: float) -> str:
+    """A sum with cents, or where it is smaller with as many digits as tell something: ``"12.50 USD"``,
+    ``"0.0042 USD"``."""
+    digits = 2
+    if usd and abs(usd) < 1:
+        digits = min(6, max(2, 1 - math.floor(math.log10(abs(usd)))))
+    return f"{usd:,.{digits}f} USD"
 
 
 def format_bytes(count: int) -> str:

@@ -59,6 +59,11 @@ class Updates:
         # Whoever starts in another directory later must not read another file.
         self._path = Path(rollouts.file.origin.source).absolute()
 
+    @property
+    def file(self) -> Path:
+        """The model file that the service goes by; it may have been edited since it was read."""
+        return self._path
+
     async def reload(self) -> bool:
         """Read the file again and heed it, as a service manager may ask for; what is wrong is told, not raised."""
         try:

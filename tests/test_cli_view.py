@@ -3,6 +3,7 @@
 import io
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from hedgeserve.console.view import status_view
@@ -56,16 +57,17 @@ def drawn(picture: dict[str, Any], width: int = 200) -> str:
 
 def test_the_first_lines_say_service_load_and_cost() -> None:
     """Rounded as people read it."""
-    assert drawn(status()).splitlines()[:3] == [
+    assert drawn(status()).splitlines()[:4] == [
         "chatty serving, demo at http://127.0.0.1:8000, up 3m20s",
-        "ready 1 of 2 (plan: 3 spot, 0 on-demand), 3 queued, 4 in flight, 50 requests",
+        "replicas: 1 ready of 2 needed (plan: 3 spot, 0 on-demand)",
+        "requests: 4 in flight, 3 queued, 50 since the start",
         "0.60 USD/h, 30% of the 2.00 USD/h that the target would cost on demand",
     ]
 
 
 def test_a_cost_without_comparison_stands_alone() -> None:
     """No pool has on-demand VMs, or nothing is wanted."""
-    assert drawn(status(on_demand_usd_per_hour=None)).splitlines()[2] == "0.60 USD/h"
+    assert drawn(status(on_demand_usd_per_hour=None)).splitlines()[3] == "0.60 USD/h"
 
 
 def test_a_replica_under_notice_shows_how_long_it_has() -> None:
@@ -95,3 +97,77 @@ def test_a_narrow_terminal_gets_one_line_for_each_event() -> None:
     lines = drawn(status(events=[event]), width=80).splitlines()
     assert lines[-1].startswith("10:20:30  chatty-1  long")
     assert lines[-1].rstrip().endswith("…")
+
+
+CLOUDY = [
+    replica(id=f"chatty-{number}", zone=zone, market=market, instance_type="g6.12xlarge", why="it answered " * 5)
+    for number, (zone, market) in enumerate(
+        [("aws/us-east-1/us-east-1a", "spot"), ("gcp/us-central1/us-central1-b", "on_demand")], 118
+    )
+]
+BUSY = status(
+    cost={
+        "spent_usd": 1062.31,
+        "baseline_usd": 3211.8,
+        "saved_usd": 2149.49,
+        "forecast_month_usd": 2095.12,
+        "budget": [{"limit_usd": 80, "period": "day", "used_ratio": 0.85, "state": "no_spares"}],
+    },
+    replicas=[
+        *CLOUDY,
+        replica(id="chatty-120", zone="aws/us-east-1/us-east-1b", state="noticed", notice_in_s=98.0),
+    ],
+    events=[
+        {"at": f"2026-01-01T10:20:{second}+00:00", "replica": "chatty-119", "zone": None, "message": "asked " * 30}
+        for second in range(30, 42)
+    ],
+)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_picture_keeps_to_the_width_of_the_terminal(width: int) -> None:
+    """No line is broken in a word or in a row: what has no room is left out, the reasons first."""
+    lines = drawn(BUSY, width).splitlines()
+    assert max(map(len, lines)) <= width
+    rows = [line for line in lines if line.startswith("chatty-")]
+    assert len(rows) == 3, "one line a replica"
+    heading = next(line.split() for line in lines if line.startswith("replica "))
+    assert heading[:4] == ["replica", "zone", "market", "state"]
+    assert ("why" in heading) == (width == 120)
+    assert heading[-3 if width == 120 else -2 :][:2] == ["in", "flight"]
+    assert rows[0].split()[1] == "aws/us-east-1a", "the region is in the zone's name already"
+    assert "noticed, ends in 98s" in rows[1]
+    assert [line.rstrip().endswith("…") for line in lines[-12:]] == [True] * 12, "one line an event"
+    months = [line.rstrip() for line in lines if "USD (67%)" in line or "forecast" in line]
+    assert all(line.startswith(("this month", "  ")) for line in months), "money is broken between its parts"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_live_picture_shows_the_newest_events_that_have_room(width: int) -> None:
+    """The terminal would cut the end off, and that is where the news is."""
+    out = io.StringIO()
+    console = Console(file=out, width=width, height=16, color_system=None, force_terminal=True)
+    console.print(status_view(BUSY, fits_height=True))
+    lines = out.getvalue().splitlines()
+    assert len(lines) <= 15
+    assert lines[-1].startswith("10:20:41")
+    assert lines[-2].startswith("10:20:40")
+
+
+def month(**changes: Any) -> str:
+    cost = {
+        "spent_usd": 0.0116,
+        "baseline_usd": 0.0078,
+        "saved_usd": -0.0037,
+        "forecast_month_usd": None,
+        "budget": [],
+    }
+    return next(line for line in drawn(status(cost=cost | changes)).splitlines() if line.startswith("this month"))
+
+
+def test_small_sums_have_the_digits_that_tell_something_and_nothing_is_compared_too_early() -> None:
+    """While spot and on-demand boot side by side, "34% more" would speak of the boots alone."""
+    assert month().rstrip() == "this month 0.012 USD spent"
+    later = {"spent_usd": 0.2, "baseline_usd": 0.5, "saved_usd": 0.3}
+    assert month(**later).rstrip() == "this month 0.20 USD spent, 0.30 USD (60%) saved against on-demand alone"
+    assert month(spent_usd=0.0).rstrip() == "this month 0.00 USD spent"

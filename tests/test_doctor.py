@@ -334,6 +334,27 @@ async def test_servers_that_will_not_do_are_told_apart(short_dir: Path) -> None:
     assert (one.verdict, "cannot be reached" in one.message) == (Verdict.FAILURE, True)
 
 
+async def test_a_redirect_is_not_followed_as_probes_do_not(short_dir: Path) -> None:
+    """Nobody sends a key where a server points; where it points is said without what may be secret."""
+    spec = spec_of(short_dir, model='id = "org/m"\nengine = "vllm"')
+    asked: list[str] = []
+
+    def elsewhere(request: web.Request) -> Any:
+        asked.append(request.path)
+        return web.Response(
+            status=307, headers={"Location": "https://u:hush@other.example:8443/v1/models?key=hush"}
+        )
+
+    async with server(v1__models=elsewhere) as one:
+        [found] = (await examine_servers(spec, (one,))).findings
+    assert found.verdict is Verdict.FAILURE
+    assert found.message == (
+        "it redirects to https://other.example:8443, and HedgeServe follows no redirect: name the engine's own "
+        "address in the pool's urls"
+    )
+    assert asked == ["/v1/models"]
+
+
 # The verb
 
 

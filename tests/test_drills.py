@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from hedgeserve.console.drill import _readiness
 from hedgeserve.drills.lessons import Lessons
 from hedgeserve.drills.request import DrillError, DrillKind, DrillRequest
 from hedgeserve.drills.review import Watch, review
@@ -315,3 +316,26 @@ def test_the_aftermath_of_a_drill_is_not_heard() -> None:
     assert lessons.end(0.0) is None
     assert not lessons.admit(lost(EAST, 1.0, staged=True))
     assert lessons.admit(lost(EAST, 1.0, staged=False))
+
+
+@pytest.mark.parametrize(
+    ("launched_s", "ready_again_s", "restored_s", "said"),
+    [
+        (0.8, 6.6, 6.6, "launched after 800ms, ready after 6.6s"),
+        (
+            0.8,
+            None,
+            5.0,
+            "launched after 800ms, still starting when the drill ended: capacity was back without it",
+        ),
+        (0.0, None, None, "launched at once, not ready in time"),
+        (None, None, 0.0, "none was launched: enough were ready without one"),
+        (None, None, None, "none was launched"),
+    ],
+)
+def test_a_replacement_that_was_not_seen_ready_is_explained(
+    launched_s: float | None, ready_again_s: float | None, restored_s: float | None, said: str
+) -> None:
+    """A drill passes when capacity is back, and that need not be the replacement's doing."""
+    times = {"launched_s": launched_s, "ready_again_s": ready_again_s, "restored_s": restored_s}
+    assert _readiness(times) == said

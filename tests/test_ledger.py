@@ -134,7 +134,7 @@ def test_the_forecast_goes_on_as_the_last_day() -> None:
     now = datetime(2026, 11, 16, tzinfo=UTC)
     day = timedelta(days=1)
     assert forecast_month_usd(month_usd=7, lately_usd=2, lately=day, now=now) == pytest.approx(37)
-    assert forecast_month_usd(month_usd=7, lately_usd=2, lately=timedelta(seconds=1), now=now) is None
+    assert forecast_month_usd(month_usd=7, lately_usd=2, lately=timedelta(minutes=59), now=now) is None
 
 
 async def test_the_books_are_read_from_the_journal(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hedgeserve.units import (
     format_bytes,
     format_duration,
+    format_usd,
     format_usd_per_hour,
     parse_bytes,
     parse_duration_s,
@@ -89,4 +90,11 @@ def test_what_is_written_for_programs_is_short_where_it_can_be() -> None:
     assert [write_duration(seconds) for seconds in (0, 90, 3661.0, 0.25)] == ["0s", "1m30s", "3661s", "250ms"]
     assert [write_usd_per_hour(usd) for usd in (0, 2.5, 1.234, 0.00001)] == [
         "0.00 USD/h", "2.50 USD/h", "1.234 USD/h", "0.00001 USD/h",
+    ]  # fmt: skip
+
+
+def test_sums_have_cents_or_what_tells_something() -> None:
+    """0.00 USD for something that was paid tells nobody anything."""
+    assert [format_usd(usd) for usd in (0, 1234.567, 0.5, 0.0116, 0.00042, -0.0037, 1e-9)] == [
+        "0.00 USD", "1,234.57 USD", "0.50 USD", "0.012 USD", "0.00042 USD", "-0.0037 USD", "0.000000 USD",
     ]  # fmt: skip

@@ -13,61 +13,11 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from hedgeserve.errors import HedgeServeError, JudgedError, LimitError, NotRunningError
-from hedgeserve.statedir import admin_socket_in, resolve_state_dir, state_root
+from hedgeserve.statedir import admin_socket_in
 
 _ANSWER_S = 30.0
 _FOLLOW_EVERY_S = 0.5
 _MOST_EVENTS = 1000
-
-
-def find_state_dir(
-    model: str | None, state_dir: str | None, service: str | None, environ: Mapping[str, str]
-) -> Path:
-    """The state directory of the service that was named, or of the only one that runs under the default root.
-
-    Raises:
-        SpecError: The model file that names it is wrong.
-        NotRunningError: None was named, and not exactly one runs; says which there are.
-    """
-    if model is not None:
-        from hedgeserve.specfile import load_spec
-
-        spec = load_spec(model, environ, surroundings=False)
-        return resolve_state_dir(spec.service.name, spec.service.state_dir, environ)
-    if state_dir is not None:
-        return Path(state_dir).expanduser().absolute()
-    if service is not None:
-        return resolve_state_dir(service, "", environ)
-    return _only_running(environ)
-
-
-def _only_running(environ: Mapping[str, str]) -> Path:
-    root = state_root(environ)
-    try:
-        below = sorted(path for path in root.iterdir() if path.is_dir())
-    except OSError:
-        below = []
-    running = [path for path in (root, *below) if answers(path)]
-    if len(running) == 1:
-        return running[0]
-    name_one = "name one with MODEL.toml, --service or --state-dir"
-    if running:
-        names = ", ".join(path.name for path in running)
-        raise NotRunningError(f"{len(running)} services run under {root}: {names}; {name_one}")
-    ended = [path.name for path in below if (path / "journal.db").exists()]
-    there = f" (not running: {', '.join(ended)})" if ended else ""
-    raise NotRunningError(f"no service runs under {root}{there}; start one with `hedgeserve serve`, or {name_one}")
-
-
-def answers(directory: Path) -> bool:
-    """Whether a service that holds this state directory answers."""
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(2.0)
-            probe.connect(str(directory / "admin.sock"))
-    except OSError:
-        return False
-    return True
 
 
 class AdminClient:

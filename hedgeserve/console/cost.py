@@ -10,11 +10,16 @@ from typing import Any
 import click
 
 from hedgeserve.books import read_account
-from hedgeserve.console.admin import AdminClient, answers
+from hedgeserve.console.admin import AdminClient
 from hedgeserve.console.clouds import aligned
 from hedgeserve.console.since import parse_since
+from hedgeserve.console.which import answers
 from hedgeserve.hedge import Period, begin_of
-from hedgeserve.units import format_duration
+from hedgeserve.units import format_duration, format_usd
+
+_COMPARABLE_S = 600.0
+"""Before that spot and on-demand boot side by side, and a comparison would speak of the start alone."""
+_COMPARABLE = format_duration(_COMPARABLE_S)
 
 
 def show_cost(client: AdminClient, *, since: str | None, by: str | None, as_csv: bool, as_json: bool) -> None:
@@ -65,20 +70,25 @@ def _print_csv(told: Mapping[str, Any], by: str) -> None:
 
 def _print(told: Mapping[str, Any], by: str | None) -> None:
     spent, alone, saved = told["spent_usd"], told["baseline_on_demand_usd"], told["saved_usd"]
-    rows = [["spent", _usd(spent), f"since {told['since'][:16].replace('T', ' ')} UTC"]]
+    rows = [["spent", format_usd(spent), f"since {told['since'][:16].replace('T', ' ')} UTC"]]
     if alone is None:
         rows.append(["on demand", "not known", "no on-demand price was known in this time"])
     else:
         partly = told["baseline_unpriced_s"]
         why = f"without {format_duration(round(partly))} in which no price was known" if partly >= 1 else ""
-        rows.append(["on demand", _usd(alone), why or "what the same targets would have cost"])
-        share = f"{abs(saved) / alone:.0%} of that" if alone else ""
-        rows.append(["saved" if saved >= 0 else "lost", _usd(abs(saved)), share])
+        rows.append(["on demand", format_usd(alone), why or "what the same targets would have cost"])
+        ran_s = told["baseline_s"]
+        if ran_s >= _COMPARABLE_S:
+            share = f"{abs(saved) / alone:.0%} of that" if alone else ""
+            rows.append(["saved" if saved >= 0 else "lost", format_usd(abs(saved)), share])
+        elif ran_s:
+            so_far = f"after {format_duration(round(ran_s)) or '0s'} of serving; told from {_COMPARABLE} on"
+            rows.append(["saved", "not yet told", so_far])
     forecast = told["forecast_month_usd"]
     if forecast is not None:
-        rows.append(["this month", _usd(forecast), "forecast, if it goes on like the last day"])
+        rows.append(["this month", format_usd(forecast), "forecast, if it goes on like the last day"])
     for cap in told["caps"]:
-        used, limit = _usd(cap["used_usd"]), f"{cap['limit_usd']:g} USD/{cap['period']}"
+        used, limit = format_usd(cap["used_usd"]), f"{cap['limit_usd']:g} USD/{cap['period']}"
         what = f"{cap['used_ratio']:.0%} of {limit}: {cap['state'].replace('_', ' ')}"
         rows.append([cap["name"], used, what])
     for line in aligned(rows):
@@ -99,7 +109,3 @@ def _print_split(found: list[Mapping[str, Any]], by: str) -> None:
         rows.append(cells)
     for line in aligned(rows):
         click.echo(line.rstrip())
-
-
-def _usd(usd: float) -> str:
-    return f"{usd:,.2f} USD" if usd >= 1 or usd == 0 else f"{usd:.4f} USD"

@@ -93,22 +93,24 @@ def _print(report: Mapping[str, Any], sent: Loaded | None) -> None:
     if requests is None:  # the drill itself failed, through a mistake of ours
         click.echo(f"{report['drill']} failed: {report['cut_short']}")
         return
+    short = format_duration(report["short_s"]) or "0s"
     went = f", of {', '.join(report['victims'])}" if report["victims"] else ""
     rows = [
         ["drill", f"{report['drill']}{went}: {'passed' if report['ok'] else 'FAILED'}"],
-        ["requests", f"{requests['ended']} ended, {requests['lost']} lost, {requests['turned_away']} turned away"],
+        ["requests", f"{requests['ended']} ended during the drill, whoever sent them; {requests['lost']} lost, "
+         f"{requests['turned_away']} turned away"],
         ["moved early", str(requests["moved"])],
         ["continued", f"{requests['continued']} elsewhere, from the very token"],
         ["replayed", str(requests["replayed"])],
         ["retried", f"{requests['retried']} attempts, before their clients had a byte"],
-        ["replacement", f"launched {_after(report['launched_s'])}, ready {_after(report['ready_again_s'])}"],
-        ["capacity", f"back {_after(report['restored_s'])}; short for {format_duration(report['short_s'])}, "
+        ["replacement", _readiness(report)],
+        ["capacity", f"back {_after(report['restored_s'])}; short for {short}, "
          f"{report['least_ready']} of {report['wanted']} ready at the least"],
         ["extra cost", f"{report['extra_usd']:+.4f} USD"],
     ]  # fmt: skip
     if sent is not None:
         rows += [
-            ["our streams", f"{sent.whole} whole, {sent.failed} failed"],
+            ["our streams", f"{sent.whole} whole, {sent.failed} failed, also those that ended after the drill"],
             ["longest pause", f"{format_duration(round(sent.longest_pause_s, 2))} in the middle of an answer"],
             ["longest wait", f"{format_duration(round(sent.longest_wait_s, 2))} for an answer to begin"],
             ["same text", sent.compared()],
@@ -125,6 +127,19 @@ def _print(report: Mapping[str, Any], sent: Loaded | None) -> None:
         click.echo(f"{report['drill']} was cut short: {report['cut_short']}", err=True)
     elif report["restored_s"] is None:
         click.echo(f"Capacity was not back within {format_duration(report['within_s'])}.", err=True)
+
+
+def _readiness(report: Mapping[str, Any]) -> str:
+    """What became of the replacement; that the drill did not have to wait for it is said where it was so."""
+    back = report["restored_s"] is not None
+    if report["launched_s"] is None:
+        return f"none was launched{': enough were ready without one' if back else ''}"
+    launched = f"launched {_after(report['launched_s'])}"
+    if report["ready_again_s"] is not None:
+        return f"{launched}, ready {_after(report['ready_again_s'])}"
+    if back:
+        return f"{launched}, still starting when the drill ended: capacity was back without it"
+    return f"{launched}, not ready in time"
 
 
 def _after(seconds: float | None) -> str:

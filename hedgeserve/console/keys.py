@@ -113,7 +113,7 @@ def _row(key: Mapping[str, Any], now: datetime) -> tuple[str, ...]:
     used = "never"
     if key["last_used_at"]:
         age_s = (now - datetime.fromisoformat(key["last_used_at"])).total_seconds()
-        used = f"{_coarse(max(age_s, 60.0))} ago"
+        used = f"{_coarse(age_s)} ago" if age_s >= 60 else "less than 1m ago"  # it is known to the minute
     limits = [
         f"{key[field]:g} {unit}"
         for field, unit in (

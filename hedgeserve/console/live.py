@@ -64,7 +64,7 @@ class Picture:
     async def _refresh(self) -> None:
         try:
             while True:
-                self._live.update(status_view(self._service.status()), refresh=True)
+                self._live.update(status_view(self._service.status(), fits_height=True), refresh=True)
                 await asyncio.sleep(_REFRESH_S)
         except Exception:  # a picture that cannot be drawn must not end the service
             structlog.get_logger("hedgeserve.cli").exception("the live status failed; the service goes on")

@@ -29,7 +29,11 @@ _MOST_FAILURES = 100
 
 @dataclass(slots=True)
 class Loaded:
-    """What became of the streams. Pauses and waits count from the drill's beginning on."""
+    """What became of the streams.
+
+    ``whole`` counts those that ended after the drill's beginning, also after its end, and pauses and waits count
+    from there too. A stream that fails before is a failure all the same.
+    """
 
     whole: int = 0
     failed: int = 0
@@ -156,7 +160,7 @@ class Load:
                     self._found.failures.append(str(error) or type(error).__name__)
                 await asyncio.sleep(0.5)
             else:
-                self._found.whole += 1
+                self._found.whole += self._marked_s is not None
                 if self._marked_s is None:
                     self._undisturbed.setdefault(prompt, set()).add(said)
                 elif said in self._undisturbed.get(prompt, ()):

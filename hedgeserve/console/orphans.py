@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from hedgeserve.console.admin import answers
 from hedgeserve.console.clouds import aligned, drivers_apart
+from hedgeserve.console.which import answers
 from hedgeserve.drivers.base import Driver, Leftover, Machine
 from hedgeserve.drivers.catalogue import find_type
 from hedgeserve.drivers.clearance import Clearance, key_of, name_of

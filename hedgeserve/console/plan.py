@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import click
@@ -40,8 +41,10 @@ _TAKES = {
 _NAMES = {Market.SPOT: "spot", Market.ON_DEMAND: "on-demand", Market.EXTERNAL: "external"}
 
 
-def show_plan(model: str, *, as_json: bool) -> bool:
+def show_plan(model: str, directory: Path | None = None, *, as_json: bool) -> bool:
     """Print what serving this file would come to; false where it could not be served and JSON has said so.
+
+    ``directory`` is the state directory of the service to compare with; None: the one that the file names.
 
     Raises:
         SpecError: The file cannot be served, and the mistakes are to be told as messages.
@@ -55,7 +58,7 @@ def show_plan(model: str, *, as_json: bool) -> bool:
             raise
         print_problems(error, model)
         return False
-    made, quotes, remarks = make_plan(spec)
+    made, quotes, remarks = make_plan(spec, directory)
     for remark in [*remarks, *remarks_on(spec.pools)]:
         click.echo(remark, err=True)
     if not made.prospect.course.fleet:
@@ -71,7 +74,7 @@ def show_plan(model: str, *, as_json: bool) -> bool:
     return True
 
 
-def make_plan(spec: Spec) -> tuple[ServicePlan, list[Quote], list[str]]:
+def make_plan(spec: Spec, directory: Path | None = None) -> tuple[ServicePlan, list[Quote], list[str]]:
     """Ask the clouds for their prices and the running service, if there is one, for what it does; launch nothing.
 
     With the quotes that the plan was made from, and a sentence for each cloud that could not be asked. Blocking.
@@ -80,14 +83,14 @@ def make_plan(spec: Spec) -> tuple[ServicePlan, list[Quote], list[str]]:
         HedgeServeError: The service that runs does not say what it does.
     """
     quotes, remarks = asyncio.run(look_at_offers(spec))
-    running, remark = _what_runs(spec)
+    running, remark = _what_runs(spec, directory)
     offers = [offer for quote in quotes if (offer := quote.offer) is not None]
     externals = [zone for zone, _ in static_places(spec.pools).values()]
     return plan_service(spec, offers, running, externals=externals), quotes, [*remarks, *remark]
 
 
-def _what_runs(spec: Spec) -> tuple[Running | None, list[str]]:
-    directory = resolve_state_dir(spec.service.name, spec.service.state_dir, os.environ)
+def _what_runs(spec: Spec, directory: Path | None) -> tuple[Running | None, list[str]]:
+    directory = directory or resolve_state_dir(spec.service.name, spec.service.state_dir, os.environ)
     client = AdminClient(directory)
     try:
         return read_running(client.spec(), client.status()), []

@@ -3,16 +3,16 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hedgeserve.units import format_duration
+from hedgeserve.units import format_duration, format_usd
 
 _STATE_STYLES = {
     "ready": "green",
@@ -28,6 +28,9 @@ _MARKET_NAMES = {"spot": "spot", "on_demand": "on-demand", "external": "external
 _WATCH_EVERY_S = 1.0
 _WIDE_ENOUGH = 10_000
 _WHY_CHARACTERS = 70
+_WHY_LEAST_CHARACTERS = 24
+_LEAST_EVENTS = 2
+_COMPARABLE_H = 10 / 60
 
 
 def print_status(status: Mapping[str, Any]) -> None:
@@ -48,10 +51,10 @@ def watch_status(ask: Callable[[], Mapping[str, Any]], *, as_json: bool) -> None
                 else:
                     console.print(status_view(status))
                 time.sleep(_WATCH_EVERY_S)
-        with Live(status_view(ask()), console=console, auto_refresh=False) as live:
+        with Live(status_view(ask(), fits_height=True), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(_WATCH_EVERY_S)
-                live.update(status_view(ask()), refresh=True)
+                live.update(status_view(ask(), fits_height=True), refresh=True)
     except KeyboardInterrupt:
         return
 
@@ -61,18 +64,52 @@ def _stdout_console() -> Console:
     return Console(width=width, highlight=False, soft_wrap=False)
 
 
-def status_view(status: Mapping[str, Any]) -> RenderableType:
-    """The status as something to print: a headline, the load, the cost, the replicas, the latest events."""
-    parts: list[RenderableType] = [_headline(status), _load(status), _cost(status)]
-    if "cost" in status:
-        parts.append(_month(status["cost"]))
-    parts += [Text(f"trouble: {_clean(text)}", style="red") for text in status.get("trouble", ())]
-    parts += [Text(f"note: {_clean(note)}", style="dim") for note in status["plan"]["notes"]]
-    if rollout := status.get("rollout"):
-        parts.append(_rollout(rollout))
-    parts.append(_replicas(status["replicas"]))
-    parts += _events(status["events"])
-    return Group(*parts)
+def status_view(status: Mapping[str, Any], *, fits_height: bool = False) -> RenderableType:
+    """The status as something to print: a headline, the load, the cost, the replicas, the latest events.
+
+    It keeps to the width that it is printed at: lines are broken between what they say, and of a replica is shown
+    what has room. With ``fits_height`` only as many events as the terminal has lines left for, the newest.
+    """
+    return _View(status, fits_height=fits_height)
+
+
+class _View:
+    """A status, laid out when its width is known."""
+
+    def __init__(self, status: Mapping[str, Any], *, fits_height: bool) -> None:
+        self._status = status
+        self._fits_height = fits_height
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        status, width = self._status, options.max_width
+        parts: list[RenderableType] = [_headline(status, width), *_load(status), _cost(status)]
+        if "cost" in status:
+            parts.append(_month(status, width))
+        parts += [Text(f"trouble: {_clean(text)}", style="red") for text in status.get("trouble", ())]
+        parts += [Text(f"note: {_clean(note)}", style="dim") for note in status["plan"]["notes"]]
+        if rollout := status.get("rollout"):
+            parts.append(_rollout(rollout))
+        parts.append(_replicas(status["replicas"], width))
+        events = status["events"]
+        if self._fits_height:
+            lines = sum(len(console.render_lines(part, options)) for part in parts)
+            # One line stays free: where the last one is written too, terminals scroll.
+            events = events[-max(_LEAST_EVENTS, console.size.height - 1 - lines) :]
+        yield from parts
+        yield from _events(events)
+
+
+def _line(parts: Sequence[Text], width: int) -> Text:
+    """These parts with commas between them, in a new line where one has no room in the last."""
+    line, used = Text(), 0
+    for number, part in enumerate(parts):
+        fits = used + len(", ") + part.cell_len + len(",") <= width
+        if number:
+            line.append(", " if fits else ",\n  ")
+            used += 2 if fits else 2 - used
+        line.append_text(part)
+        used += part.cell_len
+    return line
 
 
 def _rollout(rollout: Mapping[str, Any]) -> Text:
@@ -85,13 +122,13 @@ def _rollout(rollout: Mapping[str, Any]) -> Text:
     )
 
 
-def _headline(status: Mapping[str, Any]) -> Text:
-    return Text.assemble(
-        (str(status["service"]), "bold"),
-        f" {_state(status)}, {_clean(status['model'])} at ",
-        (str(status["url"]), "bold"),
-        f", up {format_duration(round(status['uptime_s']))}",
-    )
+def _headline(status: Mapping[str, Any], width: int) -> Text:
+    parts = [
+        Text.assemble((str(status["service"]), "bold"), f" {_state(status)}"),
+        Text.assemble(f"{_clean(status['model'])} at ", (str(status["url"]), "bold")),
+        Text(f"up {format_duration(round(status['uptime_s'])) or '0s'}"),
+    ]
+    return _line(parts, width)
 
 
 def _state(status: Mapping[str, Any]) -> str:
@@ -100,15 +137,19 @@ def _state(status: Mapping[str, Any]) -> str:
     return str(status["state"] if rest == "awake" or status["state"] != "serving" else rest)
 
 
-def _load(status: Mapping[str, Any]) -> Text:
+def _load(status: Mapping[str, Any]) -> list[Text]:
     enough = status["ready"] >= status["target"]
     plan = status["plan"]
-    return Text.assemble(
-        "ready ",
-        (f"{status['ready']} of {status['target']}", "green" if enough else "yellow"),
-        f" (plan: {plan['spot_wanted']} spot, {plan['on_demand_wanted']} on-demand), "
-        f"{status['queued']} queued, {status['in_flight']} in flight, {status['requests_total']} requests",
+    replicas = Text.assemble(
+        "replicas: ",
+        (f"{status['ready']} ready of {status['target']} needed", "green" if enough else "yellow"),
+        f" (plan: {plan['spot_wanted']} spot, {plan['on_demand_wanted']} on-demand)",
     )
+    requests = (
+        f"requests: {status['in_flight']} in flight, {status['queued']} queued, "
+        f"{status['requests_total']} since the start"
+    )
+    return [replicas, Text(requests)]
 
 
 def _cost(status: Mapping[str, Any]) -> Text:
@@ -119,47 +160,85 @@ def _cost(status: Mapping[str, Any]) -> Text:
     return text
 
 
-def _month(cost: Mapping[str, Any]) -> Text:
+def _month(status: Mapping[str, Any], width: int) -> Text:
     """What this month has cost so far, and how much of each cap is used."""
-    text = Text(f"this month {cost['spent_usd']:.2f} USD spent")
+    cost = status["cost"]
+    parts = [Text(f"this month {format_usd(cost['spent_usd'])} spent")]
     saved, alone = cost["saved_usd"], cost["baseline_usd"]
-    if alone > 0:
+    # In its first minutes a service boots spot and on-demand side by side: that is no measure of what it saves.
+    if alone > 0 and alone >= (status["on_demand_usd_per_hour"] or 0.0) * _COMPARABLE_H:
         more = "saved against" if saved >= 0 else "more than"
-        text.append(f", {abs(saved):.2f} USD ({abs(saved) / alone:.0%}) {more} on-demand alone")
+        parts.append(Text(f"{format_usd(abs(saved))} ({abs(saved) / alone:.0%}) {more} on-demand alone"))
     if cost["forecast_month_usd"] is not None:
-        text.append(f", forecast {cost['forecast_month_usd']:.2f} USD")
+        parts.append(Text(f"forecast {format_usd(cost['forecast_month_usd'])}"))
     for cap in cost["budget"]:
         style = "red" if cap["state"] == "reached" else "yellow" if cap["used_ratio"] >= 0.8 else ""
         of = f"{cap['limit_usd']:g} USD/{cap['period']}"
-        text.append("; ").append(f"{cap['used_ratio']:.0%} of {of} used", style=style)
-    return text
+        parts.append(Text(f"{cap['used_ratio']:.0%} of {of} used", style=style))
+    return _line(parts, width)
 
 
-def _replicas(replicas: list[Mapping[str, Any]]) -> Table:
+def _replicas(replicas: Sequence[Mapping[str, Any]], width: int) -> Table:
+    """One line a replica: all that is known of it, or what has room."""
+    ordered = sorted(replicas, key=lambda one: (one["zone"], one["market"], one["id"]))
+    columns = {heading: [cell(one) for one in ordered] for heading, cell in _CELLS.items()}
+    if _width_of(columns) > width:
+        columns["zone"] = [_short(zone) for zone in columns["zone"]]
+    for heading in _DISPENSABLE:
+        if _width_of(columns) > width:
+            del columns[heading]
+    if "why" in columns:  # the table would take room from all columns alike
+        room = width - _width_of(columns) + min(_WHY_LEAST_CHARACTERS, max(map(len, ("why", *columns["why"]))))
+        columns["why"] = [why if len(why) <= room else f"{why[: room - 1]}…" for why in columns["why"]]
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("replica", "zone", "market", "state", "for", "USD/h", "requests", "why"):
-        right = heading in ("for", "USD/h", "requests")
+    for heading in columns:
         table.add_column(
-            heading, justify="right" if right else "left", no_wrap=heading != "why", overflow="ellipsis"
+            heading, justify="right" if heading in _NUMBERS else "left", no_wrap=True, overflow="ellipsis"
         )
-    for replica in sorted(replicas, key=lambda one: (one["zone"], one["market"], one["id"])):
-        state = str(replica["state"])
-        notice_in_s = replica["notice_in_s"]
-        shown = state if notice_in_s is None else f"{state}, ends in {max(0.0, notice_in_s):.0f}s"
-        table.add_row(
-            Text(str(replica["id"])),
-            Text(str(replica["zone"])),
-            _MARKET_NAMES.get(replica["market"], str(replica["market"])),
-            Text(shown, style=_STATE_STYLES.get(state, "")),
-            format_duration(round(replica["since_s"])),
-            f"{replica['usd_per_hour']:.2f}",
-            str(replica["outstanding"]),
-            Text(shorten(_clean(replica["why"]), _WHY_CHARACTERS, placeholder="…"), style="dim"),
-        )
+    for number, replica in enumerate(ordered):
+        styles = {"state": _STATE_STYLES.get(str(replica["state"]), ""), "why": "dim"}
+        table.add_row(*(Text(cells[number], style=styles.get(heading, "")) for heading, cells in columns.items()))
     return table
 
 
-def _events(events: list[Mapping[str, Any]]) -> Iterator[Text]:
+def _width_of(columns: Mapping[str, Sequence[str]]) -> int:
+    """What these columns need; reasons may be cut, down to what still tells something."""
+    needed = {heading: max(map(len, (heading, *cells))) for heading, cells in columns.items()}
+    if "why" in needed:
+        needed["why"] = min(needed["why"], _WHY_LEAST_CHARACTERS)
+    return sum(needed.values()) + _GAP * (len(needed) - 1)
+
+
+def _short(zone: str) -> str:
+    """A zone without its region, where its own name says that too: ``aws/us-east-1a``."""
+    cloud, _, rest = zone.partition("/")
+    region, _, name = rest.partition("/")
+    return f"{cloud}/{name}" if region and name.startswith(region) else zone
+
+
+def _state_of(replica: Mapping[str, Any]) -> str:
+    notice_in_s = replica["notice_in_s"]
+    state = _clean(replica["state"])
+    return state if notice_in_s is None else f"{state}, ends in {max(0.0, notice_in_s):.0f}s"
+
+
+_CELLS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "replica": lambda one: _clean(one["id"]),
+    "zone": lambda one: _clean(one["zone"]),
+    "market": lambda one: _MARKET_NAMES.get(one["market"], _clean(one["market"])),
+    "state": _state_of,
+    "for": lambda one: format_duration(round(one["since_s"])) or "0s",
+    "USD/h": lambda one: f"{one['usd_per_hour']:.2f}",
+    "in flight": lambda one: str(one["outstanding"]),
+    "why": lambda one: shorten(_clean(one["why"]), _WHY_CHARACTERS, placeholder="…"),
+}
+_NUMBERS = frozenset({"for", "USD/h", "in flight"})
+_DISPENSABLE = ("why", "for", "USD/h")
+"""What is left out first where there is no room: the events say why, too."""
+_GAP = 2
+
+
+def _events(events: Sequence[Mapping[str, Any]]) -> Iterator[Text]:
     names = [str(event["replica"] or event["zone"] or "") for event in events]
     width = max(map(len, names), default=0)
     for event, name in zip(events, names, strict=True):

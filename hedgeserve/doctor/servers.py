@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
@@ -12,6 +12,7 @@ from hedgeserve.drivers.static import StaticServer
 from hedgeserve.spec import EngineName, Spec
 
 _ANSWER_S = 10.0
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _OLDEST_VLLM = (0, 8)
 
 
@@ -67,8 +68,8 @@ async def _vllm(
     if trouble or status != 200:
         found.warn(
             f"{place} failover",
-            f"/detokenize answers {trouble or status}: cut answers can only be replayed from their start; "
-            "let this path through to vLLM",
+            f"/detokenize: {trouble or f'it answers {status}'}; cut answers can only be replayed from their "
+            "start: let this path through to vLLM",
         )
     else:
         found.ok(f"{place} failover", "/detokenize answers: cut answers can go on from their token")
@@ -80,7 +81,12 @@ async def _ask(
     """The answer's JSON, its status, and what stood in the way."""
     headers = {"Authorization": f"Bearer {server.api_key}"} if server.api_key else {}
     try:
-        async with session.request(method, server.url + path, json=body, headers=headers) as response:
+        # As probes do it: a redirect is an answer, and nobody sends a key where a server points.
+        async with session.request(
+            method, server.url + path, json=body, headers=headers, allow_redirects=False
+        ) as response:
+            if response.status in _REDIRECTS:
+                return None, response.status, _redirected(server.url + path, response.headers.get("location", ""))
             try:
                 return await response.json(content_type=None), response.status, ""
             except ValueError:
@@ -95,6 +101,18 @@ async def _ask(
         return None, 0, f"no answer within {_ANSWER_S:.0f} s; is it up, and a firewall between?"
     except (aiohttp.ClientError, OSError) as error:
         return None, 0, f"it cannot be reached: {error}; is it up?"
+
+
+def _redirected(asked: str, location: str) -> str:
+    """What a redirect means here; of where it leads only what holds no secret."""
+    try:
+        to = urlsplit(urljoin(asked, location))
+        base = f"{to.scheme}://{to.hostname or ''}{f':{to.port}' if to.port else ''}"
+    except ValueError:
+        base = ""
+    where = f" to {base}" if base and location else ""
+    own = "name the engine's own address in the pool's urls"
+    return f"it redirects{where}, and HedgeServe follows no redirect: {own}"
 
 
 def _ids(told: Any) -> list[str] | None:

@@ -17,6 +17,8 @@ from hedgeserve.replica import Market, Offer, Replica
 _INSTANT = timedelta(microseconds=1)
 _PERIODS_KEPT = 4
 _COSTLIEST = 200
+_LEAST_FOR_A_FORECAST = timedelta(hours=1)
+"""Less than this is the boots of a start, and says nothing of a month."""
 DAY = timedelta(days=1)
 
 
@@ -201,6 +203,7 @@ class Account:
             "until": self.until.isoformat(timespec="seconds"),
             "spent_usd": round(spent, 6),
             "baseline_on_demand_usd": None if baseline is None else round(baseline, 6),
+            "baseline_s": round(sum(one.seconds for one in self.baseline), 1),
             "baseline_unpriced_s": round(sum(one.unpriced_s for one in self.baseline), 1),
             "saved_usd": None if saved is None else round(saved, 6),
             "saved_ratio": None if saved is None or not baseline else round(saved / baseline, 4),
@@ -214,7 +217,7 @@ KEYS = ("day", "zone", "market", "purpose", "replica")
 
 def forecast_month_usd(*, month_usd: float, lately_usd: float, lately: timedelta, now: datetime) -> float | None:
     """What the month (UTC) of ``now`` will have cost if it goes on as ``lately``; None: too little is known."""
-    if lately < timedelta(minutes=1):
+    if lately < _LEAST_FOR_A_FORECAST:
         return None
     left = end_of(Period.MONTH, now) - now
     return month_usd + lately_usd * (left / lately)

@@ -3,12 +3,16 @@
 import json
 import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from hedgeserve.errors import StateDirectoryError
 from hedgeserve.replica import ReplicaId, ZoneId
-from hedgeserve.tables.database import Database, text_of
+from hedgeserve.tables.database import BUSY_TIMEOUT_S, Database, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,26 @@ class EventTable(Database):
             keep,
         )
         return len(forgotten)
+
+
+def events_in(path: Path, *, limit: int, replica: str | None = None) -> list[Event]:
+    """The newest ``limit`` events of a journal, oldest first, whether or not a process has it open. Blocking.
+
+    Raises:
+        StateDirectoryError: There is no journal, or it cannot be read.
+    """
+    try:
+        if not path.exists():
+            raise StateDirectoryError(f"there is no journal {path}: no service has run with this state directory")
+        uri = f"file:{quote(str(path))}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as database:
+            database.row_factory = sqlite3.Row
+            rows = database.execute(
+                "SELECT * FROM events WHERE ?1 IS NULL OR replica = ?1 ORDER BY id DESC LIMIT ?2", (replica, limit)
+            ).fetchall()
+    except (sqlite3.Error, PermissionError) as error:
+        raise StateDirectoryError(f"the journal {path} cannot be read: {error}") from error
+    return [_event(row) for row in reversed(rows)]
 
 
 def _event(row: sqlite3.Row) -> Event:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hedgeserve.console.backtestflags import duration
-from hedgeserve.verbs.group import EXIT_FAILED, Duration, agreement, client_of, target, verb
+from hedgeserve.verbs.group import EXIT_FAILED, Duration, agreement, client_of, model_of, target, verb
 
 
 @verb()
@@ -70,7 +70,7 @@ def apply(
     """
     from hedgeserve.console.update import apply_model
 
-    client = client_of(model, state_dir, service)
+    client = client_of(model, state_dir, service, of_file=True)
     agreed = agreement(yes, "Nothing was changed.")
     apply_model(client, model, why=why, dry_run=dry_run, as_json=as_json, agreed=agreed)
 
@@ -171,17 +171,18 @@ def down(model: str | None, state_dir: str | None, service: str | None, yes: boo
 
 
 @verb()
-@click.argument("model", default="model.toml")
+@click.argument("model", required=False)
 @click.option("--service", metavar="NAME", help="Only of this service, which may have no journal here.")
 @click.option("--remove", is_flag=True, help="Take away what may go, after asking.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def orphans(model: str, service: str | None, remove: bool, yes: bool, as_json: bool) -> None:
+def orphans(model: str | None, service: str | None, remove: bool, yes: bool, as_json: bool) -> None:
     """Find VMs and leftovers that belong to no service.
 
-    Looks in the clouds and regions of MODEL (model.toml) for all that bears HedgeServe's tags and that no journal
-    on this machine owns. What a controller on another machine may need is removed only with its --service NAME.
+    Looks in the clouds and regions of MODEL (model.toml, else that of the only service that runs) for all that
+    bears HedgeServe's tags and that no journal on this machine owns. What a controller on another machine may need
+    is removed only with its --service NAME.
     """
     from hedgeserve.console.orphans import show_orphans
 
-    show_orphans(model, service=service, remove=remove, as_json=as_json, agreed=agreement(yes))
+    show_orphans(model_of(model), service=service, remove=remove, as_json=as_json, agreed=agreement(yes))

@@ -15,6 +15,8 @@ import click
 from hedgeserve.errors import HedgeServeError, LimitError, SpecError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hedgeserve.console.admin import AdminClient
 
 EXIT_FAILED, EXIT_MISUSED, EXIT_REFUSED, EXIT_TAKEN_DOWN = 1, 2, 3, 4
@@ -89,12 +91,38 @@ def target(command: _Command) -> _Command:
     return command
 
 
-def client_of(model: str | None, state_dir: str | None, service: str | None) -> "AdminClient":
-    from hedgeserve.console.admin import AdminClient, find_state_dir
+def client_of(
+    model: str | None, state_dir: str | None, service: str | None, *, stopped: bool = False, of_file: bool = False
+) -> "AdminClient":
+    """What asks the service that is meant: the one that was named, else the only one that runs.
 
-    if sum(given is not None for given in (model, state_dir, service)) > 1:
-        raise click.UsageError("MODEL, --state-dir and --service are three ways to name one service; give one.")
-    return AdminClient(find_state_dir(model, state_dir, service, os.environ))
+    ``stopped``: the verb can do with the journal of one that has stopped. ``of_file``: MODEL is a file that the
+    verb works on, whichever service is named beside it.
+    """
+    from hedgeserve.console.admin import AdminClient
+    from hedgeserve.console.which import find_state_dir
+
+    names = (state_dir, service) if of_file else (model, state_dir, service)
+    if sum(given is not None for given in names) > 1:
+        ways = "--state-dir and --service are two" if of_file else "MODEL, --state-dir and --service are three"
+        raise click.UsageError(f"{ways} ways to name one service; give one.")
+    return AdminClient(find_state_dir(model, state_dir, service, os.environ, stopped=stopped))
+
+
+def model_of(model: str | None, directory: "Path | None" = None) -> str:
+    """The model file that is meant: the one that was named, that of the service with this state directory,
+    ``model.toml`` of this folder, or that of the only service that runs. Says so where it was not to be expected.
+    """
+    from hedgeserve.console.which import find_model, served_file
+
+    if model is None and directory is not None:
+        asked: Path | None
+        found, asked = served_file(directory), directory
+    else:
+        found, asked = find_model(model, os.environ)
+    if asked is not None:
+        click.echo(f"Going by {found}, as the service at {asked} does.", err=True)
+    return found
 
 
 class Duration(click.ParamType[float]):

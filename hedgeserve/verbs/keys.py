@@ -68,7 +68,7 @@ def keys_list(model: str | None, state_dir: str | None, service: str | None, as_
     """Show the issued keys: whose, until when, how limited, when last used."""
     from hedgeserve.console.keys import list_keys
 
-    list_keys(client_of(model, state_dir, service), as_json=as_json)
+    list_keys(client_of(model, state_dir, service, stopped=True), as_json=as_json)
 
 
 @keys.command("revoke")

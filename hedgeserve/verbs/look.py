@@ -2,7 +2,6 @@
 
 import json
 import os
-from typing import Any
 
 import click
 
@@ -51,11 +50,11 @@ def cost(
     """Show what was spent, and saved against on-demand alone.
 
     With the month's forecast and the caps of [budget]. Of a service that runs, or from the journal of one that
-    has stopped: name it then.
+    has stopped.
     """
     from hedgeserve.console.cost import show_cost
 
-    client = client_of(model, state_dir, service)
+    client = client_of(model, state_dir, service, stopped=True)
     try:
         show_cost(client, since=since, by=by, as_csv=as_csv, as_json=as_json)
     except ValueError as error:
@@ -66,7 +65,9 @@ def cost(
 @target
 @click.option("--follow", "-f", is_flag=True, help="Go on with new events until Ctrl-C or the service's end.")
 @click.option("--replica", metavar="ID", help="Only events of this replica.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many at most.")
+@click.option(
+    "--limit", "-n", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many at most."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def events(
     model: str | None,
@@ -77,20 +78,14 @@ def events(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Print what happened and why, oldest first."""
-    client = client_of(model, state_dir, service)
-    for event in client.events(limit=limit, replica=replica, follow=follow):
-        click.echo(json.dumps(event) if as_json else _event_line(event))
+    """Print what happened and why, oldest first.
 
+    The newest ones, of a service that runs, or from the journal of one that has stopped.
+    """
+    from hedgeserve.console.events import show_events
 
-def _event_line(event: dict[str, Any]) -> str:
-    who = event["replica"] or event["zone"] or "-"
-    return f"{event['at'][:19]}Z  {event['kind']:<10}  {who}  {_plain(event['message'])}"
-
-
-def _plain(text: str) -> str:
-    """The text without characters that would do something to a terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    client = client_of(model, state_dir, service, stopped=True)
+    show_events(client, limit=limit, replica=replica, follow=follow, as_json=as_json)
 
 
 @verb()
@@ -154,4 +149,4 @@ def report(
     """
     from hedgeserve.console.report import write_report
 
-    write_report(client_of(model, state_dir, service), model, out=out, log=log, environ=os.environ)
+    write_report(client_of(model, state_dir, service, stopped=True), model, out=out, log=log, environ=os.environ)

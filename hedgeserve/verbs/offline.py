@@ -8,7 +8,7 @@ import click
 
 from hedgeserve._version import __version__
 from hedgeserve.errors import HedgeServeError
-from hedgeserve.verbs.group import EXIT_FAILED, EXIT_MISUSED, verb
+from hedgeserve.verbs.group import EXIT_FAILED, EXIT_MISUSED, client_of, model_of, target, verb
 
 
 @verb()
@@ -79,18 +79,20 @@ def offers(model: str, as_json: bool) -> None:
 
 
 @verb()
-@click.argument("model", default="model.toml")
+@target
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def plan(model: str, as_json: bool) -> None:
+def plan(model: str | None, state_dir: str | None, service: str | None, as_json: bool) -> None:
     """Show what serving would launch, cost and risk.
 
-    What the policy of MODEL (model.toml) would launch where, at what price, and how many replicas are left when a
-    zone, a region or a cloud goes. Where the service runs: which keys changed, and what would come of it. Launches
-    nothing.
+    What the policy of MODEL (model.toml, else that of the only service that runs) would launch where, at what
+    price, and how many replicas are left when a zone, a region or a cloud goes. Where the service runs: which keys
+    changed, and what would come of it. Launches nothing.
     """
     from hedgeserve.console.plan import show_plan
 
-    if not show_plan(model, as_json=as_json):
+    named = state_dir is not None or service is not None
+    directory = client_of(model, state_dir, service, of_file=True).directory if named else None
+    if not show_plan(model_of(model, directory), directory, as_json=as_json):
         sys.exit(EXIT_MISUSED)
 
 

@@ -94,7 +94,7 @@ def record(
 
     The service may be running or not.
     """
-    journal = client_of(model, state_dir, service).directory / "journal.db"
+    journal = client_of(model, state_dir, service, stopped=True).directory / "journal.db"
     from hedgeserve.console.traces import record_traces
 
     try:

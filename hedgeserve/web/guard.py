@@ -26,7 +26,8 @@ HEADER = "x-hedgeserve"
 _TICKETS = 32
 _SAFE = frozenset({"GET", "HEAD"})
 _ASK = (
-    "`hedgeserve ui` prints a link that signs a browser in; programs send `Authorization: Bearer` with the token"
+    "`hedgeserve ui` prints a link that signs a browser in; programs send `Authorization: Bearer` with the token, "
+    "which is in the file `admin_token` of the service's state directory"
 )
 
 
