@@ -581,6 +581,7 @@ class Service:
             halts=self._disk.halts,
             troubles=self._troubles(),
             boot_s=self._fleet.boot_s(),
+            rolling=self._rollouts.rolling,
         )
         answer = await explain(subject, scene, self._store, self.spec.service.name)
         return answer.document()

@@ -30,6 +30,7 @@ from hedgeserve.policy.plan import (
     Terminate,
     ZoneNews,
 )
+from hedgeserve.policy.rolling import Rolling
 from hedgeserve.policy.rollout import (
     Count,
     Health,
@@ -74,6 +75,7 @@ __all__ = [
     "Policy",
     "Purse",
     "Rest",
+    "Rolling",
     "Rollout",
     "Rule",
     "Rung",

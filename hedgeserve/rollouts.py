@@ -20,6 +20,7 @@ from hedgeserve.hedge import (
     Health,
     Observation,
     Plan,
+    Rolling,
     Rollout,
     Step,
     Strategy,
@@ -111,6 +112,11 @@ class Rollouts:
     def step(self) -> Step | None:
         """What was made of the last moment of the roll-out under way, with what the policy was asked."""
         return self._step
+
+    @property
+    def rolling(self) -> Rolling | None:
+        """The roll-out under way, for whoever wants to know what it would do; None while there is none."""
+        return None if self._rollout is None else Rolling(self._rollout, self.spec.update, self._health())
 
     @property
     def waits_for(self) -> tuple[str, ...]:

@@ -123,6 +123,8 @@ async def test_another_version_takes_the_place_of_the_old_one_without_a_lost_str
             write(short_dir, args=OTHER, more=more)
             done = await apply(service)
             assert done["version"] == {"now": 1, "then": 2, "digest": done["version"]["digest"]}
+            explained = await service.explain("now")
+            assert f"version 1 is being replaced by version 2 ({strategy})" in explained["headline"]
             least = 2
             while (rollout := service.status()["rollout"]) is not None:
                 assert all(one.startswith("Version 2 (") for one in rollout["waits_for"][:1])

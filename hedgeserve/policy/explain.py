@@ -7,8 +7,17 @@ its next launch, and what lets a replica go by asking the policy what it would d
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 
+from hedgeserve.policy.explainroll import (
+    is_to_go,
+    what_becomes_of_it,
+    what_is_hidden,
+    what_it_runs,
+    what_rolls,
+    why_it_rolls_so,
+    why_it_runs_so,
+)
 from hedgeserve.policy.foresight import foresee, lets_go, ready_at_s
-from hedgeserve.policy.plan import Candidate
+from hedgeserve.policy.plan import Candidate, Launch
 from hedgeserve.policy.scene import NAMES, Explanation, Past, Scene, Told, clock_of, once
 from hedgeserve.replica import STARTING, GoneReason, Market, Replica, State, ZoneId
 from hedgeserve.units import format_count, format_duration, format_usd_per_hour
@@ -38,7 +47,7 @@ def explain_now(scene: Scene) -> Explanation:
     usd_per_hour = sum(one.offer.usd_per_hour for one in seen.replicas if one.vm_id is not None)
     because = [scene.resting] if scene.resting else []
     if not scene.resting:
-        because += [_why_target(scene), *scene.policy.sums(seen)]
+        because += [*why_it_rolls_so(scene), _why_target(scene), *scene.sums()]
     if scene.resting:
         headline = f"no replica is wanted: the service rests; {format_count(ready, 'replica', verb=True)} ready"
     elif target and not ready:
@@ -46,8 +55,10 @@ def explain_now(scene: Scene) -> Explanation:
         because += _why_nothing_starts(scene)
     else:
         headline = f"{ready} ready of {format_count(target, 'replica')} needed"
-        if scene.alive(Market.ON_DEMAND):
+        if scene.counted(Market.ON_DEMAND):
             headline += f"; {_bridge(scene)}"
+    if rolls := what_rolls(scene):
+        headline += f"; {rolls}"
     if scene.halts:
         headline += "; nothing is launched while the journal cannot be written"
     because += [
@@ -69,9 +80,10 @@ def _what_ends_the_halt(scene: Scene) -> Iterator[str]:
 
 def _bridge(scene: Scene) -> str:
     """Why there are on-demand replicas, in a few words."""
-    there, always = len(scene.alive(Market.ON_DEMAND)), scene.hedge.always_on_demand
+    there, always = len(scene.counted(Market.ON_DEMAND)), scene.hedge.always_on_demand
     many = format_count(max(1, there - always), "on-demand replica")
-    spot_ready, spot_wanted = len(scene.ready(Market.SPOT)), scene.plan.spot_wanted
+    spot_ready = sum(one.state is State.READY for one in scene.counted(Market.SPOT))
+    spot_wanted = scene.plan.spot_wanted
     if there <= always:
         return f"{format_count(there, 'on-demand replica')} at all times, as `hedge.always_on_demand` says"
     if not spot_wanted and there <= scene.plan.on_demand_wanted:
@@ -112,7 +124,9 @@ def _what_is_next(scene: Scene) -> Iterator[str]:
     yield from _what_ends_the_halt(scene)
     if found := foresee(scene, lambda _: True):
         yield found.words(scene)
-    if scene.plan.spot_wanted > len(scene.alive(Market.SPOT)):
+    if scene.rolling is not None and (ends := foresee(scene, lambda action: not isinstance(action, Launch))):
+        yield ends.words(scene)
+    if scene.plan.spot_wanted > len(scene.counted(Market.SPOT)):
         yield from _next_spot(scene)
     yield from _scaling(scene)
 
@@ -151,22 +165,34 @@ def explain_replica(scene: Scene, replica: Replica, story: Sequence[Told] = ()) 
     because = [*_why_launched(story)] or ["the reason of its launch stands no longer in the journal"]
     because.append(condition)
     changes: list[str] = []
+    runs = what_it_runs(scene, replica)
+    if runs:
+        because += [f"it {runs}", *why_it_runs_so(scene, replica)]
     if replica.state in _LEAVING:
         headline = f"{kind} is on its way out, {replica.state} for {scene.age(replica)}"
         changes += _what_ends_it(scene, replica)
     elif scene.resting:
         headline = f"{kind} is {replica.state}, and goes"
         because.append(scene.resting)
+    elif is_to_go(scene, replica):
+        headline = f"{kind} is {replica.state} for {scene.age(replica)}"
+        if all(one.id != replica.id for one in scene.shown.replicas):
+            because += what_is_hidden(scene)
+        if found := foresee(scene, lets_go(replica)):
+            changes.append(found.words(scene))
+        changes += what_becomes_of_it(scene, replica)
     elif replica.market is Market.ON_DEMAND:
         headline = f"{kind} is {replica.state}: {_bridge(scene)}"
-        because += scene.policy.sums(scene.observation)
-        changes += _what_ends_on_demand(scene, replica)
+        because += scene.sums()
+        changes += [*_what_ends_on_demand(scene, replica), *what_becomes_of_it(scene, replica)]
     else:
         headline = f"{kind} is {replica.state} for {scene.age(replica)}"
-        because += scene.policy.sums(scene.observation)[:1]
-        changes += _what_ends_spot(scene, replica)
+        because += scene.sums()[:1]
+        changes += [*_what_ends_spot(scene, replica), *what_becomes_of_it(scene, replica)]
     if replica.state in STARTING:
         changes += _arrivals(scene, [replica])
+    if runs:
+        headline += f"; it {runs}"
     return Explanation(str(replica.id), headline, once(because), once(changes))
 
 
@@ -182,10 +208,10 @@ def _what_ends_on_demand(scene: Scene, replica: Replica) -> Iterator[str]:
     hedge = scene.hedge
     if found := foresee(scene, lets_go(replica)):
         yield found.words(scene)
-    elif len(scene.alive(Market.ON_DEMAND)) <= hedge.always_on_demand:
+    elif len(scene.counted(Market.ON_DEMAND)) <= hedge.always_on_demand:
         yield f"a lower `hedge.always_on_demand` than {hedge.always_on_demand} lets it go"
     elif scene.plan.spot_wanted:
-        missing = scene.plan.spot_wanted - len(scene.alive(Market.SPOT))
+        missing = scene.plan.spot_wanted - len(scene.counted(Market.SPOT))
         lacks = f"; {format_count(missing, 'spot replica', verb=True)} missing" if missing > 0 else ""
         yield f"it goes when spot carries the load again{lacks}"
         yield from _next_spot(scene)
@@ -255,6 +281,7 @@ def explain_zone(scene: Scene, zone: ZoneId) -> Explanation:
     if scene.resting:
         because.append(scene.resting)
     because += [_standing(scene, one) for one in candidates]
+    because += what_is_hidden(scene)
     because += scene.outside.get(zone, ())
     if scene.halts:
         because.append(f"nothing is launched anywhere while the journal cannot be written: {scene.halts}")
@@ -262,7 +289,7 @@ def explain_zone(scene: Scene, zone: ZoneId) -> Explanation:
         because.append(f"in a word, as `hedgeserve status --json` has it: {state}")
     changes = [*_what_ends_the_halt(scene)]
     changes += [sentence for one in candidates for sentence in _what_opens(scene, one)]
-    if candidates and scene.plan.spot_wanted <= len(scene.alive(Market.SPOT)):
+    if candidates and scene.plan.spot_wanted <= len(scene.counted(Market.SPOT)):
         changes.append("no spot replica is missing now: the next is launched when one is lost, or more are needed")
     return Explanation(str(zone), _zone_headline(scene, zone, candidates), once(because), once(changes))
 

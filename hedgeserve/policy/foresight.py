@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from hedgeserve.policy.plan import Action, Launch, Observation
 from hedgeserve.policy.scene import NAMES, Scene
@@ -31,7 +32,8 @@ class Foreseen:
             return f"{what} now: {action.reason}"
         if self.ready_first:
             them = f"{' and '.join(self.ready_first)} {'comes' if len(self.ready_first) == 1 else 'come'} up"
-            return f"{what} at about {scene.clock(self.at_s)}, if {them}: {action.reason}"
+            about = f" at about {scene.clock(self.at_s)}" if scene.boot_s is not None else ""
+            return f"{what}{about}, if {them}: {action.reason}"
         return f"{what} at {scene.clock(self.at_s)}, if nothing happens before: {action.reason}"
 
 
@@ -39,7 +41,8 @@ def foresee(scene: Scene, wanted: Callable[[Action], bool]) -> Foreseen | None:
     """The first wanted thing that the policy would do within the hour; None: nothing.
 
     First it is asked about the fleet as it is while time goes by; only then with replicas that start, those on
-    spot or all, ready when they should be. Nothing is launched while that is halted.
+    spot or all, ready when they should be. In a roll-out, which waits for those that start and does not wait for
+    ever, it is what comes first of all these. Nothing is launched while that is halted.
     """
     if scene.resting:
         return None
@@ -48,8 +51,10 @@ def foresee(scene: Scene, wanted: Callable[[Action], bool]) -> Foreseen | None:
     spot = [one for one in starting if one.market is Market.SPOT]
     found = None
     for coming in ([], spot, starting) if starting else ([],):
-        found = found or _look(scene, heeded, {one.id: ready_at_s(scene, one) for one in coming})
-    scene.policy.plan(scene.observation)  # what the policy tells of its zones is as of now again
+        if found is None or scene.rolling is not None:
+            other = _look(scene, heeded, {one.id: ready_at_s(scene, one) for one in coming})
+            found = min((one for one in (found, other) if one is not None), key=lambda one: one.at_s, default=None)
+    scene.policy.plan(scene.shown)  # what the policy tells of its zones is as of now again
     return found
 
 
@@ -65,14 +70,25 @@ def ready_at_s(scene: Scene, replica: Replica) -> float:
 
 
 def _look(scene: Scene, wanted: Callable[[Action], bool], arrivals_s: dict[ReplicaId, float]) -> Foreseen | None:
-    at_s, last_s = scene.now_s, scene.now_s + _LOOK_AHEAD_S
+    at_s, last_s, rolling = scene.now_s, scene.now_s + _LOOK_AHEAD_S, scene.rolling
     for _ in range(_MOST_LOOKS):
-        plan = scene.policy.plan(_seen(scene.observation, at_s, arrivals_s))
+        seen, at = _seen(scene.observation, at_s, arrivals_s), scene.at + timedelta(seconds=at_s - scene.now_s)
+        if rolling is None:
+            plan = scene.policy.plan(seen)
+        else:
+            moment = rolling.go(scene.policy.plan, seen, at=at)
+            plan, rolling = moment.plan, moment.after
         for action in plan.actions:
             if wanted(action):
                 return Foreseen(action, at_s, tuple(one for one, ready_s in arrivals_s.items() if ready_s <= at_s))
         later = [
-            time_s for time_s in (plan.again_at_s, *arrivals_s.values()) if time_s is not None and time_s > at_s
+            time_s
+            for time_s in (
+                plan.again_at_s,
+                *arrivals_s.values(),
+                *(rolling.moments(seen, at=at) if rolling is not None else ()),
+            )
+            if time_s is not None and time_s > at_s
         ]
         if not later or min(later) > last_s:
             return None

@@ -7,6 +7,7 @@ from typing import Any
 
 from hedgeserve.policy.autoscale import ScaleDecision
 from hedgeserve.policy.plan import Candidate, Observation, Plan, Policy
+from hedgeserve.policy.rolling import Rolling
 from hedgeserve.replica import STARTING, GoneReason, Market, Replica, State, ZoneId
 from hedgeserve.spec import HedgeSpec, ReplicasSpec
 from hedgeserve.units import format_duration
@@ -63,7 +64,7 @@ class Scene:
     ``plan`` and ``scale`` are the last decisions. ``outside`` holds, by zone, sentences on what is not even shown
     to the policy: offers that are not made, kinds of VM that rest. ``resting`` says why the service runs nothing
     at all; empty: it is awake. ``halts`` says why nothing is launched though the policy may want it. ``boot_s`` is
-    how long a replica takes until it is ready, going by the last ones.
+    how long a replica takes until it is ready, going by the last ones. ``rolling`` is the roll-out under way.
     """
 
     at: datetime
@@ -78,6 +79,14 @@ class Scene:
     halts: str = ""
     troubles: Sequence[str] = ()
     boot_s: float | None = None
+    rolling: Rolling | None = None
+
+    @property
+    def shown(self) -> Observation:
+        """What the policy is asked about: all of it, or in a roll-out without what is to be replaced."""
+        if self.rolling is None:
+            return self.observation
+        return self.rolling.views(self.observation, at=self.at)[0].observation
 
     @property
     def now_s(self) -> float:
@@ -89,24 +98,36 @@ class Scene:
         seen = self.observation
         return sorted({*(one.zone for one in seen.offers), *(one.zone for one in seen.replicas), *self.outside})
 
-    def ready(self, market: Market | None = None) -> list[Replica]:
-        """The replicas (of this market) that are ready."""
-        there = self.observation.replicas
-        return [one for one in there if one.state is State.READY and market in (None, one.market)]
+    def ready(self) -> list[Replica]:
+        """All replicas that are ready."""
+        return [one for one in self.observation.replicas if one.state is State.READY]
 
-    def alive(self, market: Market) -> list[Replica]:
-        """The replicas of this market that run or start."""
-        return [one for one in self.observation.replicas if one.alive and one.market is market]
+    def counted(self, market: Market) -> list[Replica]:
+        """The replicas of this market that run or start, as far as the policy is shown them."""
+        return [one for one in self.shown.replicas if one.alive and one.market is market]
 
     def starting(self) -> list[Replica]:
         """The replicas on their way up."""
         return [one for one in self.observation.replicas if one.state in STARTING]
 
+    def sums(self) -> list[str]:
+        """Why so many are wanted, by the policy's own arithmetic on what it is shown."""
+        if self.rolling is None:
+            return [*self.policy.sums(self.observation)]
+        views = self.rolling.views(self.observation, at=self.at)
+        if len(views) == 1:
+            return [*self.policy.sums(views[0].observation)]
+        return [
+            f"for version {view.version} alone: {told}"
+            for view in views
+            for told in self.policy.sums(view.observation)
+        ]
+
     def candidates(self, *, zone: ZoneId | None = None, market: Market | None = None) -> list[Candidate]:
         """What the policy has to say of its next launch there."""
         return [
             one
-            for one in self.policy.candidates(self.observation)
+            for one in self.policy.candidates(self.shown)
             if zone in (None, one.offer.zone) and market in (None, one.offer.market)
         ]
 

@@ -1,0 +1,111 @@
+"""A roll-out as it goes on: what is done at a moment, now or to come, and what it is from then on. Pure.
+
+The very steps of the service's tick (:func:`~hedgeserve.policy.rollout.look`, the policy, and
+:func:`~hedgeserve.policy.rollout.amend`), without a store between them: for whoever wants to know what would be.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from hedgeserve.policy.plan import Observation, Plan
+from hedgeserve.policy.rollout import (
+    Health,
+    Rollout,
+    Sides,
+    Step,
+    Strategy,
+    Verdict,
+    View,
+    amend,
+    bake_s_of,
+    look,
+    sides_of,
+)
+from hedgeserve.replica import STARTING, State
+from hedgeserve.spec import UpdateSpec
+
+_MOST_LOOKS = 3
+_JUST_AFTER_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Rolling:
+    """A roll-out under way, by which rules it goes on, and how its versions fare."""
+
+    rollout: Rollout
+    update: UpdateSpec
+    health: Health = field(default_factory=Health)
+
+    def go(self, ask: Callable[[Observation], Plan], seen: Observation, *, at: datetime) -> "Moment":
+        """What is done at this moment, where ``ask`` is the policy; ``at`` is UTC, at ``seen.now_s``."""
+        going, verdicts = self, []
+        # A verdict may change what is to be judged: that is looked at once more.
+        for _ in range(_MOST_LOOKS):
+            step = look(going.rollout, seen, at=at, update=self.update, health=going.health)
+            verdicts.append((step.verdict, step.reason))
+            after = going._after(step, seen.now_s)
+            if after is None:
+                return Moment(ask(seen), None, None, tuple(verdicts))
+            going = after
+            if step.verdict is Verdict.GOES_ON:
+                break
+        plans = [ask(view.observation) for view in step.views]
+        return Moment(amend(step, seen, plans, update=self.update), going, step, tuple(verdicts))
+
+    def sides(self, seen: Observation) -> Sides:
+        """Who runs the new version and who is to go, in the order in which they go."""
+        return sides_of(self.rollout, seen, bake_s_of(self.rollout, self.update))
+
+    def views(self, seen: Observation, *, at: datetime) -> tuple[View, ...]:
+        """What the policy is asked at this moment, first of all about the new version."""
+        return look(self.rollout, seen, at=at, update=self.update, health=self.health).views
+
+    def moments(self, seen: Observation, *, at: datetime) -> Iterator[float]:
+        """When something may be otherwise by itself (monotonic): a replica counts, or has taken too long."""
+        rollout, bake_s = self.rollout, bake_s_of(self.rollout, self.update)
+        for one in seen.replicas:
+            if one.version != rollout.new:
+                continue
+            if one.state is State.READY:
+                yield (one.since_s if one.ready_since_s is None else one.ready_since_s) + bake_s
+            elif one.state in STARTING and one.vm_id is not None and rollout.strategy is not Strategy.ROLLBACK:
+                age_s = (at - one.created_at).total_seconds()
+                yield seen.now_s + self.update.ready_timeout - age_s + _JUST_AFTER_S
+        for since_s in (rollout.switched_s, rollout.cleared_s):
+            if since_s is not None:
+                yield since_s + bake_s
+
+    def _after(self, step: Step, now_s: float) -> "Rolling | None":
+        """The roll-out once this step's verdict is heeded; None: there is none any more."""
+        rollout = step.rollout
+        match step.verdict:
+            case Verdict.DONE:
+                return None
+            case Verdict.SWITCH:
+                rollout = replace(rollout, switched_s=now_s)
+            case Verdict.BACK:
+                return Rolling(
+                    Rollout(
+                        old=rollout.new,
+                        new=rollout.old,
+                        strategy=Strategy.ROLLBACK,
+                        old_proven=rollout.new_proven,
+                        new_proven=True,
+                    ),
+                    self.update,
+                    Health(self.health.counts),
+                )
+            case Verdict.GOES_ON:
+                pass
+        return replace(self, rollout=rollout)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What is done at one moment: the plan, the roll-out from then on (None: over), the verdicts."""
+
+    plan: Plan
+    after: Rolling | None
+    step: Step | None
+    verdicts: tuple[tuple[Verdict, str], ...]
