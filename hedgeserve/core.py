@@ -58,7 +58,7 @@ from hedgeserve.spec import Cloud, Spec
 from hedgeserve.statedir import StateDirectory, resolve_state_dir
 from hedgeserve.statedisk import StateDisk
 from hedgeserve.status import Glance
-from hedgeserve.store import Store
+from hedgeserve.store import Store, knows_replicas
 from hedgeserve.updates import Updates
 from hedgeserve.upkeep import measure_lag, prune
 from hedgeserve.web.admin import Admin
@@ -170,7 +170,7 @@ class Service:
     async def _start(self) -> None:
         enter, spec = self._stack.enter_async_context, self.spec
         self._directory = await asyncio.to_thread(StateDirectory.open, self._state_path, service=spec.service.name)
-        self._stack.callback(self._directory.close)
+        self._stack.push_async_callback(asyncio.to_thread, self._let_go)
         self._store = await Store.open(self._directory.journal)
         self._stack.push_async_callback(self._store.close)
         generation = await self._store.acquire_lease(f"{socket.gethostname()}:{os.getpid()}")
@@ -302,6 +302,13 @@ class Service:
             data={"generation": generation, "pid": os.getpid()},
         )
 
+    def _let_go(self) -> None:
+        """Let the state directory go; a start that came to nothing leaves none that was not there. Blocking."""
+        if self._state == "starting" and not knows_replicas(self._directory.journal):
+            self._directory.forget()
+        else:
+            self._directory.close()
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -363,7 +370,9 @@ class Service:
             fleet=self._fleet,
             journal=self._journal,
             resting=self._resting,
+            money=self._money,
             clouds=self._drivers,
+            ran_s=(datetime.now(UTC) - self._started_at).total_seconds(),
         )
 
     # The tick

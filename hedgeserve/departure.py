@@ -1,18 +1,21 @@
 """How a service ends: its requests first, then the VMs that are to go, and what is said of those that stay."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from hedgeserve.balancer import Balancer
 from hedgeserve.fleet import EventKind, Fleet, Journal
+from hedgeserve.money import Money, Run
 from hedgeserve.race import race
 from hedgeserve.spec import Cloud, OnExit, Spec
+from hedgeserve.units import format_duration, format_usd, format_usd_per_hour
 from hedgeserve.winddown import Resting
 
 _TERMINATE_IN_A_HURRY_S: Final = 10.0
 _TERMINATE_LIMIT_S: Final = 300.0
 _TAKE_DOWN_LIMIT_S: Final = 1800.0
+_COMPARABLE_S: Final = 600.0
 
 
 class Orders:
@@ -45,9 +48,11 @@ async def depart(
     fleet: Fleet,
     journal: Journal,
     resting: Resting,
-    clouds: Iterable[str],
+    money: Money,
+    clouds: Collection[str],
+    ran_s: float,
 ) -> str:
-    """Let requests finish, end the VMs that are to go, and return what remains as a sentence.
+    """Let requests finish, end the VMs that are to go, and return what the run has cost and what is left of it.
 
     What is not done when time runs out stands in the journal, for the next start. Nothing may be launched any more
     when this is called.
@@ -62,11 +67,25 @@ async def depart(
             hurried=_after_a_hurry(orders),
             patience=asyncio.sleep(_TAKE_DOWN_LIMIT_S if orders.all_goes(spec) else _TERMINATE_LIMIT_S),
         )
+    await fleet.bill()
     kept = sum(replica.vm_id is not None for replica in fleet.replicas())
     them = f"{kept} replica{'s keep' if kept > 1 else ' keeps'} running"
-    told = f"; {them} ({fleet.usd_per_hour():.2f} USD/h)" if kept else ""
+    told = f"; {them} ({format_usd_per_hour(fleet.usd_per_hour())})" if kept else ""
     await journal.event(EventKind.STOPPED, f"HedgeServe stopped{told}")
-    return f"HedgeServe has stopped{told}"
+    if not clouds:  # servers of somebody else's: they cost nothing here, and were never ours to end
+        return "HedgeServe has stopped"
+    left = f"{told}, and `hedgeserve down` would end {'them' if kept > 1 else 'it'}" if kept else "; no VM is left"
+    return f"HedgeServe has stopped: {spent_in_words(money.run_so_far, ran_s)}{left}"
+
+
+def spent_in_words(run: Run, ran_s: float) -> str:
+    """What a run has cost; beside on-demand alone only once that says more than how both boot."""
+    told = f"{format_usd(run.usd)} spent in {format_duration(round(ran_s)) or '0s'}"
+    if run.unpriced_s or run.seconds < _COMPARABLE_S or run.alone_usd <= 0:
+        return told
+    saved = run.alone_usd - run.usd
+    than = "less than" if saved >= 0 else "more than"
+    return f"{told}, {format_usd(abs(saved))} ({abs(saved) / run.alone_usd:.0%}) {than} on-demand alone"
 
 
 async def _take_down(spec: Spec, orders: Orders, fleet: Fleet, resting: Resting, clouds: frozenset[str]) -> None:

@@ -6,6 +6,7 @@ that a tick waits for no disk. What on demand alone would have cost is written o
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,19 @@ _MARGIN_S = 60.0
 _log = structlog.get_logger("hedgeserve.money")
 
 
+@dataclass(slots=True)
+class Run:
+    """What has been spent since the start, and what on demand alone would have come to in that time.
+
+    ``unpriced_s`` of the ``seconds`` had no on-demand price, and so nothing to compare with.
+    """
+
+    usd: float = 0.0
+    alone_usd: float = 0.0
+    seconds: float = 0.0
+    unpriced_s: float = 0.0
+
+
 class Money:
     """Counts, forecasts and caps. ``record`` writes an event."""
 
@@ -65,6 +79,7 @@ class Money:
         self._told_s: dict[str, float] = {}
         self._was_reached = self._stuck = False
         self._forecast_usd: float | None = None
+        self.run_so_far = Run()
         self.caps: tuple[Cap, ...] = ()
         self.reasons: tuple[str, ...] = ()
 
@@ -93,6 +108,7 @@ class Money:
     def paid(self, at: datetime, usd: float) -> None:
         """A line was added to the ledger."""
         self._purse.pay(at, usd)
+        self.run_so_far.usd += usd
 
     async def hold(self, plan: Plan, observation: Observation, *, unbilled_usd: float) -> Held:
         """The plan within the caps; what they hold back and how near they are is told as it happens."""
@@ -138,6 +154,10 @@ class Money:
             usd = seconds * (self._rate or 0.0) / 3600
             self._alone.pay(_now(), usd)
             self._metrics.on_demand_alone(usd)
+            run = self.run_so_far
+            run.alone_usd += usd
+            run.seconds += seconds
+            run.unpriced_s += seconds if self._rate is None else 0.0
         self._seen_s = observation.now_s
         self._rate = baseline_usd_per_hour(plan.target, observation.replicas, observation.offers)
 

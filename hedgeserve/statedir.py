@@ -12,11 +12,12 @@ import secrets
 import socket
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+from hedgeserve.beforehand import Beforehand
 from hedgeserve.errors import StateDirectoryError, StateLockedError
 from hedgeserve.redaction import learn
 
@@ -77,13 +78,14 @@ class StateDirectory:
     """A state directory that can be written and is held by this process alone, from :meth:`open` to :meth:`close`.
 
     The hold is an exclusive ``flock``: the kernel ends it with the process, however that dies, and child
-    processes do not inherit it. The lock file is never removed, for a process that waits on a removed file
-    and one that makes a new one would both believe that they hold the directory.
+    processes do not inherit it. A lock on a file that has been removed meanwhile is none: whoever gets one tries
+    again.
     """
 
-    def __init__(self, path: Path, lock_fd: int) -> None:
+    def __init__(self, path: Path, lock_fd: int, before: Beforehand) -> None:
         self.path = path
         self._lock_fd: int | None = lock_fd
+        self._before = before
 
     @classmethod
     def open(cls, path: Path, *, service: str = "") -> Self:
@@ -97,6 +99,7 @@ class StateDirectory:
         """
         path = path.absolute()
         with _explained(path, "make the state directory"):
+            before = Beforehand.look(path)
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             mode = path.stat().st_mode
         if mode & stat.S_IWOTH:
@@ -114,9 +117,10 @@ class StateDirectory:
                 for name in ("ssh", "local"):
                     (path / name).mkdir(mode=0o700, exist_ok=True)
         except BaseException:
+            before.restore(path)
             os.close(lock_fd)
             raise
-        return cls(path, lock_fd)
+        return cls(path, lock_fd, before)
 
     def close(self) -> None:
         """Let the directory go; what is in it stays. Closing twice is one closing."""
@@ -124,6 +128,15 @@ class StateDirectory:
             return
         lock_fd, self._lock_fd = self._lock_fd, None
         os.close(lock_fd)
+
+    def forget(self) -> None:
+        """Take away what has come since it was opened, and let go: for a start that came to nothing.
+
+        Where there was a journal before, everything stays: it is an earlier run's.
+        """
+        if self._lock_fd is not None:
+            self._before.restore(self.path)
+        self.close()
 
     def __enter__(self) -> Self:
         return self
@@ -181,6 +194,19 @@ class StateDirectory:
 
 def _lock(directory: Path, service: str) -> int:
     """The descriptor of the locked lock file, which from now on names this process."""
+    while True:
+        descriptor = _lock_file(directory, service)
+        # A start that came to nothing takes its lock file away with it; what was locked then is no file any more.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(directory / "lock")):
+                return descriptor
+        os.close(descriptor)
+        if not directory.is_dir():
+            with _explained(directory, "make the state directory"):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _lock_file(directory: Path, service: str) -> int:
     path = directory / "lock"
     with _explained(path, "take the lock"):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -36,6 +36,16 @@ class Store(ReplicaTable, EventTable, LedgerTable, VersionTable, PauseTable, Mem
         return int(generation)
 
 
+def knows_replicas(path: Path) -> bool:
+    """Whether a journal has ever had a replica, or cannot be asked; only reads. Blocking."""
+    try:
+        uri = f"file:{quote(str(path))}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as database:
+            return database.execute("SELECT 1 FROM replicas LIMIT 1").fetchone() is not None
+    except sqlite3.Error:
+        return path.exists()
+
+
 def vms_in(path: Path, service: str) -> dict[str, str | None] | None:
     """The VM of each replica of a service that a journal holds as not gone; None where it never had the service.
 

@@ -206,7 +206,7 @@ def test_ctrl_c_drains_and_leaves_no_process(running: "subprocess.Popen[str]", e
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == 0
     assert "Press Ctrl-C again to stop at once." in stderr
-    assert "HedgeServe has stopped." in stderr
+    assert re.search(r"HedgeServe has stopped: 0\.0\d+ USD spent in \d+s; no VM is left\.", stderr)
     assert "Traceback" not in stderr
 
 
@@ -265,7 +265,7 @@ def test_log_lines_can_be_json(model: str, environ: dict[str, str]) -> None:
     logged = [json.loads(line) for line in stderr.splitlines()]
     assert logged[0]["level"] == "info"
     assert [line["event"] for line in logged if "Ctrl-C" in line["event"]] != []
-    assert logged[-1]["event"] == "HedgeServe has stopped."
+    assert logged[-1]["event"].startswith("HedgeServe has stopped: ")
 
 
 def test_a_port_in_use_is_a_sentence(
@@ -277,6 +277,7 @@ def test_a_port_in_use_is_a_sentence(
     second = ask(environ, "serve", model, "--listen", address[1], "--state-dir", environ["XDG_STATE_HOME"] + "/b")
     assert second.returncode == 1
     assert address[1].rsplit(":", 1)[1] in second.stderr
+    assert not Path(environ["XDG_STATE_HOME"], "b").exists(), "what came to nothing leaves nothing"
     assert "Traceback" not in second.stderr
 
 
@@ -328,7 +329,7 @@ def test_a_terminal_shows_a_live_status(model: str, environ: dict[str, str]) -> 
         os.close(ours)
     assert process.returncode == 0
     assert "USD/h" in seen
-    assert "HedgeServe has stopped." in seen
+    assert "HedgeServe has stopped: " in seen
     assert "Traceback" not in seen
 
 

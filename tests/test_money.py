@@ -9,7 +9,9 @@ import pytest
 from hedgeserve.console.admin import AdminClient
 from hedgeserve.console.cost import show_cost
 from hedgeserve.core import Service
+from hedgeserve.departure import spent_in_words
 from hedgeserve.errors import StateDirectoryError
+from hedgeserve.money import Run
 from tests.conftest import eventually, messages, replicas, small_spec
 
 
@@ -69,3 +71,18 @@ def test_what_cannot_be_told_is_refused(tmp_path: Path) -> None:
         show_cost(client, since="soon", by=None, as_csv=False, as_json=False)
     with pytest.raises(ValueError, match="has not come yet"):
         show_cost(client, since="2999-01-01", by=None, as_csv=False, as_json=False)
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        (Run(0.0115, 0.0078, 20, 0), "0.011 USD spent in 12m"),
+        (Run(1.5, 4.0, 720, 0), "1.50 USD spent in 12m, 2.50 USD (62%) less than on-demand alone"),
+        (Run(5.0, 4.0, 720, 0), "5.00 USD spent in 12m, 1.00 USD (25%) more than on-demand alone"),
+        (Run(1.5, 4.0, 720, 60), "1.50 USD spent in 12m"),
+        (Run(0.0, 0.0, 720, 0), "0.00 USD spent in 12m"),
+    ],
+)
+def test_the_farewell_says_what_the_run_has_cost(run: Run, said: str) -> None:
+    """And what on-demand alone would have, where that is known and more than the boots of a start."""
+    assert spent_in_words(run, 720.4) == said

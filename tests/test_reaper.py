@@ -1,5 +1,6 @@
 """What nobody owns in a cloud goes; a cloud that locks us out is left in peace and shown; down proves itself."""
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -230,7 +231,11 @@ async def test_a_stop_that_keeps_the_vms_keeps_their_network_and_tells_what_they
         await service.wait_ready()
         vms, usd_per_hour = service.keeps()
         assert (vms, usd_per_hour) == (1, pytest.approx(0.3))
-    assert service.farewell == "HedgeServe has stopped; 1 replica keeps running (0.30 USD/h)"
+    assert re.fullmatch(
+        r"HedgeServe has stopped: 0\.0\d+ USD spent in \d+s; 1 replica keeps running \(0\.30 USD/h\), and "
+        r"`hedgeserve down` would end it",
+        service.farewell,
+    )
     assert [one.id for one in cloud.things] == ["net-1"]
     async with Service(small_spec(short_dir), environ={}) as service:
         await service.wait_ready()

@@ -1,5 +1,6 @@
 """The state directory: found by custom, held by one, honest about what is wrong with it."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -238,3 +239,50 @@ def test_a_damaged_secret_is_not_used(tmp_path: Path) -> None:
 def test_a_name_that_is_not_a_secrets_is_a_mistake(tmp_path: Path, name: str) -> None:
     with StateDirectory.open(tmp_path / "state") as held, pytest.raises(ValueError, match="cannot name a secret"):
         held.secret(name)
+
+
+def test_a_start_that_came_to_nothing_leaves_nothing(tmp_path: Path) -> None:
+    """Whatever it had made by then, the directories above included; what was there before stays."""
+    deep = tmp_path / "a" / "b" / "state"
+    directory = StateDirectory.open(deep)
+    directory.secret("engine_key")
+    directory.journal.touch()
+    directory.forget()
+    assert os.listdir(tmp_path) == []
+
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "api_keys.json").write_text("[]")
+    directory = StateDirectory.open(there)
+    directory.journal.touch()
+    (there / "notes.txt").write_text("a person's")
+    directory.forget()
+    assert sorted(os.listdir(there)) == ["api_keys.json", "notes.txt"]
+
+
+def test_what_an_earlier_run_has_left_is_never_forgotten(tmp_path: Path) -> None:
+    """A journal may know of VMs that cost money."""
+    with StateDirectory.open(tmp_path / "state") as directory:
+        directory.journal.touch()
+    again = StateDirectory.open(tmp_path / "state")
+    again.forget()
+    assert again.journal.exists()
+    with StateDirectory.open(tmp_path / "state"):
+        pass
+
+
+def test_a_lock_on_a_file_that_was_taken_away_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else two would hold the directory: one the old file, one the new."""
+    real, removed = fcntl.flock, []
+
+    def late(descriptor: int, operation: int) -> None:
+        if not removed:  # between our opening it and our locking it, its owner goes
+            removed.append(True)
+            shutil.rmtree(tmp_path / "state")
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with StateDirectory.open(tmp_path / "state"):
+        assert json.loads((tmp_path / "state" / "lock").read_text())["pid"] == os.getpid()
+        with pytest.raises(StateLockedError):
+            StateDirectory.open(tmp_path / "state")
