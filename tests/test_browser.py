@@ -40,6 +40,8 @@ class Pretended(Operated):
     def __init__(self) -> None:
         super().__init__()
         self.ready = 2
+        self.new: set[int] = set()
+        self.rollout: dict[str, Any] | None = None
         self.journal: list[dict[str, Any]] = []
         self.record("started", "HedgeServe serves demo")
         self.record("state", f"booting → loading: {HOSTILE}", replica="small-1", zone="aws/us-east-1/us-east-1a")
@@ -72,6 +74,7 @@ class Pretended(Operated):
                 "url": "https://10.0.0.1:8000",
                 "outstanding": 1,
                 "notice_in_s": 90.0 if state == "noticed" else None,
+                "version": 2 if number in self.new else 1,
             }
             for number, state in enumerate(states, start=1)
         ]
@@ -80,7 +83,7 @@ class Pretended(Operated):
             "uptime_s": 60.0, "target": 2, "ready": self.ready, "queued": 0, "in_flight": 3,
             "usd_per_hour": 0.9, "on_demand_usd_per_hour": 2.0, "trouble": [HOSTILE],
             "plan": {"spot_wanted": 3, "on_demand_wanted": 0, "notes": [HOSTILE]}, "replicas": replicas,
-            "cost": {"spent_usd": 3.5},
+            "cost": {"spent_usd": 3.5}, "model_version": 2 if self.rollout else 1, "rollout": self.rollout,
             "zones": [{"zone": zone, "state": f"preempted: {HOSTILE}"} for zone in zones],
         }  # fmt: skip
 
@@ -199,6 +202,47 @@ async def test_news_comes_by_itself(chromium: Any, short_dir: Path) -> None:
         assert await page.evaluate("document.querySelector('.replica').mark") == "the same"
 
 
+def rolling() -> dict[str, Any]:
+    """A roll-out under way, with words from elsewhere."""
+    waits = ["Version 2 (rolling): 1 of 2 ready replicas run it", "small-1 has been ready for 5s of 30s", HOSTILE]
+    return {
+        "from": 1, "to": 2, "strategy": "rolling", "state": "rolling", "began_at": "2027-01-15T08:00:00+00:00",
+        "who": "ada", "why": HOSTILE, "ready": 1, "left": 6, "failures": 1, "waits_for": waits,
+        "can_roll_back": True,
+    }  # fmt: skip
+
+
+async def test_a_roll_out_is_seen_from_its_begin_to_its_end(chromium: Any, short_dir: Path) -> None:
+    """Which version, how far, what is waited for and the way back; each replica says what it runs; then all is
+    quiet again."""
+    async with dashboard(short_dir) as (service, admin), looking(chromium, admin.link()) as page:
+        await page.wait_for_selector(".replica")
+        assert await page.locator(".rollout:visible, .version").count() == 0
+        service.rollout, service.new = rolling(), {1, 5}
+        admin.bell.ring()
+        await page.wait_for_selector(".rollout:visible")
+        told = " ".join((await page.inner_text(".rollout")).split())
+        assert told.startswith("Version 1 → 2 rolling 1 of 6 replicas ready on version 2 1 failed")
+        assert "small-1 has been ready for 5s of 30s" in told
+        assert "Version 2 (rolling)" not in told
+        assert "hedgeserve rollback takes it back to version 1" in told
+        assert HOSTILE in told
+        assert await page.locator(".version").count() == 8
+        assert await page.locator(".version-new").all_inner_texts() == ["v2", "v2"]
+        assert await page.locator("[data-key=small-1] .version-new, [data-key=small-2] .version-old").count() == 2
+        service.rollout = {**rolling(), "from": 2, "to": 1, "strategy": "rollback", "can_roll_back": False}
+        admin.bell.ring()
+        await page.get_by_text("Back from version 2 to 1").wait_for()
+        assert "hedgeserve rollback" not in await page.inner_text(".rollout")
+        service.rollout, service.new = None, set()
+        admin.bell.ring()
+        await page.wait_for_selector(".rollout", state="hidden")
+        await page.wait_for_selector(".version", state="detached")
+        await page.evaluate("location.hash = '#/replica/small-1'")
+        await page.wait_for_selector(".facts h1")
+        assert "version 1" in " ".join((await page.inner_text(".facts")).split())
+
+
 async def test_events_can_be_filtered(chromium: Any, short_dir: Path) -> None:
     """By replica or zone, by words, and by kind."""
     async with dashboard(short_dir) as (service, admin):
@@ -250,7 +294,8 @@ async def test_charts_can_be_read_by_keyboard(chromium: Any, short_dir: Path) ->
 async def test_it_fits_a_phone(chromium: Any, short_dir: Path, scheme: str, where: str) -> None:
     """At 360 pixels nothing runs out of the page."""
     phone = {"viewport": {"width": 360, "height": 740}, "color_scheme": scheme}
-    async with dashboard(short_dir) as (_, admin), looking(chromium, admin.link(), **phone) as page:
+    async with dashboard(short_dir) as (service, admin), looking(chromium, admin.link(), **phone) as page:
+        service.rollout, service.new = rolling(), {1, 5}
         await page.wait_for_selector(".replica")
         if where:
             await page.evaluate("where => { location.hash = where }", where)

@@ -88,8 +88,8 @@ class _View:
         parts += [Text(f"trouble: {_clean(text)}", style="red") for text in status.get("trouble", ())]
         parts += [Text(f"note: {_clean(note)}", style="dim") for note in status["plan"]["notes"]]
         if rollout := status.get("rollout"):
-            parts.append(_rollout(rollout))
-        parts.append(_replicas(status["replicas"], width))
+            parts += _rollout(rollout)
+        parts.append(_replicas(status["replicas"], width, rolling=rollout is not None))
         events = status["events"]
         if self._fits_height:
             lines = sum(len(console.render_lines(part, options)) for part in parts)
@@ -112,14 +112,19 @@ def _line(parts: Sequence[Text], width: int) -> Text:
     return line
 
 
-def _rollout(rollout: Mapping[str, Any]) -> Text:
+def _rollout(rollout: Mapping[str, Any]) -> Iterator[Text]:
+    """Which version takes the place of which, how far that is, and in a line each what it waits for."""
     left = "" if rollout["left"] is None else f", {rollout['left']} to replace"
     failures = f", {rollout['failures']} failed" if rollout["failures"] else ""
     said = f"{rollout['ready']} of the new are ready{left}{failures}"
-    return Text(
+    yield Text(
         f"version {rollout['from']} → {rollout['to']} ({rollout['strategy']}): {said}; {_clean(rollout['why'])}",
         style="bold",
     )
+    for told in rollout.get("waits_for", ())[1:]:  # the first sentence says how far it is
+        yield Text(f"  {_clean(told)}")
+    if rollout["can_roll_back"]:
+        yield Text(f"  `hedgeserve rollback` takes it back to version {rollout['from']}", style="dim")
 
 
 def _headline(status: Mapping[str, Any], width: int) -> Text:
@@ -178,15 +183,17 @@ def _month(status: Mapping[str, Any], width: int) -> Text:
     return _line(parts, width)
 
 
-def _replicas(replicas: Sequence[Mapping[str, Any]], width: int) -> Table:
-    """One line a replica: all that is known of it, or what has room."""
+def _replicas(replicas: Sequence[Mapping[str, Any]], width: int, *, rolling: bool) -> Table:
+    """One line a replica: all that is known of it, or what has room. Its version where there are several."""
     ordered = sorted(replicas, key=lambda one: (one["zone"], one["market"], one["id"]))
     columns = {heading: [cell(one) for one in ordered] for heading, cell in _CELLS.items()}
+    if not rolling and len({one.get("version") for one in replicas} - {None, 0}) < 2:
+        del columns["version"]
     if _width_of(columns) > width:
         columns["zone"] = [_short(zone) for zone in columns["zone"]]
     for heading in _DISPENSABLE:
         if _width_of(columns) > width:
-            del columns[heading]
+            columns.pop(heading, None)
     if "why" in columns:  # the table would take room from all columns alike
         room = width - _width_of(columns) + min(_WHY_LEAST_CHARACTERS, max(map(len, ("why", *columns["why"]))))
         columns["why"] = [why if len(why) <= room else f"{why[: room - 1]}…" for why in columns["why"]]
@@ -226,14 +233,15 @@ _CELLS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "replica": lambda one: _clean(one["id"]),
     "zone": lambda one: _clean(one["zone"]),
     "market": lambda one: _MARKET_NAMES.get(one["market"], _clean(one["market"])),
+    "version": lambda one: str(one.get("version") or ""),
     "state": _state_of,
     "for": lambda one: format_duration(round(one["since_s"])) or "0s",
     "USD/h": lambda one: f"{one['usd_per_hour']:.2f}",
     "in flight": lambda one: str(one["outstanding"]),
     "why": lambda one: shorten(_clean(one["why"]), _WHY_CHARACTERS, placeholder="…"),
 }
-_NUMBERS = frozenset({"for", "USD/h", "in flight"})
-_DISPENSABLE = ("why", "for", "USD/h")
+_NUMBERS = frozenset({"version", "for", "USD/h", "in flight"})
+_DISPENSABLE = ("why", "for", "USD/h", "version")
 """What is left out first where there is no room: the events say why, too."""
 _GAP = 2
 

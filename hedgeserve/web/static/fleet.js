@@ -2,6 +2,7 @@
 
 import { h } from "./dom.js";
 import { age, market, number, usdPerHour } from "./format.js";
+import { versionTag } from "./rollout.js";
 
 const ORDER = ["ready", "noticed", "draining", "loading", "booting", "provisioning", "planned", "terminating"];
 
@@ -39,7 +40,7 @@ export function marketTag(name) {
   return h("span", { class: `market market-${name === "on_demand" ? "od" : "spot"}` }, market(name));
 }
 
-function card(replica, elapsed) {
+function card(replica, elapsed, status) {
   const notice = replica.notice_in_s === null ? null : Math.max(0, replica.notice_in_s - elapsed);
   return h(
     "li",
@@ -57,7 +58,7 @@ function card(replica, elapsed) {
         { class: "replica-state" },
         h("span", { class: "state-word" }, replica.state),
         h("span", { class: "muted" }, age(replica.since_s + elapsed)),
-        marketTag(replica.market),
+        h("span", { class: "tags" }, versionTag(replica, status), " ", marketTag(replica.market)),
       ),
       h(
         "span",
@@ -103,7 +104,7 @@ export function fleetMap(status, elapsed) {
                       { class: "replicas" },
                       [...zone.replicas]
                         .sort((a, b) => ORDER.indexOf(a.state) - ORDER.indexOf(b.state))
-                        .map((replica) => card(replica, elapsed)),
+                        .map((replica) => card(replica, elapsed, status)),
                     )
                   : h("p", { class: "empty" }, "no replica"),
               ),

@@ -7,6 +7,7 @@ import { Explain } from "./explain.js";
 import { fleetMap } from "./fleet.js";
 import { ask, askIfThere } from "./live.js";
 import { drawMoney } from "./money.js";
+import { drawRollout } from "./rollout.js";
 import { Timeline } from "./timeline.js";
 
 const RANGES = [
@@ -43,6 +44,7 @@ export class Overview {
     this.headline = h("h1", { class: "headline" });
     this.sub = h("p", { class: "sub muted" });
     this.trouble = h("div", { class: "troubles", role: "alert" });
+    this.rollout = h("section", { class: "panel rollout", "aria-label": "Roll-out", hidden: true });
     this.map = h("div", { class: "map" });
     this.notes = h("ul", { class: "notes muted" });
     this.tiles = h("dl", { class: "figures tiles" });
@@ -103,6 +105,7 @@ export class Overview {
       { class: "page" },
       h("div", { class: "top" }, h("div", null, this.headline, this.sub), this.tiles),
       this.trouble,
+      this.rollout,
       h(
         "div",
         { class: "columns" },
@@ -181,6 +184,7 @@ export class Overview {
       h("span", null, status.url),
     );
     morph(this.trouble, status.trouble.map((text) => h("p", null, text)));
+    drawRollout(this.rollout, status);
     morph(this.map, fleetMap(status, elapsed));
     morph(this.notes, status.plan.notes.map((text) => h("li", null, text)));
     this.notes.hidden = !status.plan.notes.length;

@@ -161,6 +161,8 @@ export class ReplicaPage {
           known("machine", replica.instance_type),
           known("price", usdPerHour(replica.usd_per_hour), h("small", null, ` ${market(replica.market)}`)),
           known("in this state for", age(replica.since_s + elapsed)),
+          replica.version > 0 &&
+            known("version", replica.version, replica.version !== status.model_version && h("small", null, ` ${status.model_version} is wanted`)),
           known("answering", plural(replica.outstanding, "request")),
           replica.notice_in_s !== null && known("goes in", age(replica.notice_in_s - elapsed)),
           replica.url && known("address", replica.url),
