@@ -60,7 +60,7 @@ from hedgeserve.statedisk import StateDisk
 from hedgeserve.status import Glance
 from hedgeserve.store import Store, knows_replicas
 from hedgeserve.updates import Updates
-from hedgeserve.upkeep import measure_lag, prune
+from hedgeserve.upkeep import forget_versions, measure_lag, prune
 from hedgeserve.web.admin import Admin
 from hedgeserve.web.sampler import Sampler
 from hedgeserve.winddown import Resting
@@ -180,6 +180,7 @@ class Service:
             await enter(await self._adviser.open_transcript(self._transcript_path))
         await self._adviser.recall(self._store)
         stored = await self._store.alive_replicas(spec.service.name)
+        await forget_versions(self._store, spec.service.name)
         self._rollouts = Rollouts(spec, self._store, self._journal, self._metrics, self._environ)
         await self._rollouts.open(stored)
         self._updates = Updates(self._rollouts, self._journal, self._environ)
@@ -286,7 +287,7 @@ class Service:
         group = await enter(asyncio.TaskGroup())
         background = [
             group.create_task(measure_lag(self._metrics), name="loop lag"),
-            group.create_task(prune(self._store, self._sampler), name="prune"),
+            group.create_task(prune(self._store, self._sampler, spec.service.name), name="prune"),
             group.create_task(self._disk.watch(), name="state disk"),
             group.create_task(self._entrance.watch(), name="entrance"),
             group.create_task(self._sampler.run(), name="history"),
@@ -637,8 +638,8 @@ class Service:
 
     async def cost(self, since: datetime | None = None) -> dict[str, Any]:
         """What was spent since then (None: since the month began, UTC), and what on demand would have been."""
-        await self._fleet.bill()
-        return await self._money.account(since)
+        async with self._fleet.unbilled() as unbilled:
+            return await self._money.account(since, unbilled)
 
     def history(self, *, since_s: float, points: int = 500) -> dict[str, Any]:
         """What the service was like since then (Unix seconds), in about so many points at most, JSON-able."""

@@ -7,8 +7,8 @@ clouds list with what the journal says, so that no VM is lost and none is launch
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain, repeat
@@ -32,6 +32,7 @@ from hedgeserve.machines.journal import EventKind, Journal
 from hedgeserve.machines.probe import Prober
 from hedgeserve.machines.reaper import Owned, Reaper
 from hedgeserve.metrics import Metrics
+from hedgeserve.policy.ledger import Line
 from hedgeserve.redaction import redact
 from hedgeserve.replica import (
     STARTING,
@@ -293,6 +294,12 @@ class Fleet:
     def unbilled_usd(self) -> float:
         """What the replicas have cost since they were billed last."""
         return sum(life.unbilled_usd() for life in self._lives.values())
+
+    @asynccontextmanager
+    async def unbilled(self) -> AsyncIterator[Sequence[Line]]:
+        """What the replicas have cost and the ledger does not hold; until this is left, nothing is charged."""
+        async with self._parts.journal.charging:
+            yield [line for life in self._lives.values() for line in life.unbilled()]
 
     async def bill(self) -> None:
         """Write what all replicas have cost up to now into the ledger."""

@@ -141,4 +141,84 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX ledger_of_a_replica ON ledger (replica, at);
     """,
+    # The ledger is bounded by adding up, never by forgetting: a line that is deleted has gone into the sum of its
+    # hour, an hour into that of its day, in the same statement. So no sum is changed by it, whoever deletes, and
+    # whenever the process is killed. What tells a failed boot from others must outlive the lines: `served`.
+    """
+    ALTER TABLE replicas ADD COLUMN served INTEGER NOT NULL DEFAULT 0;
+    UPDATE replicas SET served = 1 WHERE id IN (SELECT replica FROM ledger WHERE purpose = 'serving');
+    CREATE TRIGGER serving_is_remembered AFTER INSERT ON ledger WHEN NEW.purpose = 'serving' BEGIN
+        UPDATE replicas SET served = 1 WHERE id = NEW.replica AND NOT served;
+    END;
+
+    CREATE TABLE ledger_hours (
+        hour TEXT NOT NULL,
+        replica TEXT NOT NULL REFERENCES replicas (id),
+        purpose TEXT NOT NULL,
+        seconds REAL NOT NULL,
+        usd REAL NOT NULL,
+        until TEXT NOT NULL,
+        PRIMARY KEY (hour, replica, purpose)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX ledger_hours_of_a_replica ON ledger_hours (replica, until);
+    CREATE TRIGGER hours_only_grow BEFORE UPDATE ON ledger_hours
+        WHEN NEW.seconds < OLD.seconds OR NEW.usd < OLD.usd BEGIN
+        SELECT RAISE(ABORT, 'the ledger is only ever added to');
+    END;
+
+    CREATE TABLE ledger_days (
+        day TEXT NOT NULL,
+        zone TEXT NOT NULL,
+        market TEXT NOT NULL,
+        instance_type TEXT NOT NULL,
+        purpose TEXT NOT NULL,
+        seconds REAL NOT NULL,
+        usd REAL NOT NULL,
+        PRIMARY KEY (day, zone, market, instance_type, purpose)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TRIGGER days_only_grow BEFORE UPDATE ON ledger_days
+        WHEN NEW.seconds < OLD.seconds OR NEW.usd < OLD.usd BEGIN
+        SELECT RAISE(ABORT, 'the ledger is only ever added to');
+    END;
+    CREATE TRIGGER days_are_kept BEFORE DELETE ON ledger_days BEGIN
+        SELECT RAISE(ABORT, 'the ledger is only ever added to');
+    END;
+
+    CREATE TABLE baseline_days (
+        day TEXT PRIMARY KEY,
+        seconds REAL NOT NULL,
+        usd REAL NOT NULL,
+        unpriced_s REAL NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    DROP TRIGGER ledger_is_not_shortened;
+    CREATE TRIGGER lines_become_hours AFTER DELETE ON ledger BEGIN
+        INSERT INTO ledger_hours (hour, replica, purpose, seconds, usd, until)
+        VALUES (
+            substr(OLD.at, 1, 13), OLD.replica, OLD.purpose,
+            OLD.seconds, OLD.seconds * OLD.usd_per_hour / 3600, OLD.at
+        )
+        ON CONFLICT DO UPDATE SET seconds = seconds + excluded.seconds, usd = usd + excluded.usd,
+            until = max(until, excluded.until);
+    END;
+    CREATE TRIGGER hours_become_days AFTER DELETE ON ledger_hours BEGIN
+        INSERT INTO ledger_days (day, zone, market, instance_type, purpose, seconds, usd)
+        SELECT substr(OLD.hour, 1, 10), zone, market, instance_type,
+            CASE
+                WHEN state IN ('terminating', 'gone') AND NOT served THEN 'failed_boot'
+                WHEN OLD.purpose = 'serving' THEN 'serving'
+                WHEN OLD.purpose IN ('draining', 'terminating') THEN 'draining'
+                ELSE 'booting'
+            END,
+            OLD.seconds, OLD.usd
+        FROM replicas WHERE id = OLD.replica
+        ON CONFLICT DO UPDATE SET seconds = seconds + excluded.seconds, usd = usd + excluded.usd;
+    END;
+    CREATE TRIGGER baseline_hours_become_days AFTER DELETE ON baseline BEGIN
+        INSERT INTO baseline_days (day, seconds, usd, unpriced_s)
+        VALUES (substr(OLD.hour, 1, 10), OLD.seconds, OLD.usd, OLD.unpriced_s)
+        ON CONFLICT DO UPDATE SET seconds = seconds + excluded.seconds, usd = usd + excluded.usd,
+            unpriced_s = unpriced_s + excluded.unpriced_s;
+    END;
+    """,
 )

@@ -5,7 +5,7 @@ that a tick waits for no disk. What on demand alone would have cost is written o
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ from hedgeserve.hedge import (
     begin_of,
 )
 from hedgeserve.metrics import Metrics
+from hedgeserve.policy.ledger import Baseline, Line
 from hedgeserve.spec import Spec
 from hedgeserve.store import Store
 
@@ -76,6 +77,7 @@ class Money:
         self._seen_s: float | None = None
         self._rate: float | None = 0.0
         self._unkept_s: dict[float | None, float] = {}
+        self._keeping = asyncio.Lock()
         self._told_s: dict[str, float] = {}
         self._was_reached = self._stuck = False
         self._forecast_usd: float | None = None
@@ -170,12 +172,13 @@ class Money:
 
     async def keep(self) -> None:
         """Write down what on demand alone would have cost since the last time; a full disk is tried again."""
-        unkept, self._unkept_s = self._unkept_s, {}
-        for rate in [*unkept]:
-            try:
-                await self._store.add_baseline(unkept[rate], rate, _now())
-            except StateDirectoryError:
-                self._unkept_s[rate] = self._unkept_s.get(rate, 0.0) + unkept[rate]
+        async with self._keeping:
+            unkept, self._unkept_s = self._unkept_s, {}
+            for rate in [*unkept]:
+                try:
+                    await self._store.add_baseline(unkept[rate], rate, _now())
+                except StateDirectoryError:
+                    self._unkept_s[rate] = self._unkept_s.get(rate, 0.0) + unkept[rate]
 
     async def _foresee(self) -> None:
         now = _now()
@@ -207,18 +210,29 @@ class Money:
             "budget": [cap.document() for cap in self.caps],
         }
 
-    async def account(self, since: datetime | None) -> dict[str, Any]:
-        """What was spent since then (None: since the month began, UTC), split in every way, JSON-able."""
-        await self.keep()
-        now = _now()
-        since = begin_of(Period.MONTH, now) if since is None else since
-        account, forecast = await asyncio.to_thread(read_account, self._journal, since, now)
+    async def account(self, since: datetime | None, unbilled: Sequence[Line]) -> dict[str, Any]:
+        """What was spent since then (None: since the month began, UTC), split in every way, JSON-able.
+
+        ``unbilled`` is what the ledger does not hold yet. Nothing is written for the question.
+        """
+        async with self._keeping:
+            now = _now()
+            since = begin_of(Period.MONTH, now) if since is None else since
+            unkept = [_baseline(seconds, rate, now) for rate, seconds in self._unkept_s.items()]
+            account, forecast = await asyncio.to_thread(
+                read_account, self._journal, since, now, unbilled=unbilled, unkept=unkept
+            )
         return {
             "service": self._service,
             **account.document(),
             "forecast_month_usd": None if forecast is None else round(forecast, 2),
             "caps": [cap.document() for cap in self.caps],
         }
+
+
+def _baseline(seconds: float, rate: float | None, at: datetime) -> Baseline:
+    usd = seconds * (rate or 0.0) / 3600
+    return Baseline(f"{at:%Y-%m-%d}", seconds, usd, seconds if rate is None else 0.0)
 
 
 def _budget(spec: Spec) -> Budget:

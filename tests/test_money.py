@@ -1,6 +1,9 @@
 """A service and its money: caps refuse, shut and let serve; sums outlive the controller."""
 
+import asyncio
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import aiohttp
@@ -32,6 +35,15 @@ async def test_what_no_cap_has_room_for_is_not_launched_and_requests_are_told_so
         assert (cap["name"], cap["used_ratio"], cap["state"]) == ("usd_per_hour", 0.0, "open")
 
 
+async def lines_written(state: Path) -> int:
+    def count() -> int:
+        with closing(sqlite3.connect(state / "state" / "journal.db")) as database:
+            [number] = database.execute("SELECT count(*) FROM ledger").fetchone()
+            return int(number)
+
+    return await asyncio.to_thread(count)
+
+
 async def test_sums_are_the_same_for_a_service_that_runs_and_for_its_journal(
     short_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -41,6 +53,11 @@ async def test_sums_are_the_same_for_a_service_that_runs_and_for_its_journal(
         told = await service.cost()
         assert told["spent_usd"] > 0
         assert told["caps"] == []
+        written = await lines_written(short_dir)
+        polled = [await service.cost() for _ in range(20)]
+        assert await lines_written(short_dir) - written <= 1, "a question is no line"
+        spent = [one["spent_usd"] for one in polled]
+        assert spent == sorted(spent), "what is not billed yet is told"
         assert set(told["by"]) == {"day", "zone", "market", "purpose", "replica"}
     client = AdminClient(short_dir / "state")
     capsys.readouterr()  # the log

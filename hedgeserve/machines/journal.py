@@ -5,6 +5,7 @@ disk says so (the status shows it), and the fleet goes on from memory. Only an *
 cloud is asked; :meth:`Journal.intend` therefore lets the error through.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -49,6 +50,7 @@ class EventKind(StrEnum):
 
 
 _RECENT = 12
+_LONGEST_MESSAGE = 4000
 _TROUBLES = frozenset(
     {
         EventKind.REFUSED,
@@ -76,6 +78,8 @@ class Journal:
         self.heard: Callable[[], None] = lambda: None
         self.paid: Callable[[datetime, float], None] = lambda at, usd: None
         self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
+        self.charging = asyncio.Lock()
+        """Held by who charges, and by who adds up what is charged and what is not yet."""
 
     async def intend(self, offer: Offer, token: str, reason: str, version: int = 1) -> ReplicaId:
         """Commit the intent to launch this version on this offer and return the new replica's id.
@@ -102,6 +106,8 @@ class Journal:
     ) -> None:
         """Record one event, in the log always and in the store where it can be written; without secrets."""
         message = redact(message)
+        if len(message) > _LONGEST_MESSAGE:
+            message = f"{message[:_LONGEST_MESSAGE]}… ({len(message)} characters)"
         level = self._log.warning if kind in _TROUBLES else self._log.info
         at = datetime.now(UTC)
         self.recent.append(

@@ -15,7 +15,8 @@ import structlog
 from hedgeserve.drivers.base import LaunchRequest, Machine, MachineState
 from hedgeserve.drivers.tags import tags_for
 from hedgeserve.errors import AuthError, BootstrapError, CloudError
-from hedgeserve.hedge import NewsKind, Rule, ZoneNews, price_now
+from hedgeserve.hedge import NewsKind, Rule, ZoneNews
+from hedgeserve.machines.bill import Bill
 from hedgeserve.machines.coldstart import ColdStart
 from hedgeserve.machines.hands import Hands, Order, Past
 from hedgeserve.machines.journal import EventKind
@@ -24,6 +25,7 @@ from hedgeserve.machines.probe import Identity, Prober
 from hedgeserve.machines.readiness import Readiness
 from hedgeserve.machines.refusals import is_certain, news_of
 from hedgeserve.machines.session import VmSession, transport_to
+from hedgeserve.policy.ledger import Line
 from hedgeserve.race import is_cancelled, race
 from hedgeserve.redaction import redact
 from hedgeserve.replica import STARTING, GoneReason, Market, Notice, Replica, State
@@ -40,13 +42,6 @@ _SOONER_S = 2.0
 
 BRING_UP_LIMIT_S = 2400.0
 """Longest time from the first SSH connection to a started engine, installation included."""
-
-_PURPOSE = {
-    State.READY: "serving",
-    State.NOTICED: "serving",
-    State.DRAINING: "draining",
-    State.TERMINATING: "draining",
-}
 
 
 class _Over(Exception):
@@ -84,7 +79,7 @@ class ReplicaLife:
             self._trace = hands.tracing.replica(replica, launched=past is None)
         self._staged = False
         self.begun_s = self._now_s() - (past.age_s if past else 0.0)
-        self._billed_until_s = self._now_s() - (past.unbilled_s if past else 0.0)
+        self._bill = Bill(hands, charged_until_s=self._now_s() - (past.unbilled_s if past else 0.0))
 
     # What the fleet may ask
 
@@ -139,7 +134,15 @@ class ReplicaLife:
 
     async def bill(self) -> None:
         """Write what it has cost since the last bill into the ledger."""
-        await self._bill(self.replica, self._now_s())
+        await self._bill.charge(self.replica, self._now_s())
+
+    def unbilled_usd(self) -> float:
+        """What it has cost since its last bill."""
+        return self._bill.usd(self.replica, self._now_s())
+
+    def unbilled(self) -> list[Line]:
+        """The same as the ledger will tell it."""
+        return self._bill.lines(self.replica, self._now_s(), served=self._served)
 
     # Its course
 
@@ -520,7 +523,7 @@ class ReplicaLife:
         if self._trace is not None:
             self._trace.reached(state, why, self.replica.gone)
         self._hands.changed()
-        await self._bill(before, now_s)
+        await self._bill.charge(before, now_s)
         await self._hands.journal.save(self.replica)
         data: dict[str, Any] = {"market": str(before.market)}
         if state is State.READY or (state is State.TERMINATING and before.state in STARTING):
@@ -535,25 +538,6 @@ class ReplicaLife:
             data["rule"] = str(rule)
         kind = EventKind.GONE if state is State.GONE else EventKind.STATE
         await self._record(kind, f"{before.state} → {state}: {why}", data)
-
-    async def _bill(self, replica: Replica, now_s: float) -> None:
-        """Charge the time since the last bill, in which it was as in ``replica``."""
-        begun_s, self._billed_until_s = self._billed_until_s, now_s
-        seconds = now_s - begun_s
-        if seconds <= 0 or replica.vm_id is None:
-            return
-        purpose, price = _PURPOSE.get(replica.state, "booting"), price_now(replica.offer, self._hands.offers())
-        if await self._hands.journal.charge(replica, seconds, price, purpose):
-            self._hands.metrics.spent(replica.market, purpose, seconds * price / 3600)
-        else:
-            self._billed_until_s = begun_s  # the next bill covers this time too
-
-    def unbilled_usd(self) -> float:
-        """What it has cost since its last bill."""
-        if self.replica.vm_id is None:
-            return 0.0
-        seconds = max(0.0, self._now_s() - self._billed_until_s)
-        return seconds * price_now(self.replica.offer, self._hands.offers()) / 3600
 
     async def _record(self, kind: EventKind, message: str, data: Mapping[str, Any] | None = None) -> None:
         await self._hands.journal.event(kind, message, replica=self.replica.id, zone=self.replica.zone, data=data)

@@ -1,8 +1,8 @@
 """How money is counted: periods of UTC, what a VM's seconds were for, what they would have cost on demand. Pure.
 
-What is billed is written down as it happens and never changed (:mod:`hedgeserve.store`). What a second was *for*
-may be known only later: a boot that never got ready was a failed one. So the ledger keeps what was known when it
-was written, and :func:`purpose_of` says what it was for by all that is known now.
+What is billed is written down as it happens, and in time added up (:mod:`hedgeserve.store`). What a second was
+*for* may be known only later: a boot that never got ready was a failed one. So the ledger keeps what was known
+when it was written, and :func:`purpose_of` says what it was for by all that is known now.
 """
 
 from collections import defaultdict
@@ -20,6 +20,8 @@ _COSTLIEST = 200
 _LEAST_FOR_A_FORECAST = timedelta(hours=1)
 """Less than this is the boots of a start, and says nothing of a month."""
 DAY = timedelta(days=1)
+EARLIER = "earlier replicas"
+"""Whose money it was where that is not known any more, but only where, and what for."""
 
 
 class Period(StrEnum):
@@ -182,7 +184,7 @@ class Account:
         for line in self.lines:
             usd[str(getattr(line, key))] += line.usd
             seconds[str(getattr(line, key))] += line.seconds
-        on_demand = {one.day: one for one in self.baseline} if key == "day" else {}
+        on_demand = self._on_demand_by_day() if key == "day" else {}
         names = sorted({*usd, *on_demand}) if key == "day" else sorted(usd, key=lambda name: (-usd[name], name))
         rows: list[dict[str, Any]] = []
         for name in names[:_COSTLIEST] if key == "replica" else names:
@@ -193,6 +195,15 @@ class Account:
                 row["baseline_on_demand_usd"] = round(one.usd, 6) if one is not None and known else None
             rows.append(row)
         return rows
+
+    def _on_demand_by_day(self) -> dict[str, Baseline]:
+        found: dict[str, Baseline] = {}
+        for one in self.baseline:
+            was = found.get(one.day, Baseline(one.day, 0.0, 0.0, 0.0))
+            found[one.day] = Baseline(
+                one.day, was.seconds + one.seconds, was.usd + one.usd, was.unpriced_s + one.unpriced_s
+            )
+        return found
 
     def document(self) -> dict[str, Any]:
         """It as the admin API tells it."""

@@ -6,9 +6,17 @@ from datetime import datetime
 from hedgeserve.replica import ReplicaId
 from hedgeserve.tables.database import Database, text_of
 
+_CHUNK = 2000
+"""Lines that are added up in one statement, so that nobody else waits long."""
+
 
 class LedgerTable(Database):
-    """Seconds and prices of each replica, and the baseline by the hour."""
+    """Seconds and prices of each replica, and the baseline by the hour; both are added up as they grow old.
+
+    A line that is added up goes into the sum of its hour, an hour into that of its day, within the statement that
+    removes it (the triggers of :mod:`hedgeserve.migrations`): at no moment, ``kill -9`` or not, is it in both or
+    in neither, and no sum changes by it.
+    """
 
     async def charge(
         self, replica: ReplicaId, seconds: float, usd_per_hour: float, purpose: str, at: datetime
@@ -28,16 +36,54 @@ class LedgerTable(Database):
 
     async def charged_until(self, replica: ReplicaId) -> datetime | None:
         """The time up to which this replica has been charged for; None where it never was."""
-        [[at]] = await self._run("SELECT max(at) FROM ledger WHERE replica = ?", replica)
+        [[at]] = await self._run(
+            "SELECT max(at) FROM (SELECT max(at) AS at FROM ledger WHERE replica = ?1 "
+            "UNION ALL SELECT max(until) FROM ledger_hours WHERE replica = ?1)",
+            replica,
+        )
         return datetime.fromisoformat(at) if at else None
 
     async def spent_usd(self, since: datetime | None = None) -> float:
-        """US dollars charged, in all or at and after a time."""
+        """US dollars charged, in all or at and after a time: of what is added up by now, since its hour or day."""
+        text = "" if since is None else text_of(since)
         [[usd]] = await self._run(
-            "SELECT total(seconds * usd_per_hour) / 3600 FROM ledger WHERE at >= ?",
-            "" if since is None else text_of(since),
-        )
+            "SELECT (SELECT total(seconds * usd_per_hour) / 3600 FROM ledger WHERE at >= ?) "
+            "+ (SELECT total(usd) FROM ledger_hours WHERE hour >= ?) "
+            "+ (SELECT total(usd) FROM ledger_days WHERE day >= ?)",
+            text, text[:13], text[:10],
+        )  # fmt: skip
         return float(usd)
+
+    async def add_up_lines(self, *, before: datetime) -> int:
+        """Add the oldest lines before this time up by hour, replica and purpose; how many, 0: none is left."""
+        gone = await self._run(
+            "DELETE FROM ledger WHERE id IN (SELECT id FROM ledger WHERE at < ? ORDER BY at LIMIT ?) RETURNING 1",
+            text_of(before), _CHUNK,
+        )  # fmt: skip
+        return len(gone)
+
+    async def add_up_hours(self, *, before: datetime, keep: int) -> int:
+        """Add the oldest hours up by day, zone, market, kind of VM and purpose; how many, 0: none is left.
+
+        Those before this time, and all but the newest ``keep``. The newest of a replica that lives stays, which
+        tells until when it is charged, and so do all of one that may yet turn out to be a failed boot.
+        """
+        gone = await self._run(
+            "DELETE FROM ledger_hours WHERE (hour, replica, purpose) IN ("
+            "SELECT hour, replica, purpose FROM ledger_hours AS one JOIN replicas ON replicas.id = one.replica "
+            "WHERE hour < max(?1, coalesce((SELECT substr(hour, 1, 10) FROM ledger_hours ORDER BY hour DESC "
+            "LIMIT 1 OFFSET ?2), '')) AND (state = 'gone' OR served AND hour < "
+            "(SELECT max(hour) FROM ledger_hours AS other WHERE other.replica = one.replica)) "
+            "ORDER BY hour LIMIT ?3) RETURNING 1",
+            text_of(before)[:13], keep, _CHUNK,
+        )  # fmt: skip
+        return len(gone)
+
+    async def add_up_baseline(self, *, before: datetime) -> None:
+        """Add the hours of the baseline before this time up by day; the newest stays as it is."""
+        await self._run(
+            "DELETE FROM baseline WHERE hour < ? AND hour < (SELECT max(hour) FROM baseline)", text_of(before)[:13]
+        )
 
     async def add_baseline(self, seconds: float, usd_per_hour: float | None, at: datetime) -> None:
         """Add to the hour (UTC) of ``at``: for so many seconds up to it, on demand alone would have cost this.
@@ -59,6 +105,13 @@ class LedgerTable(Database):
         return (datetime.fromisoformat(rows[0][0]), rows[0][1]) if rows else None
 
     async def baseline_usd(self, since: datetime) -> float:
-        """What on demand alone would have cost since this hour (UTC), as far as prices were known."""
-        [[usd]] = await self._run("SELECT total(usd) FROM baseline WHERE hour >= ?", text_of(since)[:13])
+        """What on demand alone would have cost since this hour (UTC), as far as prices were known.
+
+        Of what is added up by now, since this day.
+        """
+        [[usd]] = await self._run(
+            "SELECT (SELECT total(usd) FROM baseline WHERE hour >= ?) "
+            "+ (SELECT total(usd) FROM baseline_days WHERE day >= ?)",
+            text_of(since)[:13], text_of(since)[:10],
+        )  # fmt: skip
         return float(usd)

@@ -7,6 +7,8 @@ from datetime import datetime
 from hedgeserve.replica import GoneReason, Market, Offer, Replica, ReplicaId, State, ZoneId
 from hedgeserve.tables.database import Database, text_of
 
+_CHUNK = 2000
+
 
 @dataclass(frozen=True, slots=True)
 class StoredReplica:
@@ -87,6 +89,21 @@ class ReplicaTable(Database):
             "SELECT id FROM replicas WHERE service = ? ORDER BY number DESC LIMIT ?", service, limit
         )
         return [ReplicaId(row[0]) for row in rows]
+
+    async def prune_replicas(self, service: str, *, keep: int) -> int:
+        """Forget those that are gone, all but the newest ``keep`` of them; how many, 0: none is left.
+
+        One that a line or an hour of the ledger is about stays.
+        """
+        gone = await self._run(
+            "DELETE FROM replicas WHERE id IN (SELECT id FROM replicas AS one "
+            "WHERE service = ?1 AND state = 'gone' AND number <= (SELECT number FROM replicas "
+            "WHERE service = ?1 AND state = 'gone' ORDER BY number DESC LIMIT 1 OFFSET ?2) "
+            "AND NOT EXISTS (SELECT 1 FROM ledger WHERE replica = one.id) "
+            "AND NOT EXISTS (SELECT 1 FROM ledger_hours WHERE replica = one.id) LIMIT ?3) RETURNING 1",
+            service, keep, _CHUNK,
+        )  # fmt: skip
+        return len(gone)
 
 
 def _stored_replica(row: sqlite3.Row) -> StoredReplica:

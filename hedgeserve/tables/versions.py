@@ -99,6 +99,28 @@ class VersionTable(Database):
         rows = await self._run("SELECT * FROM rollouts WHERE service = ? ORDER BY id DESC LIMIT ?", service, limit)
         return [_stored_rollout(row) for row in rows][::-1]
 
+    async def prune_rollouts(self, service: str, *, keep: int) -> None:
+        """Forget all roll-outs but the newest ``keep``."""
+        await self._run(
+            "DELETE FROM rollouts WHERE service = ?1 AND id <= "
+            "(SELECT id FROM rollouts WHERE service = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+            service, keep,
+        )  # fmt: skip
+
+    async def prune_versions(self, service: str, *, keep: int) -> None:
+        """Forget all versions but the newest ``keep``, those that replicas run, and those of the last roll-out.
+
+        Not while somebody holds them in memory and might want one of them again.
+        """
+        await self._run(
+            "DELETE FROM versions WHERE service = ?1 AND number <= "
+            "(SELECT number FROM versions WHERE service = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2) "
+            "AND number NOT IN (SELECT version FROM replicas WHERE service = ?1 AND state != 'gone') "
+            "AND NOT EXISTS (SELECT 1 FROM (SELECT from_version, to_version FROM rollouts WHERE service = ?1 "
+            "ORDER BY id DESC LIMIT 1) WHERE number IN (from_version, to_version))",
+            service, keep,
+        )  # fmt: skip
+
 
 def _stored_version(row: sqlite3.Row) -> StoredVersion:
     return StoredVersion(
