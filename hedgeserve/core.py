@@ -259,7 +259,7 @@ class Service:
         )
         self._director = Director(
             Cast(
-                spec=spec,
+                spec=lambda: self.spec,
                 fleet=self._fleet,
                 drivers=self._drivers,
                 stage=stage,

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hedgeserve.policy.autoscale import Autoscaler, LoadSignal, ScaleDecision
+from hedgeserve.policy.autoscale import Autoscaler, Bounds, LoadSignal, ScaleDecision
 from hedgeserve.spec import ReplicasSpec
 
 
@@ -152,6 +152,22 @@ def test_the_user_bounds_hold() -> None:
     assert (told[-1].target, told[-1].candidate) == (3, 50)
     told = load.run(200, 0)
     assert (told[-1].target, told[-1].candidate) == (2, 0)
+
+
+def test_a_target_that_a_bound_holds_is_not_said_to_be_the_loads() -> None:
+    """Which key holds it, or what the calendar says, and what the load would ask for."""
+    load = Load(spec(min=2, max=4))
+    [*_, last] = load.run(200, 0)
+    assert last.reason == "no fewer are wanted (`replicas.min`); 0 requests/s are work for 0 at 1 requests/s each"
+    [*_, last] = load.run(200, 9)
+    assert last.reason == "no more may run (`replicas.max`); 9 requests/s are work for 9 at 1 requests/s each"
+    [*_, last] = load.run(200, 3)
+    assert last.reason == "as the load asks (3 requests/s are work for 3 at 1 requests/s each)"
+    held = Bounds(3, 4, "the calendar wants 3 at least until 18:00")
+    idle = Load(spec(min=2, max=4))
+    told = idle.autoscaler.decide(LoadSignal(idle.now_s, 0, 0, 0), held)
+    told = idle.autoscaler.decide(LoadSignal(idle.now_s + 1, 0, 0, 0), held)
+    assert told.reason.startswith("the calendar wants 3 at least until 18:00; 0 requests/s are work for 0")
 
 
 def test_without_delays_it_follows_at_once() -> None:

@@ -19,7 +19,7 @@ from hedgeserve.drills.script import Means
 from hedgeserve.errors import LimitError, TraceError
 from hedgeserve.simulate.record import record
 from hedgeserve.simulate.replaying import replay_transcript
-from tests.conftest import eventually, messages, replicas, small_spec
+from tests.conftest import eventually, messages, replicas, small_spec, small_toml
 
 TWO = {
     "replicas": "count = 2",
@@ -96,6 +96,17 @@ async def test_refused_launches_and_a_silent_cloud_end_with_the_drill(short_dir:
         report = await done(service, kind="api-down", for_s=1)
         assert report["ok"], report
         await eventually(lambda: not service.status()["trouble"])
+
+
+async def test_a_drill_goes_by_the_model_file_that_is_served_now(short_dir: Path) -> None:
+    """The notice of the make-believe cloud is changed while it runs: the next drill waits for it."""
+    async with running(short_dir) as service:
+        before = service.drills.rehearse({"kind": "preempt"})
+        (short_dir / "small.toml").write_text(small_toml(short_dir, **{**TWO, "local": 'notice = "7s"'}))
+        file = str(short_dir / "small.toml")
+        await service.updates.applied(file, who="tester", why="a test", dry=False, digest=None)
+        after = service.drills.rehearse({"kind": "preempt"})
+        assert after["within_s"] - before["within_s"] == pytest.approx(4.0, abs=0.11)
 
 
 async def test_slow_boots_are_slow_and_no_measure_of_boots(short_dir: Path) -> None:

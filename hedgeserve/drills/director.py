@@ -48,9 +48,9 @@ class Silencing(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cast:
-    """What a drill works with. ``drivers`` are those without a stage before them."""
+    """What a drill works with. ``drivers`` are those without a stage before them, ``spec`` is that served now."""
 
-    spec: Spec
+    spec: Callable[[], Spec]
     fleet: Fleet
     drivers: Mapping[str, Driver]
     stage: Stage
@@ -91,7 +91,7 @@ class Director:
             zones=zones,
             wanted=self._wanted(),
             boot_s=cast_.fleet.boot_s(),
-            local_notice_s=cast_.spec.local.notice,
+            local_notice_s=cast_.spec().local.notice,
             outstanding=cast_.outstanding,
         )
 
@@ -221,7 +221,7 @@ class Director:
         cast_ = self._cast
         driver: object = cast_.drivers[victim.cloud]
         cast_.fleet.stage(victim.replica)
-        patience_s = cast_.spec.timeouts.cloud_call
+        patience_s = cast_.spec().timeouts.cloud_call
         match victim.means:
             case Means.CLOUD:
                 async with asyncio.timeout(patience_s):

@@ -127,6 +127,10 @@ class Autoscaler:
             if before != self._target:
                 fewest = f"at least {lowest} are wanted" if before > self._target else f"at most {highest} may run"
                 reason = said or fewest
+            elif candidate < lowest == before:
+                reason = f"{said or 'no fewer are wanted (`replicas.min`)'}; {load}"
+            elif candidate > highest == before:
+                reason = f"{said or 'no more may run (`replicas.max`)'}; {load}"
             elif clipped == before:
                 reason = f"as the load asks ({load})"
             else:

@@ -213,8 +213,8 @@ class SpotHedge:
                 f"= min({target}, {whole} − {ready}) = {sums.on_demand_wanted + sums.external}{external}; "
                 f"{len(sums.on_demand)} run or start"
             )
-            if sums.on_demand_kept > sums.on_demand_wanted:
-                kept = format_count(sums.on_demand_kept, "on-demand replica", verb=True)
+            if (held_back := min(sums.on_demand_kept, len(sums.on_demand))) > sums.on_demand_wanted:
+                kept = format_count(held_back, "on-demand replica", verb=True)
                 held = f"until spot has been ready for {format_duration(hedge.on_demand_hold)}"
                 told.append(f"{kept} kept {held} (`hedge.on_demand_hold`), so that they do not come and go")
         elif target:
