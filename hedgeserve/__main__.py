@@ -2,4 +2,4 @@
 
 from hedgeserve.cli import main
 
-main()
+main(prog_name="hedgeserve")

@@ -16,41 +16,36 @@ from hedgeserve.verbs.offline import bake, check, doctor, init, offers, plan, ve
 from hedgeserve.verbs.serve import serve
 from hedgeserve.verbs.traces import traces
 
+_SECTIONS = {
+    "Before you serve": (init, check, doctor, offers, plan, bake, version),
+    "Try policies on recorded capacity": (backtest, sweep, replay),
+    "Serve, and look": (serve, status, cost, events, explain, logs, drill, ui),
+    "Change what runs": (apply, rollback, versions, pause, resume, keys, down),
+    "Afterwards": (report, orphans, traces),
+}
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class _Main(Verbs):
+    """All verbs, listed by what they are for."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        widest = max(map(len, self.commands))
+        room = formatter.width - 6 - widest
+        for heading, commands in _SECTIONS.items():
+            with formatter.section(heading):
+                formatter.write_dl(
+                    [((one.name or "").ljust(widest), one.get_short_help_str(room)) for one in commands]
+                )
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="hedgeserve", message="%(prog)s %(version)s")
 def main() -> None:
-    """Serve large language models on spot GPUs without losing a request."""
+    """Serve large language models on spot GPUs without losing a request.
+
+    Begin with `hedgeserve init model.toml`, then `hedgeserve serve model.toml`.
+    """
 
 
-for command in (
-    init,
-    check,
-    doctor,
-    offers,
-    plan,
-    bake,
-    version,
-    backtest,
-    sweep,
-    replay,
-    serve,
-    status,
-    cost,
-    events,
-    explain,
-    logs,
-    drill,
-    ui,
-    apply,
-    rollback,
-    versions,
-    pause,
-    resume,
-    keys,
-    down,
-    report,
-    orphans,
-    traces,
-):
+for command in (command for commands in _SECTIONS.values() for command in commands):
     main.add_command(command)

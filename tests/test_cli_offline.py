@@ -57,13 +57,9 @@ def test_the_installed_command_answers() -> None:
 
 def test_verbs_are_listed_in_the_order_of_use_each_with_its_line() -> None:
     """No first sentence is cut short in the overview."""
-    listed = run("--help").stdout.split("Commands:\n")[1].splitlines()
-    verbs = [line.split()[0] for line in listed]
-    assert verbs == [
-        "init", "check", "doctor", "offers", "plan", "bake", "version", "backtest", "sweep", "replay",
-        "serve", "status", "cost", "events", "explain", "logs", "drill", "ui", "apply", "rollback",
-        "versions", "pause", "resume", "keys", "down", "report", "orphans", "traces",
-    ]  # fmt: skip
+    shown = run("--help").stdout
+    listed = [line for line in shown[shown.index("Before you serve:") :].splitlines() if line.startswith("  ")]
+    assert [line.split()[0] for line in listed] == list(main.commands)
     assert not any(line.endswith("...") for line in listed)
 
 
@@ -222,9 +218,12 @@ def test_a_model_file_names_its_service_though_its_secrets_are_not_set(tmp_path:
 
 def test_two_names_for_one_service_are_a_misuse(tmp_path: Path) -> None:
     """Nothing is guessed about which one counts."""
-    result = run("down", write(tmp_path), "--service", "chatty")
+    result = run("status", write(tmp_path), "--service", "chatty")
     assert result.exit_code == 2
     assert "give one" in result.stderr
+    result = run("down", "--state-dir", "elsewhere", "--service", "chatty")
+    assert result.exit_code == 2
+    assert "--state-dir and --service are two ways" in result.stderr
 
 
 def test_down_with_nothing_ever_started_there_says_so(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

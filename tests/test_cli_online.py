@@ -160,6 +160,8 @@ def test_one_service_from_its_start_to_its_end(
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert "there is no replica chatty-9" in unknown.stderr
 
+    dry = json.loads(ask(environ, "down", "--dry-run", "--json").stdout)
+    assert (dry["service"], [vm["id"] for vm in dry["vms"]], dry["done"]) == ("chatty", ["chatty-1"], False)
     unasked = ask(environ, "down")
     assert unasked.returncode == 3, "nobody was there to say yes"
     assert "Stop chatty and terminate 1 VM, 0.30 USD/h in all?" in unasked.stderr

@@ -45,6 +45,15 @@ async def test_nothing_can_be_followed_that_does_not_run(
     assert "message 4" in capsys.readouterr().out
 
 
+async def test_a_replica_without_events_is_said_to_have_none(
+    stopped: AdminClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty answer might be a typing mistake."""
+    show_events(stopped, limit=1, replica="chat-99", follow=False, as_json=True)
+    printed = capsys.readouterr()
+    assert (printed.out, "No event is about chat-99" in printed.err) == ("", True)
+
+
 def test_where_nothing_ever_ran_it_is_said(tmp_path: Path) -> None:
     """No empty list, which would mean that nothing has happened."""
     with pytest.raises(StateDirectoryError, match="no service has run with this state directory"):

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from hedgeserve.errors import StateDirectoryError, StateLockedError
+from hedgeserve.modelfile.apikeys import keys_are_issued
 from hedgeserve.statedir import StateDirectory, admin_socket_in, resolve_state_dir, state_root
+from tests.conftest import small_spec
 
 _HOLDER = """
 import sys
@@ -286,3 +288,16 @@ def test_a_lock_on_a_file_that_was_taken_away_is_none(tmp_path: Path, monkeypatc
         assert json.loads((tmp_path / "state" / "lock").read_text())["pid"] == os.getpid()
         with pytest.raises(StateLockedError):
             StateDirectory.open(tmp_path / "state")
+
+
+def test_whether_keys_were_issued_in_a_closed_directory_is_not_guessed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start goes on to where it is told what is closed to it, and no key less is asked for meanwhile."""
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    spec = small_spec(tmp_path)
+    monkeypatch.setattr(Path, "exists", refuse)
+    assert keys_are_issued(spec, {}) is True

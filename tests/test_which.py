@@ -1,6 +1,5 @@
 """Which service and which file a verb means where nobody says."""
 
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,7 +9,7 @@ import pytest
 
 from hedgeserve.console import which
 from hedgeserve.console.which import find_model, find_state_dir
-from hedgeserve.errors import NotRunningError
+from hedgeserve.errors import HedgeServeError, NotRunningError
 
 
 @pytest.fixture
@@ -98,4 +97,16 @@ def test_a_file_is_that_of_this_folder_or_of_the_only_service_that_runs(
 def test_a_directory_goes_before_a_file(environ: dict[str, str], tmp_path: Path) -> None:
     """`apply model.toml --state-dir DIR`: the file is what is applied, and need not name the service."""
     assert find_state_dir("model.toml", str(tmp_path), None, environ) == tmp_path
-    assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_of_somebody_else_is_a_sentence(
+    environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For every verb, also for those that read its files."""
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(HedgeServeError, match=r"may not look into the state directory .*; run as the user"):
+        find_state_dir(None, str(tmp_path), None, environ)

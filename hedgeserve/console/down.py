@@ -1,12 +1,13 @@
 """``hedgeserve down``: ends a service and all of its VMs, whether or not its controller still runs."""
 
 import asyncio
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,12 +24,43 @@ _LET_GO_S = 15.0
 _EVENTS_OF_A_TAKE_DOWN = 10_000
 
 
-def show_what_goes(client: AdminClient, model: str | None) -> None:
+class _Telling:
+    """What is printed: a line at a time, or with ``as_json`` one object at the end."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._vms: list[dict[str, Any]] = []
+        self._proof: list[str] = []
+
+    def vm(self, replica: str, zone: str, market: str, state: str, usd_per_hour: float) -> None:
+        """One that goes."""
+        self._vms.append(
+            {"id": replica, "zone": zone, "market": market, "state": state, "usd_per_hour": usd_per_hour}
+        )
+        if not self._as_json:
+            click.echo(f"{replica}  {zone}  {market}  {state}  {usd_per_hour:.2f} USD/h")
+
+    def proof(self, sentence: str) -> None:
+        """What a cloud lists in one place, afterwards."""
+        self._proof.append(sentence)
+        if not self._as_json:
+            click.echo(sentence)
+
+    def end(self, service: str, *, done: bool) -> None:
+        """Nothing follows; ``done``: nothing is left."""
+        if self._as_json:
+            usd_per_hour = round(sum(vm["usd_per_hour"] for vm in self._vms), 4)
+            told = {"service": service, "vms": self._vms, "usd_per_hour": usd_per_hour, "proof": self._proof}
+            click.echo(json.dumps(told | {"done": done}))
+
+
+def show_what_goes(client: AdminClient, model: str | None, *, as_json: bool) -> None:
     """Say what a take-down would end, and change nothing.
 
     Raises:
         NotRunningError: No controller runs, and without a model file nobody knows which service is meant.
     """
+    telling = _Telling(as_json=as_json)
     try:
         status = client.status()
     except NotRunningError:
@@ -37,7 +69,8 @@ def show_what_goes(client: AdminClient, model: str | None) -> None:
         service, left = asyncio.run(_left_by_an_earlier_run(client, model))
         for replica in left:
             offer = replica.offer
-            click.echo(_line(replica.id, offer.zone, offer.market, replica.state, offer.usd_per_hour))
+            telling.vm(replica.id, offer.zone, offer.market, replica.state, offer.usd_per_hour)
+        telling.end(service, done=False)
         usd_per_hour = sum(replica.offer.usd_per_hour for replica in left)
         click.echo(
             f"{service} does not run. Its journal holds {_vms(len(left))}, {usd_per_hour:.2f} USD/h in all; "
@@ -48,7 +81,8 @@ def show_what_goes(client: AdminClient, model: str | None) -> None:
         return
     mine = [one for one in status["replicas"] if one["market"] != "external"]
     for one in mine:
-        click.echo(_line(one["id"], one["zone"], one["market"], one["state"], one["usd_per_hour"]))
+        telling.vm(one["id"], one["zone"], one["market"], one["state"], one["usd_per_hour"])
+    telling.end(status["service"], done=False)
     rest = status["standing"]["rest"]
     click.echo(
         f"{status['service']} runs{f', {rest}' if rest != 'awake' else ''}. `down` would stop it, terminate "
@@ -68,24 +102,23 @@ async def _left_by_an_earlier_run(client: AdminClient, model: str) -> "tuple[str
     return name, left
 
 
-def take_down(client: AdminClient, model: str | None, *, agreed: Callable[[str], bool]) -> None:
+def take_down(client: AdminClient, model: str | None, *, agreed: Callable[[str], bool], as_json: bool) -> None:
     """Show what will end and what it costs now, ask, and see it through.
 
     Raises:
         NotRunningError: No controller runs, and without a model file nobody knows the clouds to ask.
     """
+    telling = _Telling(as_json=as_json)
     try:
         status = client.status()
     except NotRunningError:
         if model is None:
             raise
-        _reap(client, model, agreed)
+        _reap(client, model, agreed, telling)
         return
-    mine = [replica for replica in status["replicas"] if replica["market"] != "external"]
-    for replica in mine:
-        click.echo(
-            _line(replica["id"], replica["zone"], replica["market"], replica["state"], replica["usd_per_hour"])
-        )
+    mine = [one for one in status["replicas"] if one["market"] != "external"]
+    for one in mine:
+        telling.vm(one["id"], one["zone"], one["market"], one["state"], one["usd_per_hour"])
     usd_per_hour = status["usd_per_hour"]
     agreed(f"Stop {status['service']} and terminate {_vms(len(mine))}, {usd_per_hour:.2f} USD/h in all?")
     before = [event["id"] for event in client.events(limit=1)]
@@ -107,13 +140,15 @@ def take_down(client: AdminClient, model: str | None, *, agreed: Callable[[str],
     stayed, heard = asyncio.run(_journalled(client, status["service"], after=max(before, default=0)))
     for event in heard:
         if event.kind == "cleared":
-            click.echo(event.message)
+            telling.proof(event.message)
+    troubles = [event.message for event in heard if _tells_of_more(event)]
+    telling.end(status["service"], done=not stayed and not troubles)
     if stayed:
         names = ", ".join(replica.id for replica in stayed)
         raise HedgeServeError(
             f"{_vms(len(stayed))} could not be terminated: {names}; run `hedgeserve down MODEL.toml`"
         )
-    if troubles := [event.message for event in heard if _tells_of_more(event)]:
+    if troubles:
         raise HedgeServeError(f"{'; '.join(troubles)}; run `hedgeserve down MODEL.toml`")
     click.echo(f"Done: {status['service']} has stopped; {usd_per_hour:.2f} USD/h are no longer spent.", err=True)
 
@@ -125,7 +160,7 @@ def _tells_of_more(event: "Event") -> bool:
     return event.kind == "trouble" and event.replica is None
 
 
-def _reap(client: AdminClient, model: str, agreed: Callable[[str], bool]) -> None:
+def _reap(client: AdminClient, model: str, agreed: Callable[[str], bool], telling: _Telling) -> None:
     from hedgeserve.console.log import configure_logging
     from hedgeserve.specfile import load_spec
     from hedgeserve.takedown import reap
@@ -136,17 +171,19 @@ def _reap(client: AdminClient, model: str, agreed: Callable[[str], bool]) -> Non
             f"no service runs with the state directory {client.directory}, nor has one ever run there; "
             f"`hedgeserve orphans {model}` shows what its clouds list nevertheless"
         )
-    spec = load_spec(model, surroundings=False)
+    environ = {**os.environ, "HEDGESERVE_SERVICE_STATE_DIR": str(client.directory)}
+    spec = load_spec(model, environ, surroundings=False)
     left, _ = asyncio.run(_journalled(client, spec.service.name))
     for replica in left:
         offer = replica.offer
-        click.echo(_line(replica.id, offer.zone, offer.market, replica.state, offer.usd_per_hour))
+        telling.vm(replica.id, offer.zone, offer.market, replica.state, offer.usd_per_hour)
     usd_per_hour = sum(replica.offer.usd_per_hour for replica in left)
     agreed(
         f"No controller runs. Terminate {_vms(len(left))} that an earlier run left, {usd_per_hour:.2f} USD/h in "
         "all, any other that its clouds list, and what they used?"
     )
-    ended = asyncio.run(reap(spec, environ=os.environ, tell=click.echo))
+    ended = asyncio.run(reap(spec, environ=environ, tell=telling.proof))
+    telling.end(spec.service.name, done=True)
     click.echo(f"Done: {_vms(len(ended))} terminated.", err=True)
 
 
@@ -180,10 +217,6 @@ async def _hold(path: Path, service: str) -> "StateDirectory":
             if time.monotonic() > deadline_s:
                 raise
         await asyncio.sleep(_LOOK_EVERY_S)
-
-
-def _line(replica: str, zone: str, market: str, state: str, usd_per_hour: float) -> str:
-    return f"{replica}  {zone}  {market}  {state}  {usd_per_hour:.2f} USD/h"
 
 
 def _vms(count: int) -> str:

@@ -17,9 +17,11 @@ def show_events(client: AdminClient, *, limit: int, replica: str | None, follow:
         NotRunningError: New ones were to follow, and no service runs there; what its journal says is printed.
         StateDirectoryError: No service runs there, and there is no journal that can be read.
     """
+    printed = 0
     try:
         for event in client.events(limit=limit, replica=replica, follow=follow):
             _print(event, as_json=as_json)
+            printed += 1
     except KeyboardInterrupt:
         if not follow:
             raise
@@ -30,10 +32,13 @@ def show_events(client: AdminClient, *, limit: int, replica: str | None, follow:
         click.echo("No service runs there; this is what its journal says.", err=True)
         for stored in found:
             _print(stored.document(), as_json=as_json)
+            printed += 1
         if follow:
             raise NotRunningError(
                 f"there is nothing to follow: no service runs with the state directory {client.directory}"
             ) from None
+    if not printed and replica is not None:
+        click.echo(f"No event is about {replica}; `hedgeserve explain {replica}` may know it.", err=True)
 
 
 def _print(event: Mapping[str, Any], *, as_json: bool) -> None:

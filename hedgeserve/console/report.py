@@ -43,6 +43,7 @@ def write_report(
     Raises:
         HedgeServeError: The archive cannot be written.
     """
+    model = model or _served(client)
     spec, trouble = _spec_of(model, environ)
     evidence = gather(
         client,
@@ -57,6 +58,14 @@ def write_report(
     path = Path(out or f"hedgeserve-report-{name}-{at:%Y%m%d-%H%M%S}.tar.gz").expanduser()
     _pack(path, {"README.txt": _README.format(at=at.isoformat(timespec="seconds")), **evidence.pieces})
     _list(path, evidence)
+
+
+def _served(client: AdminClient) -> str | None:
+    """The file that the service goes by, where it runs and says so."""
+    try:
+        return str(client.spec()["file"])
+    except (HedgeServeError, LookupError):
+        return None
 
 
 def _spec_of(model: str | None, environ: Mapping[str, str]) -> tuple[Spec | None, str]:

@@ -1,10 +1,11 @@
 """Which service a verb means, and which model file: what was named, else what the only one that runs goes by."""
 
+import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from hedgeserve.errors import NotRunningError
+from hedgeserve.errors import HedgeServeError, NotRunningError
 from hedgeserve.statedir import resolve_state_dir, state_root
 
 _CONNECT_S = 2.0
@@ -20,6 +21,23 @@ def find_state_dir(
     stopped: bool = False,
 ) -> Path:
     """The state directory of the service that was named, or of the only one that runs under the default root.
+
+    Raises what :func:`_named_or_only` does, and HedgeServeError where this user may not look into it.
+    """
+    found = _named_or_only(model, state_dir, service, environ, stopped=stopped)
+    try:
+        (found / "journal.db").exists()
+    except PermissionError:
+        raise HedgeServeError(
+            f"this user may not look into the state directory {found}; run as the user who started the service"
+        ) from None
+    return found
+
+
+def _named_or_only(
+    model: str | None, state_dir: str | None, service: str | None, environ: Mapping[str, str], *, stopped: bool
+) -> Path:
+    """Which one it is.
 
     A directory or a name goes before ``model``. With ``stopped``, where none runs, the only one that has run will
     do: its journal can be read.
@@ -103,11 +121,11 @@ def _there(environ: Mapping[str, str]) -> tuple[list[Path], list[Path]]:
     """The services under the default root that run, and those that have run."""
     root = state_root(environ)
     try:
-        places = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
+        places = [root, *sorted(path for path in root.iterdir() if os.path.isdir(path))]
     except OSError:
         return [], []
     running = [path for path in places if answers(path)]
-    return running, [path for path in places if path not in running and (path / "journal.db").exists()]
+    return running, [path for path in places if path not in running and os.path.exists(path / "journal.db")]
 
 
 def _choice(places: list[Path]) -> str:

@@ -66,7 +66,11 @@ def load_api_keys(spec: Spec, environ: Mapping[str, str] | None = None) -> froze
 
 def keys_are_issued(spec: Spec, environ: Mapping[str, str]) -> bool:
     """Whether `hedgeserve keys` has been used for this service: then a key is asked for, were none left."""
-    return KeyFile(resolve_state_dir(spec.service.name, spec.service.state_dir, environ)).path.exists()
+    path = KeyFile(resolve_state_dir(spec.service.name, spec.service.state_dir, environ)).path
+    try:
+        return path.exists()
+    except PermissionError:  # closed to us; whoever opens the state directory says so
+        return True
 
 
 def refuse_open_sockets(spec: Spec, sockets: Sequence[socket.socket], *, asks_for_keys: bool) -> None:

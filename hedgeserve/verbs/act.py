@@ -11,7 +11,9 @@ from hedgeserve.verbs.group import EXIT_FAILED, Duration, agreement, client_of, 
 
 
 @verb()
-@click.argument("kind", type=click.Choice(["preempt", "vanish", "blackout", "refuse", "slow-boot", "api-down"]))
+@click.argument(
+    "kind", metavar="KIND", type=click.Choice(["preempt", "vanish", "blackout", "refuse", "slow-boot", "api-down"])
+)
 @target
 @click.option("--replica", metavar="ID", default="", help="Take this one (preempt, vanish).")
 @click.option("--zone", metavar="ZONE", default="", help="All that is there, or where launches are refused.")
@@ -36,7 +38,8 @@ def drill(
 ) -> None:
     """Make trouble on purpose, and see that nothing is lost.
 
-    Takes VMs of a running service away as a cloud would, or sets a condition for a while, and reports what came
+    KIND: preempt (with a notice), vanish (without a word) and blackout (of a zone) take VMs of a running service
+    away as a cloud would; refuse (launches), slow-boot and api-down set a condition for a while. Reports what came
     of it. Exits with 1 where a request was lost or capacity was not back in time.
     """
     from hedgeserve.console.drill import run_drill
@@ -155,7 +158,10 @@ def resume(model: str | None, state_dir: str | None, service: str | None, wait: 
 @target
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be taken away.")
-def down(model: str | None, state_dir: str | None, service: str | None, yes: bool, dry_run: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one object at the end.")
+def down(
+    model: str | None, state_dir: str | None, service: str | None, yes: bool, dry_run: bool, as_json: bool
+) -> None:
     """Stop a service and terminate all of its VMs.
 
     Shows which VMs end and how many dollars an hour are saved, and asks. Where no service runs, VMs that an
@@ -163,11 +169,11 @@ def down(model: str | None, state_dir: str | None, service: str | None, yes: boo
     """
     from hedgeserve.console.down import show_what_goes, take_down
 
-    client = client_of(model, state_dir, service)
+    client = client_of(model, state_dir, service, of_file=True)
     if dry_run:
-        show_what_goes(client, model)
+        show_what_goes(client, model, as_json=as_json)
     else:
-        take_down(client, model, agreed=agreement(yes))
+        take_down(client, model, agreed=agreement(yes), as_json=as_json)
 
 
 @verb()

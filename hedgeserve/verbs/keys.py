@@ -21,13 +21,19 @@ def keys() -> None:
 )
 @click.option(
     "--requests-per-second",
+    metavar="N",
     type=click.FloatRange(min=0, min_open=True),
     help="Most requests a second, on average.",
 )
 @click.option(
-    "--tokens-per-minute", type=click.IntRange(min=1), help="Most tokens of prompts and answers a minute."
+    "--tokens-per-minute",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Most tokens of prompts and answers a minute.",
 )
-@click.option("--concurrency", type=click.IntRange(min=1), help="Most requests under way or waiting at a time.")
+@click.option(
+    "--concurrency", metavar="N", type=click.IntRange(min=1), help="Most requests under way or waiting at a time."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def keys_add(
     name: str,
@@ -65,7 +71,10 @@ def keys_add(
 @target
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def keys_list(model: str | None, state_dir: str | None, service: str | None, as_json: bool) -> None:
-    """Show the issued keys: whose, until when, how limited, when last used."""
+    """Show the issued keys.
+
+    Whose they are, until when, how limited, and when they were last used.
+    """
     from hedgeserve.console.keys import list_keys
 
     list_keys(client_of(model, state_dir, service, stopped=True), as_json=as_json)

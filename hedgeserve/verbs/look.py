@@ -66,7 +66,13 @@ def cost(
 @click.option("--follow", "-f", is_flag=True, help="Go on with new events until Ctrl-C or the service's end.")
 @click.option("--replica", metavar="ID", help="Only events of this replica.")
 @click.option(
-    "--limit", "-n", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many at most."
+    "--limit",
+    "-n",
+    metavar="N",
+    type=click.IntRange(1, 1000),
+    default=100,
+    show_default=True,
+    help="How many at most.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def events(
@@ -112,7 +118,13 @@ def explain(subject: str, model: str | None, state_dir: str | None, service: str
 @click.argument("replica")
 @target
 @click.option(
-    "--lines", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many, from the end."
+    "--lines",
+    "-n",
+    metavar="N",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    help="How many, from the end.",
 )
 def logs(replica: str, model: str | None, state_dir: str | None, service: str | None, lines: int) -> None:
     """Print the end of a REPLICA's engine log."""
@@ -145,8 +157,14 @@ def report(
     """Pack what a bug report needs, without secrets.
 
     Versions, model file, journal, status, metrics and logs of a service that runs or has stopped; no prompts.
-    Name MODEL to have the model file in it. Look before you send it.
+    Name MODEL to have the model file of a stopped one in it. Look before you send it.
     """
     from hedgeserve.console.report import write_report
 
-    write_report(client_of(model, state_dir, service, stopped=True), model, out=out, log=log, environ=os.environ)
+    write_report(
+        client_of(model, state_dir, service, stopped=True, of_file=True),
+        model,
+        out=out,
+        log=log,
+        environ=os.environ,
+    )

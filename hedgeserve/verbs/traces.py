@@ -59,10 +59,15 @@ def info(folder: str, ones_are: Any, as_json: bool) -> None:
 @click.option("--like", metavar="DIR", help="Traces to be like.")
 @click.option("--preset", type=click.Choice(["calm", "volatile"]), help="Be like this instead; needs no data.")
 @click.option(
-    "--days", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True, help="How long."
+    "--days",
+    metavar="N",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="How long.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same traces.")
-@click.option("--zones", type=click.IntRange(1, 1000), help="How many zones (as many as there are).")
+@click.option("--zones", metavar="N", type=click.IntRange(1, 1000), help="How many zones (as many as there are).")
 @click.option("--out", metavar="DIR", required=True, help="New or empty folder for the files.")
 def synth(like: str | None, preset: str | None, days: float, seed: int, zones: int | None, out: str) -> None:
     """Make up traces that are like recorded ones."""
