@@ -11,7 +11,7 @@ from setuptools import setup
 
 DATA_PATH = """
     approach boundary chunked collect continuation dispatch edge exchange failover follow headers incoming keys
-    lookout parties pool prefixes quotas reception record replaying request resumed routing server soundness sse
+    lookout outbox parties pool prefixes quotas reception record replaying request resumed routing server soundness sse
     steps stops turns verdict wire wrapping
 """
 MODULES = [

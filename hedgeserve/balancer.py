@@ -25,6 +25,7 @@ from hedgeserve.proxy.failover import FailoverPolicy
 from hedgeserve.proxy.front import Front, Standing
 from hedgeserve.proxy.keys import Keys
 from hedgeserve.proxy.lookout import Lookout, sweep_every_s
+from hedgeserve.proxy.outbox import Outbox
 from hedgeserve.proxy.parties import Shared
 from hedgeserve.proxy.pool import Pool
 from hedgeserve.proxy.reception import Reception
@@ -100,7 +101,10 @@ class Balancer:
         )
         pool = self._dispatcher.pool
         turns = Turns(self._now_s, loop.call_later)
-        wires = Wires(connect_s=spec.timeouts.connect, spawn=lambda work, name: self._server.spawn(work, name))
+        outbox = Outbox(loop.call_soon)
+        wires = Wires(
+            outbox, connect_s=spec.timeouts.connect, spawn=lambda work, name: self._server.spawn(work, name)
+        )
         active: set[Exchange] = set()
         shared = Shared(
             self._dispatcher, wires, metrics, spec.limits, spec.timeouts, spec.failover, self._now_s, turns, active
@@ -138,6 +142,7 @@ class Balancer:
         self._server = Server(
             self._reception,
             front,
+            outbox,
             tls=self.certificate.context if self.certificate is not None else None,
             max_connections=spec.limits.max_connections,
             max_head=spec.limits.max_head,

@@ -34,6 +34,7 @@ def test_a_body_that_trickles_has_an_end() -> None:
         clock.now_s += 29.0
         edge.sweep(clock.now_s)
         edge.data_received(b" ")
+        desk.end_turn()
     assert 900 <= clock.now_s <= 930
     assert line.told.startswith(b"HTTP/1.1 408 ")
     assert b"was not whole after 15m" in line.told
@@ -43,10 +44,11 @@ def test_a_body_that_trickles_has_an_end() -> None:
 def test_a_body_that_stops_is_given_up_sooner() -> None:
     """After half a minute of silence."""
     clock = Clock()
-    edge, line, _ = connect(clock)
+    edge, line, desk = connect(clock)
     edge.data_received(HEAD + b"Content-Length: 10000\r\n\r\n ")
     clock.now_s = 31.0
     edge.sweep(clock.now_s)
+    desk.end_turn()
     assert b"stopped coming for 30s" in line.told
 
 
@@ -54,10 +56,11 @@ def test_a_body_that_stops_is_given_up_sooner() -> None:
 def test_a_question_that_needs_no_key_may_not_bring_much(framing: str) -> None:
     """A body for replicas may be long, and its key has been looked at; nobody looks at that of a check."""
     for target, status in ((b"/livez", b"413"), (b"/v1/completions", b"200")):
-        edge, line, _ = connect(Clock())
+        edge, line, desk = connect(Clock())
         head = b"POST %b HTTP/1.1\r\nHost: x\r\n" % target
         if framing == "declared":
             edge.data_received(head + b"Content-Length: 100000\r\n\r\n")
+            desk.end_turn()
             if not line.told:
                 edge.data_received(b"x" * 100_000)
         else:
@@ -65,4 +68,5 @@ def test_a_question_that_needs_no_key_may_not_bring_much(framing: str) -> None:
             for _ in range(100):
                 edge.data_received(b"3e8\r\n" + b"x" * 1000 + b"\r\n")
             edge.data_received(b"0\r\n\r\n")
+        desk.end_turn()
         assert line.told.startswith(b"HTTP/1.1 " + status)

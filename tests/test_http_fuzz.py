@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from hedgeserve.proxy.edge import Edge
+from hedgeserve.proxy.outbox import Outbox
 from hedgeserve.proxy.replies import Code, Refused
 from hedgeserve.proxy.request import Incoming, KnownHeads
 from hedgeserve.proxy.routes import FORWARDED
@@ -285,6 +286,8 @@ class Desk:
         self.closing = False
         self.date_line = b""
         self.heads = heads
+        self.later: list[Callable[[], None]] = []
+        self.outbox = Outbox(self.later.append)
         self.bounds = (2048, 4096, 1.0)
         self.at_once = at_once
         self.taken: list[bytes] = []
@@ -322,6 +325,12 @@ class Desk:
     def left(self, edge: Edge) -> None:
         self.edges.discard(edge)
 
+    def end_turn(self) -> None:
+        """What an event loop does when it has read what there was."""
+        for work in self.later:
+            work()
+        self.later.clear()
+
     def answer_next(self) -> None:
         """The next of those that wait."""
         client, incoming = self.waiting.pop(0)
@@ -338,8 +347,9 @@ class Desk:
     pause = resume = abandon
 
 
-def examine(pieces: list[bytes], heads: KnownHeads, *, at_once: bool, busy: int) -> None:
-    """``busy``: how many pieces come before a waiting request is answered. ``heads``: what others have said."""
+def examine(pieces: list[bytes], heads: KnownHeads, *, at_once: bool, busy: int, turn: int) -> None:
+    """``busy``: how many pieces come before a waiting request is answered, ``turn``: before the loop's turn ends.
+    ``heads``: what others have said."""
     desk, line = Desk(at_once=at_once, heads=heads), Line()
     edge = Edge(desk, lambda: 0.0)
     edge.connection_made(line)
@@ -349,8 +359,11 @@ def examine(pieces: list[bytes], heads: KnownHeads, *, at_once: bool, busy: int)
         edge.data_received(piece)
         if desk.waiting and number % busy == 0:
             desk.answer_next()
+        if number % turn == 0:
+            desk.end_turn()
     while desk.waiting:
         desk.answer_next()
+    desk.end_turn()
     oracle = Oracle.of(b"".join(pieces))
     assert is_subsequence(desk.taken, oracle.posted)
     assert desk.refused <= oracle.begun + 1
@@ -373,8 +386,8 @@ def test_no_request_is_lost_invented_or_answered_twice_however_the_bytes_arrive(
         again = [b"".join(pieces)] * 2
         heads = KnownHeads()
         for conversation in (pieces, [b"".join(pieces)], again):
-            examine(conversation, heads, at_once=True, busy=1)
-            examine(conversation, heads, at_once=False, busy=1)
-            examine(conversation, heads, at_once=False, busy=3)
+            examine(conversation, heads, at_once=True, busy=1, turn=1)
+            examine(conversation, heads, at_once=False, busy=1, turn=2)
+            examine(conversation, heads, at_once=False, busy=3, turn=1)
 
     search(one)

@@ -14,6 +14,7 @@ import pytest
 
 from hedgeserve.machines.authority import Authority
 from hedgeserve.metrics import FailurePhase
+from hedgeserve.proxy.outbox import Outbox
 from hedgeserve.proxy.wire import Endpoint, Head, Link, Wires
 from hedgeserve.replica import Market, ReplicaId, RouteTarget, ZoneId
 from tests.tls import server_context
@@ -179,7 +180,8 @@ async def road_to(
         ssl.create_default_context,
     )
     try:
-        yield Road(scripted, endpoint, Wires(connect_s=1, spawn=spawn), tasks)
+        outbox = Outbox(asyncio.get_running_loop().call_soon)
+        yield Road(scripted, endpoint, Wires(outbox, connect_s=1, spawn=spawn), tasks)
     finally:
         endpoint.close()
         for link in tuple(endpoint.links):

@@ -18,6 +18,7 @@ import httptools
 from hedgeserve.proxy.chunked import END, chunk
 from hedgeserve.proxy.headers import lines_of, request_id
 from hedgeserve.proxy.incoming import too_large, too_slow
+from hedgeserve.proxy.outbox import Outbox
 from hedgeserve.proxy.replies import Code, Refused
 from hedgeserve.proxy.request import Incoming, KnownHeads, not_http
 from hedgeserve.units import format_bytes, format_duration
@@ -61,6 +62,7 @@ class Host(Protocol):
     """Whether answers are to be the last on their connections."""
     date_line: bytes
     heads: KnownHeads
+    outbox: Outbox
     bounds: tuple[int, int, float]
     """The longest head and body, in bytes, and the time for a head, of requests that begin now."""
 
@@ -91,12 +93,13 @@ class Edge(asyncio.Protocol):
 
     __slots__ = (
         "_ahead", "_answering", "_at_once", "_before", "_begun", "_body_by_s", "_chunked", "_coming", "_complete",
-        "_due_s", "_full", "_head_bytes", "_host", "_leaving", "_limits", "_now_s", "_parser", "_request_id",
-        "_running", "_transport", "_unread_bytes",
+        "_due_s", "_full", "_head_bytes", "_host", "_leaving", "_limits", "_now_s", "_outbox", "_parser",
+        "_request_id", "_running", "_transport", "_unread_bytes",
     )  # fmt: skip
 
     def __init__(self, host: Host, now_s: Callable[[], float]) -> None:
         self._host = host
+        self._outbox = host.outbox
         self._now_s = now_s
         self._limits = host.bounds
         self._parser: httptools.HttpRequestParser | None = None  # most connections say what is known already
@@ -245,7 +248,7 @@ class Edge(asyncio.Protocol):
             if coming.refused is not None:
                 self._begin(coming)
             elif not coming.http_10 and coming.value(b"expect"):
-                self._transport.write(_CONTINUE)
+                self._outbox.write(self._transport, _CONTINUE)
 
     def on_body(self, body: bytes) -> None:
         """A piece of its body."""
@@ -332,13 +335,13 @@ class Edge(asyncio.Protocol):
         if self._before:
             payload = self._before + payload
             self._before = b""
-        self._transport.write(payload)
+        self._outbox.write(self._transport, payload)
 
-    def short_way(self) -> Callable[[bytes], None] | None:
+    def short_way(self) -> asyncio.WriteTransport | None:
         """Where whole chunks of this answer may be written as they are; None where they must not."""
         if self._answering is None or not self._chunked or self._before:
             return None
-        return self._transport.write
+        return self._transport
 
     def end(self, trailers: bytes = b"") -> None:
         """The answer is whole."""
@@ -346,7 +349,7 @@ class Edge(asyncio.Protocol):
             return
         closing = (b"0\r\n%b\r\n" % trailers if trailers else END) if self._chunked else b""
         if self._before or closing:
-            self._transport.write(self._before + closing)
+            self._outbox.write(self._transport, self._before + closing)
             self._before = b""
         self._answered()
 
@@ -357,9 +360,8 @@ class Edge(asyncio.Protocol):
             return
         self._begun = True
         said = b"" if incoming.method == b"HEAD" else body
-        self._transport.write(
-            b"%bContent-Length: %d\r\n\r\n%b" % (self._head(status, lines)[:-2], len(body), said)
-        )
+        head = self._head(status, lines)[:-2]
+        self._outbox.write(self._transport, b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), said))
         self._answered()
 
     def refuse(self, refused: Refused, lines: bytes = b"", *, counted: bool = False) -> None:
@@ -378,6 +380,7 @@ class Edge(asyncio.Protocol):
         self._running = None
         self._answering = None
         self._leaving = True
+        self._outbox.flush()
         self._transport.abort()
 
     def sweep(self, now_s: float) -> None:
@@ -385,6 +388,7 @@ class Edge(asyncio.Protocol):
         if self._running is not None or now_s < self._due_s:
             return
         coming = self._coming
+        self._outbox.flush()
         unread_bytes = self._transport.get_write_buffer_size()
         if unread_bytes:
             if unread_bytes == self._unread_bytes:
@@ -407,6 +411,7 @@ class Edge(asyncio.Protocol):
     def close(self) -> None:
         """Close: at once where an answer is under way, it will never be whole."""
         self._leaving = True
+        self._outbox.flush()
         running, self._running = self._running, None
         if running is not None:
             self._answering = None
@@ -429,6 +434,7 @@ class Edge(asyncio.Protocol):
     @property
     def flushing(self) -> bool:
         """Whether a whole answer is still on its way to the client."""
+        self._outbox.flush()
         return self._answering is None and bool(self._transport.get_write_buffer_size())
 
     # How
@@ -476,7 +482,7 @@ class Edge(asyncio.Protocol):
         else:
             self._due_s = self._now_s() + _BODY_STALL_S
             if not coming.http_10 and coming.value(b"expect"):
-                self._transport.write(_CONTINUE)
+                self._outbox.write(self._transport, _CONTINUE)
 
     def _leave(self) -> None:
         """Close, but not before the client has had time to read what was said: what it still sends is swallowed.
@@ -487,6 +493,7 @@ class Edge(asyncio.Protocol):
         sends_more = self._leaving or self._coming is not None
         self._leaving = True
         self._ahead = None
+        self._outbox.flush()
         half = self._transport.can_write_eof()
         if not half and not sends_more:
             self._transport.close()

@@ -386,8 +386,8 @@ class Exchange:
                 self._taken_up(self._lost_at_s)
         if out is not payload:
             self._look_at(stream)
-        elif self._recovery is None and self._link is not None and (write := self.client.short_way()) is not None:
-            self._link.write, self._link.feed = write, stream.feed
+        elif self._recovery is None and self._link is not None and (to := self.client.short_way()) is not None:
+            self._link.open_short_way(stream.feed, to)
 
     def fed(self, out: bytes) -> None:
         """What has come on the short way and was not to be passed on as it was."""

@@ -1,5 +1,6 @@
 """Who and what takes part in an exchange: the client's side, what all exchanges share, the report, a failure."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -26,7 +27,7 @@ class ClientSide(Protocol):
     def send(self, payload: bytes, framed: bytes | None = None) -> None:
         """More of it; ``framed`` is the same as whole chunks, where that is at hand."""
 
-    def short_way(self) -> Callable[[bytes], None] | None:
+    def short_way(self) -> asyncio.WriteTransport | None:
         """Where chunks may go as they are, from now to the end of the answer; None where they must not."""
 
     def end(self, trailers: bytes = b"") -> None:

@@ -14,6 +14,7 @@ import structlog
 
 from hedgeserve.proxy.edge import Edge, Running, date_line
 from hedgeserve.proxy.front import Front
+from hedgeserve.proxy.outbox import Outbox
 from hedgeserve.proxy.reception import Reception
 from hedgeserve.proxy.replies import Code, Refused
 from hedgeserve.proxy.request import Incoming, KnownHeads
@@ -38,6 +39,7 @@ class Server:
         self,
         reception: Reception,
         front: Front,
+        outbox: Outbox,
         *,
         tls: ssl.SSLContext | None,
         max_connections: int,
@@ -49,6 +51,7 @@ class Server:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._reception = reception
+        self.outbox = outbox
         self._tls = tls
         self._sweep = sweep
         self.adopt(

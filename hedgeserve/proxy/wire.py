@@ -17,6 +17,7 @@ import httptools
 from hedgeserve.metrics import FailurePhase
 from hedgeserve.proxy.chunked import SIZES, ChunkError, Dechunker, whole_chunks
 from hedgeserve.proxy.headers import Header, to_client, value_of
+from hedgeserve.proxy.outbox import Outbox
 from hedgeserve.replica import RouteTarget
 from hedgeserve.units import format_duration
 
@@ -141,19 +142,18 @@ class Link(asyncio.Protocol):
     """One connection to a replica."""
 
     __slots__ = (
-        "_begun", "_chunks", "_close", "_fresh", "_head", "_large", "_left", "_line", "_sink", "_state",
-        "_transport", "_whole", "beats", "endpoint", "feed", "idle_sweeps", "write",
+        "_begun", "_chunks", "_close", "_feed", "_fresh", "_head", "_large", "_left", "_line", "_outbox", "_sink",
+        "_state", "_to", "_transport", "_whole", "beats", "endpoint", "idle_sweeps",
     )  # fmt: skip
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, outbox: Outbox) -> None:
         self.endpoint = endpoint
+        self._outbox = outbox
         self.idle_sweeps = 0
         self.beats = 0
         """How often bytes of the present answer's body have come."""
-        self.feed: Callable[[bytes], bytes] | None = None
-        """The short way of a stream that passes: what a chunk becomes. What it leaves as it is goes to
-        :attr:`write` as it came, anything else to the sink."""
-        self.write: Callable[[bytes], None] = _nowhere
+        self._feed: Callable[[bytes], bytes] | None = None
+        self._to: asyncio.WriteTransport | None = None
         # Of the last chunk that came alone: its size line, and its length in all.
         self._line, self._whole = b"", 0
         self._sink: Sink | None = None
@@ -177,8 +177,13 @@ class Link(asyncio.Protocol):
         self._large = len(request) > _SENT_AT_ONCE_BYTES
         self.endpoint.past_beats += self.beats
         self.beats = 0
-        self._transport.write(request)
+        self._outbox.write(self._transport, request)
         sink.connected(self)
+
+    def open_short_way(self, feed: Callable[[bytes], bytes], to: asyncio.WriteTransport) -> None:
+        """For the rest of this answer: what ``feed`` leaves as it is goes there as it came, anything else to the
+        sink."""
+        self._feed, self._to = feed, to
 
     def spare(self) -> None:
         """Nobody wants it after all: it is there for the next request, which may find it closed by then."""
@@ -191,12 +196,22 @@ class Link(asyncio.Protocol):
         self.abort()
 
     def _leave(self) -> "Sink | None":
-        sink, self._sink, self.feed = self._sink, None, None
+        sink, self._sink = self._sink, None
+        self._feed = self._to = None
         return sink
 
     def abort(self) -> None:
         """Close at once."""
         self._transport.abort()
+
+    def _is_unsent(self) -> bool:
+        self._outbox.flush()
+        return self._transport.get_write_buffer_size() > 0
+
+    def _pass_on(self, data: bytes) -> None:
+        to = self._to
+        if to is not None:
+            self._outbox.write(to, data)
 
     def pause(self) -> None:
         """Read no more for now: the client is slower than the replica."""
@@ -222,7 +237,7 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come: on the path of every token."""
-        feed = self.feed
+        feed = self._feed
         if (
             feed is not None
             and len(data) == self._whole
@@ -235,7 +250,7 @@ class Link(asyncio.Protocol):
             payload = data[len(self._line) : -2]
             out = feed(payload)
             if out is payload:
-                self.write(data)
+                self._pass_on(data)
             elif self._sink is not None:
                 self._sink.fed(out)
         elif self._state == _CHUNKED:
@@ -249,7 +264,7 @@ class Link(asyncio.Protocol):
                     if feed is not None:
                         out = feed(payload)
                         if out is payload:
-                            self.write(data)
+                            self._pass_on(data)
                         elif self._sink is not None:
                             self._sink.fed(out)
                         return
@@ -319,7 +334,7 @@ class Link(asyncio.Protocol):
     def _begin_body(self, head: Head) -> None:
         rest, self._head = self._head, b""
         # Answered before it was read: whether the rest of the request is ever read, nobody knows.
-        self._close = not head.keeps or (self._large and self._transport.get_write_buffer_size() > 0)
+        self._close = not head.keeps or (self._large and self._is_unsent())
         if head.status in (204, 304):
             self._state, self._left = _LENGTH, 0
         elif head.chunked:
@@ -404,9 +419,15 @@ class Link(asyncio.Protocol):
 
 
 class Wires:
-    """Connects to replicas; ``connect_s`` is the time for it, ``spawn`` owns the tasks that do."""
+    """Connects to replicas; ``outbox`` sends what they are asked.
 
-    def __init__(self, *, connect_s: float, spawn: Callable[[Coroutine[Any, Any, None], str], None]) -> None:
+    ``connect_s`` is the time for a connection, ``spawn`` owns the tasks that make one.
+    """
+
+    def __init__(
+        self, outbox: Outbox, *, connect_s: float, spawn: Callable[[Coroutine[Any, Any, None], str], None]
+    ) -> None:
+        self._outbox = outbox
         self._connect_s = connect_s
         self._spawn = spawn
 
@@ -438,7 +459,7 @@ class Wires:
         try:
             async with asyncio.timeout(self._connect_s):
                 _, link = await asyncio.get_running_loop().create_connection(
-                    lambda: Link(endpoint),
+                    lambda: Link(endpoint, self._outbox),
                     endpoint.host,
                     endpoint.port,
                     ssl=endpoint.tls,
@@ -468,10 +489,6 @@ class Wires:
             if link.idle_sweeps * every_s >= _IDLE_CONNECTION_S:
                 endpoint.idle.remove(link)
                 link.abort()
-
-
-def _nowhere(data: bytes) -> None:
-    """Where bytes go before anybody has said where."""
 
 
 def parse_head(head: bytes) -> Head:

@@ -1,0 +1,63 @@
+"""What is to be sent, held back to the end of the event loop's turn and sent in one go.
+
+Whoever is sent something is woken up for it, and waking a process up costs more than all else about a small write.
+Sent one after the other, a turn's writes find their readers awake: most of those to one process go to the one that
+the first of them has woken. What is held back never waits longer than the turn, nor for more than a few writes.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+_MOST_WRITES = 64
+_MOST_BYTES = 256 * 2**10
+
+
+class Outbox:
+    """The writes of one event loop, in their order.
+
+    All that a transport is to send must go through here, or through :meth:`flush` first: before it is asked to
+    close, or how much it has still to send. ``soon`` is the loop's ``call_soon``.
+    """
+
+    __slots__ = ("_bytes", "_scheduled", "_soon", "_writes")
+
+    def __init__(self, soon: Callable[[Callable[[], None]], object]) -> None:
+        self._soon = soon
+        self._writes: list[tuple[asyncio.WriteTransport, bytes]] = []
+        self._bytes = 0
+        self._scheduled = False
+
+    def write(self, transport: asyncio.WriteTransport, data: bytes) -> None:
+        """Have this sent before the turn ends."""
+        writes = self._writes
+        writes.append((transport, data))
+        self._bytes += len(data)
+        if len(writes) >= _MOST_WRITES or self._bytes > _MOST_BYTES:
+            self.flush()
+        elif not self._scheduled:
+            self._scheduled = True
+            self._soon(self._end_of_turn)
+
+    def flush(self) -> None:
+        """Send all of it now."""
+        writes = self._writes
+        if not writes:
+            return
+        self._writes = []
+        self._bytes = 0
+        for transport, data in writes:
+            if transport.is_closing():
+                continue  # whoever it was for is gone
+            try:
+                transport.write(data)
+            except Exception:  # a mistake of ours costs this connection, and not those whose turn is next
+                _log.exception("a connection could not be written to")
+                transport.abort()
+
+    def _end_of_turn(self) -> None:
+        self._scheduled = False
+        self.flush()
