@@ -103,7 +103,10 @@ class Balancer:
         turns = Turns(self._now_s, loop.call_later)
         outbox = Outbox(loop.call_soon)
         wires = Wires(
-            outbox, connect_s=spec.timeouts.connect, spawn=lambda work, name: self._server.spawn(work, name)
+            outbox,
+            connect_s=spec.timeouts.connect,
+            now_s=self._now_s,
+            spawn=lambda work, name: self._server.spawn(work, name),
         )
         active: set[Exchange] = set()
         shared = Shared(

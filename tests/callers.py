@@ -176,7 +176,9 @@ class Stage:
         assert balancer.load().queued == 0
         assert balancer._reception.active == 0
         assert balancer._reception.budget.kept_bytes == 0
-        await until(lambda: not [task for task in self.server._tasks if not is_lasting(task)])
+        group = self.server._group
+        assert group is not None
+        await until(lambda: not [task for task in group._tasks if not is_lasting(task)])
         assert not self.troubles
 
 

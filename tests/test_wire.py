@@ -180,8 +180,9 @@ async def road_to(
         ssl.create_default_context,
     )
     try:
-        outbox = Outbox(asyncio.get_running_loop().call_soon)
-        yield Road(scripted, endpoint, Wires(outbox, connect_s=1, spawn=spawn), tasks)
+        loop = asyncio.get_running_loop()
+        wires = Wires(Outbox(loop.call_soon), connect_s=1, now_s=loop.time, spawn=spawn)
+        yield Road(scripted, endpoint, wires, tasks)
     finally:
         endpoint.close()
         for link in tuple(endpoint.links):
@@ -363,9 +364,9 @@ async def test_idle_connections_are_closed_after_some_seconds() -> None:
     """Before the server does it."""
     async with road_to() as road:
         await road.ask()
-        Wires.sweep(road.endpoint, 3.9)
+        Wires.sweep_idle(road.endpoint, 3.9)
         assert len(road.endpoint.idle) == 1
-        Wires.sweep(road.endpoint, 3.9)
+        Wires.sweep_idle(road.endpoint, 3.9)
         assert not road.endpoint.idle
         await until(lambda: not road.server.open)
 
@@ -405,8 +406,13 @@ async def test_a_connection_that_does_not_come_about_in_time_is_told() -> None:
                 each.setblocking(False)
                 each.connect_ex(deaf.getsockname())
             try:
-                road.wires._connect_s = 0.1
-                lost = (await road.ask()).lost_as
+                road.wires.adopt(connect_s=0.1)
+                asked = asyncio.create_task(road.ask())
+                now_s = asyncio.get_running_loop().time
+                while not asked.done():
+                    road.wires.sweep(now_s())
+                    await asyncio.sleep(0.01)
+                lost = (await asked).lost_as
             finally:
                 for each in crowd:
                     each.close()

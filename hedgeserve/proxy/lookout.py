@@ -69,6 +69,7 @@ class Lookout:
         """Look at everything that time may have an effect on."""
         self._sweeps += 1
         self._shared.dispatcher.sweep(now_s)
+        self._shared.wires.sweep(now_s)
         if now_s >= self._next_s:
             self._next_s = now_s + self._every_s
             for exchange in tuple(self._shared.active):
@@ -88,7 +89,7 @@ class Lookout:
             self._gauges.sweep(incarnations, now_s)
         if self._sweeps % _LINKS_EVERY == 0:
             for incarnation in incarnations:
-                self._shared.wires.sweep(incarnation.endpoint, _SWEEP_S * _LINKS_EVERY)
+                self._shared.wires.sweep_idle(incarnation.endpoint, _SWEEP_S * _LINKS_EVERY)
 
     def _learn_pace(self, now_s: float) -> None:
         """What streams typically do, for those too young to be measured."""

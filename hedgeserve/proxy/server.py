@@ -65,8 +65,6 @@ class Server:
         self._sockets: list[socket.socket] = []
         self._front = front
         self._group: asyncio.TaskGroup | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
         self._shaking: set[Edge] = set()  # hands, by TLS: not yet among the edges
         self.closing = False
@@ -97,6 +95,9 @@ class Server:
         self._runner = asyncio.create_task(self._run(running), name="balancer")
         await running.wait()
         for listener in self._sockets:
+            if listener.family in (socket.AF_INET, socket.AF_INET6):  # what it has, each connection has from it
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._loop.add_reader(listener.fileno(), self._accept, listener)
 
     async def _open(self, host: str, port: int) -> None:
@@ -117,9 +118,7 @@ class Server:
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Have a task run that ends with the server at the latest."""
         assert self._group is not None, "the server was not started"
-        task = self._group.create_task(self._safely(work, name), name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._group.create_task(self._safely(work, name), name=name)
 
     def stop_listening(self) -> None:
         """Take no new connections."""
@@ -147,8 +146,8 @@ class Server:
             edge.close()
         runner, self._runner = self._runner, None
         if runner is not None:
-            self._closed.set()
-            await runner
+            runner.cancel()
+            await asyncio.wait([runner])
 
     # What edges ask (edge.Host)
 
@@ -192,11 +191,7 @@ class Server:
             self._group = group
             self.spawn(self._tick(), "sweep")
             running.set()
-            try:
-                await self._closed.wait()
-            finally:
-                for task in tuple(self._tasks):
-                    task.cancel()
+            await asyncio.Event().wait()  # until it is cancelled, and with it all that the group has still to do
 
     @staticmethod
     async def _safely(work: Coroutine[Any, Any, None], name: str) -> None:
@@ -223,7 +218,6 @@ class Server:
                 _log.exception("looking after the requests' time failed; trying again")
 
     def _accept(self, listener: socket.socket) -> None:
-        over_tcp = listener.family in (socket.AF_INET, socket.AF_INET6)
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
                 client, _ = listener.accept()
@@ -238,9 +232,6 @@ class Server:
                 client.close()
                 continue
             client.setblocking(False)
-            if over_tcp:
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             edge = self.make_edge()
             self._shaking.add(edge)
             self.spawn(self._connect(client, edge), "accept a connection")

@@ -421,15 +421,22 @@ class Link(asyncio.Protocol):
 class Wires:
     """Connects to replicas; ``outbox`` sends what they are asked.
 
-    ``connect_s`` is the time for a connection, ``spawn`` owns the tasks that make one.
+    ``connect_s`` is the time for a connection, kept to by :meth:`sweep`; ``spawn`` owns the tasks that make one.
     """
 
     def __init__(
-        self, outbox: Outbox, *, connect_s: float, spawn: Callable[[Coroutine[Any, Any, None], str], None]
+        self,
+        outbox: Outbox,
+        *,
+        connect_s: float,
+        now_s: Callable[[], float],
+        spawn: Callable[[Coroutine[Any, Any, None], str], None],
     ) -> None:
         self._outbox = outbox
         self._connect_s = connect_s
+        self._now_s = now_s
         self._spawn = spawn
+        self._connecting: dict[asyncio.Task[Any], float] = {}
 
     def adopt(self, *, connect_s: float) -> None:
         """Another time for connections from now on."""
@@ -456,16 +463,20 @@ class Wires:
         self._spawn(self._connect(endpoint, sink, request, wanted), "connect to a replica")
 
     async def _connect(self, endpoint: Endpoint, sink: Sink, request: bytes, wanted: Callable[[], bool]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connecting[task] = self._now_s() + self._connect_s
         try:
-            async with asyncio.timeout(self._connect_s):
-                _, link = await asyncio.get_running_loop().create_connection(
-                    lambda: Link(endpoint, self._outbox),
-                    endpoint.host,
-                    endpoint.port,
-                    ssl=endpoint.tls,
-                    server_hostname=endpoint.tls_name,
-                )
-        except TimeoutError:
+            _, link = await asyncio.get_running_loop().create_connection(
+                lambda: Link(endpoint, self._outbox),
+                endpoint.host,
+                endpoint.port,
+                ssl=endpoint.tls,
+                server_hostname=endpoint.tls_name,
+            )
+        except asyncio.CancelledError:
+            if task in self._connecting:  # not for its time: the service ends
+                raise
             if wanted():
                 reason = f"no connection within {format_duration(self._connect_s)}"
                 sink.lost(FailurePhase.CONNECT, reason, timed_out=True)
@@ -474,6 +485,8 @@ class Wires:
             if wanted():
                 sink.lost(FailurePhase.CONNECT, f"no connection: {str(error) or type(error).__name__}")
             return
+        finally:
+            self._connecting.pop(task, None)
         if wanted():
             link.ask(sink, request)
         elif endpoint.closed:
@@ -481,8 +494,18 @@ class Wires:
         else:
             link.spare()
 
+    def sweep(self, now_s: float) -> None:
+        """Give up what has not come to a connection in its time; to be called some ten times a second.
+
+        One clock for all of them: a timer for each would cost as much as the connection.
+        """
+        for task, due_s in tuple(self._connecting.items()):
+            if due_s <= now_s:
+                del self._connecting[task]
+                task.cancel()
+
     @staticmethod
-    def sweep(endpoint: Endpoint, every_s: float) -> None:
+    def sweep_idle(endpoint: Endpoint, every_s: float) -> None:
         """Close what has been idle for 4 s; to be called regularly."""
         for link in tuple(endpoint.idle):
             link.idle_sweeps += 1
