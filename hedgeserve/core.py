@@ -187,8 +187,9 @@ class Service:
         spec = self.spec = self._rollouts.spec
         self._sampler = Sampler(self._metrics, self._store)
         await self._sampler.recall(time.time())
-        self._resting = Resting(spec, self._store, self._record)
-        await self._resting.recall()
+        self._resting = Resting(spec, self._store, self._record, self._autoscaler)
+        if (wanted := await self._resting.recall()) is not None:
+            self._plan = replace(self._plan, target=wanted)
         self._money = Money(spec, self._store, self._directory.journal, self._metrics, self._record)
         await self._money.recall(vms=bool(stored))
         self._journal.paid = self._money.paid
@@ -414,6 +415,7 @@ class Service:
                 EventKind.SCALED, f"{self._plan.target} → {decision.target} replicas: {decision.reason}"
             )
         self._scale = decision
+        await self._resting.keep(decision.target)
         observation = Observation(
             now_s,
             decision.target,

@@ -69,6 +69,8 @@ async def depart(
         )
     await fleet.bill()
     kept = sum(replica.vm_id is not None for replica in fleet.replicas())
+    if leaving and not kept:
+        await resting.begin_anew()
     them = f"{kept} replica{'s keep' if kept > 1 else ' keeps'} running"
     told = f"; {them} ({format_usd_per_hour(fleet.usd_per_hour())})" if kept else ""
     await journal.event(EventKind.STOPPED, f"HedgeServe stopped{told}")

@@ -221,4 +221,15 @@ MIGRATIONS: tuple[str, ...] = (
             unpriced_s = unpriced_s + excluded.unpriced_s;
     END;
     """,
+    # What a service wanted when it was last seen, for a controller that is killed to go on with.
+    """
+    CREATE TABLE wants (
+        service TEXT PRIMARY KEY,
+        target INTEGER NOT NULL,
+        busy_at TEXT NOT NULL,
+        awake_until TEXT,
+        woken_by TEXT NOT NULL,
+        at TEXT NOT NULL
+    ) STRICT;
+    """,
 )

@@ -17,9 +17,10 @@ from hedgeserve.tables.pauses import PauseTable
 from hedgeserve.tables.replicas import ReplicaTable
 from hedgeserve.tables.samples import SampleTable
 from hedgeserve.tables.versions import VersionTable
+from hedgeserve.tables.wants import WantTable
 
 
-class Store(ReplicaTable, EventTable, LedgerTable, VersionTable, PauseTable, MemoryTable, SampleTable):
+class Store(ReplicaTable, EventTable, LedgerTable, VersionTable, PauseTable, WantTable, MemoryTable, SampleTable):
     """The open journal. Each method is one SQL statement, committed before it returns.
 
     A disk that is full, or a file that has become unreadable, raises

@@ -9,10 +9,11 @@ from typing import Any
 from hedgeserve.balancer import Balancer, Closed, Closure
 from hedgeserve.errors import StateDirectoryError
 from hedgeserve.fleet import EventKind
-from hedgeserve.hedge import LoadSignal, Pause, Rest, Standing, WindDown
+from hedgeserve.hedge import Autoscaler, LoadSignal, Pause, Rest, Standing, WindDown
 from hedgeserve.spec import Spec
 from hedgeserve.store import Store
 from hedgeserve.units import format_duration
+from hedgeserve.wanted import Wanted
 
 _CLOSED = {Rest.ASLEEP: Closed.ASLEEP, Rest.PAUSED: Closed.PAUSED}
 _KINDS = {Rest.AWAKE: EventKind.AWAKE, Rest.ASLEEP: EventKind.ASLEEP, Rest.PAUSED: EventKind.PAUSED}
@@ -21,14 +22,22 @@ _KINDS = {Rest.AWAKE: EventKind.AWAKE, Rest.ASLEEP: EventKind.ASLEEP, Rest.PAUSE
 class Resting:
     """Whether the service runs, kept over restarts; the endpoint opens and closes with it.
 
-    A pause is on disk before anything goes: a controller that is killed meanwhile goes on with it.
+    A pause is on disk before anything goes, being woken before anything is launched: a controller that is killed
+    meanwhile goes on with it.
     """
 
-    def __init__(self, spec: Spec, store: Store, record: Callable[[EventKind, str], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        store: Store,
+        record: Callable[[EventKind, str], Awaitable[None]],
+        autoscaler: Autoscaler,
+    ) -> None:
         self._service = spec.service.name
         self._record = record
         self._store = store
         self._winddown = WindDown(spec.schedule, spec.replicas)
+        self._wanted = Wanted(spec, store, autoscaler, self._winddown)
         self._told: Rest | None = None
         self._on_disk = False
         self.standing = self._winddown.decide(_now(), None, boot_s=None)
@@ -38,15 +47,22 @@ class Resting:
     def adopt(self, spec: Spec) -> None:
         """Go by this spec's calendar and bounds from the next look on; a pause goes on."""
         self._winddown.adopt(spec.schedule, spec.replicas)
+        self._wanted.adopt(spec)
 
-    async def recall(self) -> None:
-        """Take up the pause of an earlier run."""
+    async def recall(self) -> int | None:
+        """Take up an earlier run's waking, pause and wants; how many replicas it wanted, where that holds."""
+        target = await self._wanted.recall(_now())
         known = await self._store.load_pause(self._service)
         if known is not None:
             since, until, drain_s = known
             self._winddown.pause(Pause(since, until, drain_s))
             self._on_disk = True
         self.standing = self._winddown.decide(_now(), None, boot_s=None)
+        return target
+
+    async def keep(self, target: int) -> None:
+        """Have it on disk that so many replicas are wanted, before any is launched for it."""
+        await self._wanted.keep(_now(), target)
 
     async def look(self, signal: LoadSignal, balancer: Balancer, *, boot_s: float | None) -> Standing:
         """What holds now; a change is journalled, and the endpoint told."""
@@ -102,12 +118,17 @@ class Resting:
         self._on_disk = False
         self._winddown.resume(_now())
         self.standing = self._winddown.decide(_now(), None, boot_s=None)
+        await self._wanted.keep(_now())
         if before.rest is not Rest.AWAKE:
             after = "paused" if before.rest is Rest.PAUSED else "asleep"
             why = f"; {self.standing.reason}" if self.standing.reason else ""
             await self._record(EventKind.RESUMED, f"resumed by a person; the service was {after}{why}")
             self._told = Rest.AWAKE
         return {"was": str(before.rest), **self.document()}
+
+    async def begin_anew(self) -> None:
+        """No VM is left: the next start wants what the spec and its own load ask for."""
+        await self._wanted.forget()
 
     async def forget(self) -> None:
         """Nothing is left of the service: its next start is not paused. A full disk keeps the pause."""

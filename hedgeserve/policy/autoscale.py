@@ -81,6 +81,18 @@ class Autoscaler:
         self._up = _Extreme(replicas.upscale_delay, sign=1)
         self._down = _Extreme(replicas.downscale_delay, sign=-1)
 
+    def go_on(self, now_s: float, *, target: int, idle_s: float) -> None:
+        """Begin where an earlier run was: with its target, and no request for so long; before the first decision.
+
+        What the load was is not known any more. So the target stays for the delays, as far as bounds let it.
+        """
+        self._target, self._busy_until_s = target, now_s - idle_s
+
+    @property
+    def busy_until_s(self) -> float | None:
+        """When a request was last there, by the clock of the signals; None before the first decision."""
+        return self._busy_until_s
+
     def decide(self, signal: LoadSignal, bounds: Bounds | None = None) -> ScaleDecision:
         """The target now; ``now_s`` must not go back from one call to the next. ``bounds`` None: the spec's."""
         spec, now_s = self._spec, signal.now_s

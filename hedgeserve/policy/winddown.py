@@ -87,6 +87,15 @@ class WindDown:
         self._pause = None
         self._awake_until, self._woken_by = now + timedelta(seconds=self._spec.awake_for), "`hedgeserve resume`"
 
+    @property
+    def woken(self) -> tuple[datetime, str] | None:
+        """Until when it is awake in hours of sleep, and by whom; None where it is not."""
+        return None if self._awake_until is None else (self._awake_until, self._woken_by)
+
+    def go_on(self, awake_until: datetime, woken_by: str) -> None:
+        """Be as awake as an earlier run was."""
+        self._awake_until, self._woken_by = awake_until, woken_by
+
     def decide(self, now: datetime, signal: LoadSignal | None, *, boot_s: float | None) -> Standing:
         """Whether to run now. ``boot_s`` is how long boots take lately; ``signal`` None: there are no requests."""
         lead_s = self._spec.lead
