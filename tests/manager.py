@@ -1,15 +1,14 @@
 """A service manager in miniature: it holds a socket, hands it over, hears what is told, and waits for no one."""
 
-import os
 import selectors
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
-HEDGESERVE = str(Path(sys.executable).with_name("hedgeserve"))
+from tests.shell import HEDGESERVE
+
 _HAND_OVER = """
 import os, sys
 if sys.argv[1]:
@@ -67,10 +66,3 @@ def launch(
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def clean_environ(directory: Path) -> dict[str, str]:
-    """The environment without what belongs to the service that we might be running in ourselves."""
-    ours = ("HEDGESERVE_", "LISTEN_", "WATCHDOG_", "NOTIFY_", "STATE_", "CREDENTIALS_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return kept | {"XDG_STATE_HOME": str(directory / "state")}

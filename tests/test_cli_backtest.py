@@ -13,11 +13,11 @@ from typing import Any
 
 import psutil
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from hedgeserve.cli import main
 from hedgeserve.simulate.aggregate import MEASURES
 from hedgeserve.simulate.tracefiles import save_traces
+from tests.shell import in_a_clean_shell, run
 from tests.test_sim_backtest import record
 
 MODEL = (
@@ -29,15 +29,9 @@ SHORT = ("--window", "2h", "--windows", "2", "--jobs", "1")
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("HEDGESERVE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+    in_a_clean_shell(monkeypatch, tmp_path)
     save_traces(record(), tmp_path / "traces")
     (tmp_path / "model.toml").write_text(MODEL)
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
 
 
 def paper(*arguments: str) -> Result:

@@ -6,15 +6,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from hedgeserve.cli import main
 from hedgeserve.drivers.base import MachineState
 from hedgeserve.errors import AuthError
 from hedgeserve.replica import Market, Offer, ReplicaId, State, ZoneId
 from hedgeserve.statedir import StateDirectory
 from hedgeserve.store import Store, vms_in
 from tests.memorycloud import MODEL, MemoryCloud, Sky
+from tests.shell import run
 
 
 @pytest.fixture
@@ -34,10 +33,6 @@ def model(short_dir: Path) -> str:
     path = short_dir / "model.toml"
     path.write_text(MODEL.format(state=short_dir / "state", pool=""))
     return str(path)
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
 
 
 def journal(directory: Path, service: str, *, vm: str | None = None) -> None:

@@ -1,32 +1,23 @@
 """The verbs that need no running service, and what all verbs say when there is none."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from hedgeserve._version import __version__
 from hedgeserve.cli import main
 from hedgeserve.modelfile.reference import starter_toml
+from tests.shell import in_a_clean_shell, run
 
 GOOD = '[model]\nengine = "demo"\n[[pools]]\ncloud = "local"\nzones = ["east/a", "east/b"]\n'
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("HEDGESERVE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.chdir(tmp_path)
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
+    in_a_clean_shell(monkeypatch, tmp_path)
 
 
 def write(tmp_path: Path, text: str = GOOD) -> str:

@@ -8,7 +8,6 @@ import resource
 import select
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,39 +16,18 @@ from pathlib import Path
 
 import pytest
 
-HEDGESERVE = str(Path(sys.executable).with_name("hedgeserve"))
-MODEL = """\
-[service]
-name = "chatty"
-[model]
-id = "demo"
-engine = "demo"
-args = ["--load-time", "100ms", "--tokens-per-second", "0"]
-[replicas]
-count = 1
-[hedge]
-policy = "spothedge"
-overprovision = 0
-fallback = false
-[[pools]]
-cloud = "local"
-zones = ["east/a"]
-[local]
-boot_time = "0s"
-"""
+from tests.shell import HEDGESERVE, ask, clean_environ, model_toml
 
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HEDGESERVE_")}
-    kept.pop("STATE_DIRECTORY", None)
-    return kept | {"XDG_STATE_HOME": str(tmp_path / "state"), "HEDGESERVE_API_KEYS": "hush-hush", "TERM": "xterm"}
+    return clean_environ(tmp_path) | {"HEDGESERVE_API_KEYS": "hush-hush", "TERM": "xterm"}
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
     path = tmp_path / "model.toml"
-    path.write_text(MODEL)
+    path.write_text(model_toml("chatty"))
     return str(path)
 
 
@@ -60,18 +38,6 @@ def start(model: str, environ: dict[str, str], *flags: str) -> "subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
         env=environ,
-    )
-
-
-def ask(environ: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [HEDGESERVE, *arguments],
-        capture_output=True,
-        text=True,
-        env=environ,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-        check=False,
     )
 
 
@@ -383,8 +349,8 @@ def test_an_edited_file_is_applied_refused_or_found_wrong(
 ) -> None:
     """`apply` shows what would change and does it when agreed to; exit codes tell why nothing did."""
     welcome(running)
-    file = Path(model)
-    file.write_text(MODEL + "[limits]\nmax_queue = 5\n")
+    file, text = Path(model), Path(model).read_text()
+    file.write_text(text + "[limits]\nmax_queue = 5\n")
     unasked = ask(environ, "apply")
     assert (unasked.returncode, "Nobody is there to answer" in unasked.stderr) == (3, True)
     assert unasked.stdout.startswith("limits.max_queue: 512 → 5  (holds at once)\nPrice: ")
@@ -393,11 +359,11 @@ def test_an_edited_file_is_applied_refused_or_found_wrong(
     assert ask(environ, "apply", model, "--yes").returncode == 0
     again = ask(environ, "apply", "--yes")
     assert (again.returncode, again.stderr) == (0, "Nothing is different: the service runs as the file says.\n")
-    file.write_text(MODEL.replace('engine = "demo"', 'engin = "demo"'))
+    file.write_text(text.replace('engine = "demo"', 'engin = "demo"'))
     wrong = ask(environ, "apply", "--yes")
     assert wrong.returncode == 2
     assert f"{model}:5: model.engin: " in wrong.stderr
-    file.write_text(MODEL.replace('name = "chatty"', 'name = "other"'))
+    file.write_text(text.replace('name = "chatty"', 'name = "other"'))
     refused = ask(environ, "apply", "--yes")
     assert refused.returncode == 3
     assert "service.name (line 2) is settled when the service starts" in refused.stderr
@@ -412,10 +378,11 @@ def test_sighup_has_the_file_read_again(
 ) -> None:
     """As a service manager's reload; a bad file is told of, and the service goes on."""
     welcome(running)
-    Path(model).write_text(MODEL.replace("[model]", "[model]\nbroken = 1"))
+    text = Path(model).read_text()
+    Path(model).write_text(text.replace("[model]", "[model]\nbroken = 1"))
     running.send_signal(signal.SIGHUP)
     until(lambda: "nothing has changed" in ask(environ, "events").stdout)
-    Path(model).write_text(MODEL.replace("count = 1", "count = 2"))
+    Path(model).write_text(text.replace("count = 1", "count = 2"))
     running.send_signal(signal.SIGHUP)
     until(lambda: "replicas.count: 1 → 2" in ask(environ, "events").stdout)
     until(lambda: json.loads(ask(environ, "status", "--json").stdout)["target"] == 2)

@@ -20,7 +20,7 @@ from hedgeserve.simulate.traces import ZoneTrace
 from hedgeserve.simulate.world import run
 from hedgeserve.spec import HedgeSpec
 from tests.test_hedge_properties import ZONES, alive, observations, ready
-from tests.test_sim_again import done, later
+from tests.test_sim_again import assert_planned_the_same_until_then, later
 from tests.zoneworld import EXTERNAL, ON_DEMAND, SPOT, THREE, applied, launches, offer, terminations
 
 unhurried = settings(deadline=None, max_examples=50)
@@ -121,16 +121,7 @@ def test_the_same_observation_gives_the_same_plan(made: tuple[Policy, HedgeSpec]
 def test_until_then_the_same_world_is_planned_the_same(
     made: tuple[Policy, HedgeSpec], seen: Observation, share: float, far_s: float
 ) -> None:
-    policy, _ = made
-    plan = policy.plan(seen)
-    if plan.again_at_s is None:
-        then_s = seen.now_s + far_s
-    else:
-        assert plan.again_at_s > seen.now_s
-        then_s = seen.now_s + share * (plan.again_at_s - seen.now_s)
-        if then_s >= plan.again_at_s:
-            then_s = seen.now_s
-    assert done(policy.plan(later(seen, then_s))) == done(plan)
+    assert_planned_the_same_until_then(made[0], seen, share, far_s)
 
 
 @unhurried

@@ -1,17 +1,14 @@
 """`hedgeserve plan`: the world in which every launch is granted, what is lost with a zone, what a file changes."""
 
 import json
-import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hedgeserve.cli import main
 from hedgeserve.hedge import Launch, make_policy
 from hedgeserve.modelfile.effects import Effect, changes
 from hedgeserve.modelfile.keys import tables
@@ -21,6 +18,7 @@ from hedgeserve.simulate.prospect import Domain, losses
 from hedgeserve.simulate.serviceplan import plan_service, read_running
 from hedgeserve.spec import HedgeSpec, Spec
 from hedgeserve.specfile import parse_spec
+from tests.shell import in_a_clean_shell, run
 from tests.zoneworld import THREE, A, B, C, offer, replica
 
 MODEL = """\
@@ -283,15 +281,7 @@ def test_every_key_that_differs_is_found() -> None:
 
 @pytest.fixture
 def _clean(monkeypatch: pytest.MonkeyPatch, short_dir: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("HEDGESERVE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
-    monkeypatch.setenv("XDG_STATE_HOME", str(short_dir / "state"))
-    monkeypatch.chdir(short_dir)
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
+    in_a_clean_shell(monkeypatch, short_dir)
 
 
 @pytest.mark.usefixtures("_clean")

@@ -27,12 +27,8 @@ def later(seen: Observation, now_s: float) -> Observation:
     return replace(seen, now_s=now_s)
 
 
-@settings(deadline=None, max_examples=300)
-@given(policies(), observations(), st.floats(0, 1, exclude_max=True), st.floats(0, 20000))
-def test_until_then_the_same_world_is_planned_the_same(
-    made: tuple[Policy, HedgeSpec], seen: Observation, share: float, far_s: float
-) -> None:
-    policy, _ = made
+def assert_planned_the_same_until_then(policy: Policy, seen: Observation, share: float, far_s: float) -> None:
+    """By ``share`` of the way to ``again_at_s``, or ``far_s`` from now where nothing is to come."""
     plan = policy.plan(seen)
     if plan.again_at_s is None:
         then_s = seen.now_s + far_s
@@ -42,6 +38,14 @@ def test_until_then_the_same_world_is_planned_the_same(
         if then_s >= plan.again_at_s:
             then_s = seen.now_s
     assert done(policy.plan(later(seen, then_s))) == done(plan)
+
+
+@settings(deadline=None, max_examples=300)
+@given(policies(), observations(), st.floats(0, 1, exclude_max=True), st.floats(0, 20000))
+def test_until_then_the_same_world_is_planned_the_same(
+    made: tuple[Policy, HedgeSpec], seen: Observation, share: float, far_s: float
+) -> None:
+    assert_planned_the_same_until_then(made[0], seen, share, far_s)
 
 
 def test_a_fleet_that_is_complete_has_nothing_to_wait_for() -> None:

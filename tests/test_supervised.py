@@ -16,28 +16,10 @@ import pytest
 
 from hedgeserve.console.supervised import Supervision
 from hedgeserve.systemd.notify import Notifier
-from tests.manager import HEDGESERVE, Ears, clean_environ, launch
+from tests.manager import Ears, launch
+from tests.shell import ask, clean_environ, model_toml
 
-MODEL = """\
-[service]
-name = "held"
-on_exit = "keep"
-[model]
-id = "demo"
-engine = "demo"
-args = ["--load-time", "100ms", "--tokens-per-second", "0"]
-[replicas]
-count = 1
-[hedge]
-policy = "spothedge"
-overprovision = 0
-fallback = false
-[[pools]]
-cloud = "local"
-zones = ["east/a"]
-[local]
-boot_time = "0s"
-"""
+MODEL = model_toml("held", 'on_exit = "keep"\n')
 BODY = json.dumps({"model": "demo", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4})
 
 
@@ -273,10 +255,10 @@ def test_a_restart_refuses_nobody_and_keeps_the_fleet(
                 process = launch("serve", model, environ=environ, listener=listener)
                 clients.more(20)
         assert clients.wrong == []
-        status = json.loads(_ask("status", "--json", model, environ=environ).stdout)
+        status = json.loads(ask(environ, "status", "--json", model).stdout)
         assert [replica["id"] for replica in status["replicas"]] == ["held-1"]
         assert status["url"] == f"http://127.0.0.1:{port}"
-        assert _ask("down", "--yes", model, environ=environ).returncode == 0
+        assert ask(environ, "down", "--yes", model).returncode == 0
         assert process.wait(60) == 4, "the manager should let go of the socket, or the next client starts it again"
     finally:
         _end(process, model, environ)
@@ -348,19 +330,13 @@ def test_keys_and_secrets_come_from_credentials(tmp_path: Path, listener: socket
         _end(process, str(model), environ)
 
 
-def _ask(*arguments: str, environ: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [HEDGESERVE, *arguments], capture_output=True, text=True, env=environ, timeout=60, check=False
-    )
-
-
 def _end(process: "subprocess.Popen[str]", model: str, environ: dict[str, str]) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGCONT)
-        _ask("down", "--yes", model, environ=environ)
+        ask(environ, "down", "--yes", model)
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
-    _ask("down", "--yes", model, environ=environ)
+    ask(environ, "down", "--yes", model)
     process.communicate(timeout=30)
