@@ -3,6 +3,7 @@
 How many replicas the load needs is the :class:`Autoscaler`'s to say; where they should be, the policy's.
 """
 
+from hedgeserve.policy.amending import amend
 from hedgeserve.policy.autoscale import Autoscaler, Bounds, LoadSignal, ScaleDecision
 from hedgeserve.policy.budget import Budget, Cap, Held, Marks, Rung, Shut, Spent
 from hedgeserve.policy.explain import NOW, explain_gone, explain_now, explain_replica, explain_zone, near_misses
@@ -31,19 +32,11 @@ from hedgeserve.policy.plan import (
     ZoneNews,
 )
 from hedgeserve.policy.rolling import Rolling
-from hedgeserve.policy.rollout import (
-    Count,
-    Health,
-    Rollout,
-    Step,
-    Strategy,
-    Verdict,
-    amend,
-    look,
-)
+from hedgeserve.policy.rollout import Count, Health, Rollout, Step, Strategy, Verdict
 from hedgeserve.policy.scene import Explanation, Past, Scene, Told
 from hedgeserve.policy.spothedge import SpotHedge
 from hedgeserve.policy.typerests import TypeRests
+from hedgeserve.policy.verdict import look
 from hedgeserve.policy.waits import waits_for
 from hedgeserve.policy.winddown import Pause, Rest, Standing, WindDown, rest_plan
 from hedgeserve.spec import HedgeSpec

@@ -32,6 +32,7 @@ from hedgeserve.replica import STARTING, Market, Notice, Offer, Replica, Replica
 from hedgeserve.spec import HedgeSpec, UpdateSpec
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+SPOT = Market.SPOT
 ZONES = ("local/east/a", "local/east/b", "local/west/a", "local/west/b")
 OFFERS = tuple(
     Offer(ZoneId(zone), "small", market, usd, BEGAN)
@@ -230,7 +231,7 @@ def test_until_the_new_version_has_proven_itself_lost_capacity_comes_back_as_the
     assert versions(one for one in house.alive() if one.state in STARTING) == [2]
     house.preempt(house.ready(1)[0].id)
     house.tick()
-    assert versions(one for one in house.alive() if one.state in STARTING) == [1, 2]
+    assert versions(one for one in house.alive() if one.state in STARTING and one.market is SPOT) == [1, 2]
 
 
 def test_once_it_is_proven_lost_capacity_comes_back_as_the_new_version() -> None:
@@ -242,6 +243,24 @@ def test_once_it_is_proven_lost_capacity_comes_back_as_the_new_version() -> None
     house.preempt(house.ready(1)[0].id)
     house.tick()
     assert {one.version for one in house.alive() if one.state in STARTING} == {2}
+
+
+def test_an_end_says_who_still_finishes_what_it_has() -> None:
+    """Old replicas that drain are not all gone: the last word of the roll-out does not say so."""
+    house = world()
+    [*_, last] = house.ready(1)
+    seen = replace(house.seen(), replicas=(replace(last, state=State.READY, version=2, ready_since_s=1.0),))
+    rollout, health = Rollout(1, 2, Strategy.ROLLING, cleared_s=1.0), Health()
+    step = look(rollout, seen, at=house.at, update=house.update, health=health)
+    assert (step.verdict, step.reason) == (Verdict.DONE, "all replicas run version 2")
+    draining = tuple(replace(one, state=State.DRAINING) for one in house.ready(1)[:2])
+    ending = replace(last, id=ReplicaId("r-0099"), state=State.TERMINATING)
+    seen = replace(seen, replicas=(*seen.replicas, *draining, ending))
+    step = look(rollout, seen, at=house.at, update=house.update, health=health)
+    assert step.reason == (
+        "version 2 answers all requests from now on (2 replicas of another still finish what they have, "
+        "1 VM of another still being ended)"
+    )
 
 
 @pytest.mark.parametrize("strategy", [Strategy.ROLLING, Strategy.BLUE_GREEN])

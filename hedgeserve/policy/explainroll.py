@@ -152,11 +152,13 @@ def _why_first(old: tuple[Replica, ...], rolling: Rolling) -> str:
     one, others = old[0], old[1:]
     if not others:
         return f"it is the last that does not run version {rolling.rollout.new}"
+    if any(hidden.replica == one.id for hidden in rolling.rollout.hidden):
+        return "it is being replaced already"
+    if one.market is not Market.ON_DEMAND and any(other.market is Market.ON_DEMAND for other in others):
+        return "spot goes before on-demand, which goes by itself where it only bridges"
     if one.state is not State.READY:
         return "what does not serve goes first"
     ready = [other for other in others if other.state is State.READY]
-    if one.market is Market.ON_DEMAND and any(other.market is not Market.ON_DEMAND for other in ready):
-        return "on-demand goes before spot"
     if any(other.offer.usd_per_work < one.offer.usd_per_work for other in ready):
         return "the dearest goes first"
     return "of those that cost the same, the first by name goes first"

@@ -1,13 +1,14 @@
 """A roll-out as it goes on: what is done at a moment, now or to come, and what it is from then on. Pure.
 
-The very steps of the service's tick (:func:`~hedgeserve.policy.rollout.look`, the policy, and
-:func:`~hedgeserve.policy.rollout.amend`), without a store between them: for whoever wants to know what would be.
+The very steps of the service's tick (:func:`~hedgeserve.policy.verdict.look`, the policy, and
+:func:`~hedgeserve.policy.amending.amend`), without a store between them: for whoever wants to know what would be.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from hedgeserve.policy.amending import amend
 from hedgeserve.policy.plan import Observation, Plan
 from hedgeserve.policy.rollout import (
     Health,
@@ -17,11 +18,10 @@ from hedgeserve.policy.rollout import (
     Strategy,
     Verdict,
     View,
-    amend,
     bake_s_of,
-    look,
     sides_of,
 )
+from hedgeserve.policy.verdict import look
 from hedgeserve.replica import STARTING, State
 from hedgeserve.spec import UpdateSpec
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from hedgeserve.policy.plan import Observation
+from hedgeserve.policy.replacing import SETTLED_S
 from hedgeserve.policy.rollout import LEAVING, Rollout, Sides, Strategy, bake_s_of, sides_of
 from hedgeserve.replica import STARTING, Replica, State
 from hedgeserve.spec import UpdateSpec
@@ -52,7 +53,12 @@ def _rolling(
     starting = [one for one in sides.new if one.state in STARTING]
     unbaked = len(sides.new_ready) > len(sides.baked)
     if not starting and not unbaked:
-        if update.max_surge:
+        if not rollout.hidden and update.max_surge:
+            yield (
+                f"On-demand ({', '.join(one.id for one in sides.old[:_MOST_NAMED])}) is replaced once it has been "
+                f"ready for {format_duration(SETTLED_S)}: where it only bridges, it goes by itself before"
+            )
+        elif update.max_surge:
             yield (
                 f"No replica of version {rollout.new} is on its way: it waits for the next launch "
                 "(what keeps one from being launched stands in the notes)"
