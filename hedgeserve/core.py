@@ -40,7 +40,9 @@ from hedgeserve.hedge import (
     ScaleDecision,
     Scene,
     ZoneNews,
+    counted,
     rest_plan,
+    spared,
 )
 from hedgeserve.metrics import Metrics
 from hedgeserve.modelfile.apikeys import (
@@ -425,7 +427,9 @@ class Service:
         if standing.rest is not Rest.AWAKE:  # the policy is not asked, and a transcript has nothing to tell of it
             plan = rest_plan(standing, observation, datetime.now(UTC))
         else:
-            plan = await self._rollouts.plan(observation, self._adviser.plan)
+            doubted = await self._fleet.doubted()
+            plan = await self._rollouts.plan(counted(observation, doubted), self._adviser.plan)
+            plan = spared(plan, doubted)
         held = await self._money.hold(plan, observation, unbilled_usd=self._fleet.unbilled_usd())
         plan = held.plan
         if self._resting.shut is None or held.shut is None:

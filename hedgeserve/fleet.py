@@ -126,7 +126,11 @@ class Fleet:
         self._wanted = parts.wanted
         self._roles: Mapping[int, Role] = {}
         self._service = parts.spec.service.name
-        self._inventory = Inventory(parts.drivers, call_timeout_s=parts.spec.timeouts.cloud_call)
+        self._inventory = Inventory(
+            parts.drivers,
+            call_timeout_s=parts.spec.timeouts.cloud_call,
+            answers_again=self._answers_again,
+        )
         # What our VMs are told from another controller's by; where there are none, nothing is asked.
         self._controller = parts.credentials.keys.fingerprint if parts.credentials else ""
         self._lives: dict[ReplicaId, ReplicaLife] = {}
@@ -140,6 +144,7 @@ class Fleet:
         parts.metrics.expect_clouds(parts.drivers)
         self._version = 0
         self._refused_intent = False
+        self._in_doubt: frozenset[ReplicaId] = frozenset()
         self._stack = AsyncExitStack()
         self._group: asyncio.TaskGroup
         self._editions: Editions
@@ -227,6 +232,26 @@ class Fleet:
         """Every replica that is not gone, oldest first."""
         external = tuple(life.replica for life in self._externals.values())
         return external + tuple(life.replica for life in self._lives.values())
+
+    async def doubted(self) -> Collection[ReplicaId]:
+        """The ready replicas that are in doubt; the journal has told why. None of a cloud that is silent too.
+
+        There it may be us whom nobody hears.
+        """
+        deaf, before, in_doubt = self._inventory.troubles(), self._in_doubt, set[ReplicaId]()
+        for life in list(self._lives.values()):
+            replica = life.replica
+            if replica.state is not State.READY:
+                continue
+            if life.doubt and replica.offer.cloud not in deaf:
+                in_doubt.add(replica.id)
+                if replica.id not in before:
+                    told = f"in doubt: {life.doubt}; another is launched meanwhile, and its probes decide"
+                    await self._tell(EventKind.NOTE, told, replica)
+            elif replica.id in before and not life.doubt:
+                await self._tell(EventKind.NOTE, "out of doubt: it answers again", replica)
+        self._in_doubt = frozenset(in_doubt)
+        return self._in_doubt
 
     def offers(self) -> tuple[Offer, ...]:
         """What the pools allow, at the last known prices."""
@@ -380,7 +405,7 @@ class Fleet:
         """The requests on this replica were met with silence: have it probed at once, and its cloud asked."""
         life = self._lives.get(replica)
         if life is not None:
-            life.suspected()
+            life.suspected("its streams were silent, and a question at once was not answered")
             self._inventory.ask_soon(life.replica.offer.cloud)
 
     def stage(self, replica: ReplicaId) -> None:
@@ -589,6 +614,17 @@ class Fleet:
         elif news.kind in _ANSWERED:
             self._launch_troubles.pop(cloud, None)
         self._parts.news(news)
+
+    def _answers_again(self, cloud: str) -> None:
+        """Launches need not wait any longer for a cloud that was silent."""
+        self._launch_troubles.pop(cloud, None)
+        places = {(offer.zone, offer.market) for offer in self.offers() if offer.cloud == cloud}
+        for zone, market in sorted(places):
+            told = f"{cloud} answers again"
+            self._parts.news(ZoneNews(zone, market, NewsKind.REACHABLE, self._now_s(), told))
+
+    async def _tell(self, kind: EventKind, message: str, replica: Replica) -> None:
+        await self._parts.journal.event(kind, message, replica=replica.id, zone=replica.zone)
 
     def _owned(self) -> Owned:
         """Names and VMs of all replicas; None for a VM that the cloud may still be granting."""

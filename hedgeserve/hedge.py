@@ -6,6 +6,7 @@ How many replicas the load needs is the :class:`Autoscaler`'s to say; where they
 from hedgeserve.policy.amending import amend
 from hedgeserve.policy.autoscale import Autoscaler, Bounds, LoadSignal, ScaleDecision
 from hedgeserve.policy.budget import Budget, Cap, Held, Marks, Rung, Shut, Spent
+from hedgeserve.policy.doubt import counted, spared
 from hedgeserve.policy.explain import NOW, explain_gone, explain_now, explain_replica, explain_zone, near_misses
 from hedgeserve.policy.forecast import Forecast
 from hedgeserve.policy.ledger import (
@@ -88,6 +89,7 @@ __all__ = [
     "amend",
     "baseline_usd_per_hour",
     "begin_of",
+    "counted",
     "explain_gone",
     "explain_now",
     "explain_replica",
@@ -98,6 +100,7 @@ __all__ = [
     "near_misses",
     "price_now",
     "rest_plan",
+    "spared",
     "waits_for",
 ]
 

@@ -45,6 +45,26 @@ def test_an_answer_of_any_kind_ends_the_growing_of_the_pauses(policy: str) -> No
     assert launches(told.plan(see(target=1, now_s=1430, offers=kinds)))
 
 
+@pytest.mark.parametrize("policy", ["spothedge", "forecast"])
+def test_a_cloud_that_answers_again_is_asked_at_once(policy: str) -> None:
+    """Whatever pause its silence has led to; but one that comes and goes is not asked each time."""
+    told, kinds = hedge(policy=policy, retry_delay="30s", overprovision=0), (offer(A),)
+    for at_s in (1000, 1030, 1100):
+        tell(told, A, NewsKind.LAUNCH_ERROR, at_s=at_s)
+    assert not launches(told.plan(see(target=1, now_s=1105, offers=kinds)))
+    asked = []
+    for at_s in range(1110, 1120):
+        tell(told, A, NewsKind.REACHABLE, at_s=at_s)
+        if launches(told.plan(see(target=1, now_s=at_s, offers=kinds))):
+            asked.append(at_s)
+            tell(told, A, NewsKind.LAUNCH_ERROR, at_s=at_s)
+    assert asked == [1110, 1111, 1112]
+    tell(told, A, NewsKind.GRANTED, at_s=1150)
+    tell(told, A, NewsKind.LAUNCH_ERROR, at_s=1151)
+    tell(told, A, NewsKind.REACHABLE, at_s=1152)
+    assert launches(told.plan(see(target=1, now_s=1152, offers=kinds)))
+
+
 class RefusingCloud(LocalDriver):
     """The local cloud, which refuses every launch with one error."""
 

@@ -160,3 +160,29 @@ async def test_an_old_suspicion_says_nothing_of_an_engine_that_has_become_ready_
     ready.suspect()
     await ready.wait_failed()
     assert now_s() == 30
+
+
+async def test_one_that_does_not_answer_under_suspicion_is_in_doubt_until_it_does() -> None:
+    """Told once each; that probes fail without a suspicion is not told, and nothing fails sooner for it."""
+    told: list[str] = []
+    clock = asyncio.get_running_loop().time
+
+    async def exited() -> str:
+        return ""
+
+    answers = Answers(["silent", "silent", "", "silent", "", "silent"])
+    one = Readiness(
+        cast(Prober, answers), PROBE, url="http://engine", api_key=None, exited=exited,
+        timed=lambda phase, seconds: None, doubts=lambda why: told.append(f"{why or 'healed'} at {clock():g}"),
+    )  # fmt: skip
+    begun_s = clock()
+    failing = asyncio.create_task(one.wait_failed())
+    await asyncio.sleep(1)
+    one.suspect()
+    await asyncio.sleep(30)
+    assert told == [f"silent at {begun_s + 1:g}", f"healed at {begun_s + 5:g}"]
+    one.suspect("asked by somebody else")
+    await asyncio.sleep(0)
+    assert told[2:] == [f"asked by somebody else at {begun_s + 31:g}"]
+    failing.cancel()
+    await asyncio.gather(failing, return_exceptions=True)

@@ -21,9 +21,10 @@ def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_WATCHER_SILENCE_S", 3.5)
 
 
-def rarely_probed(directory: Path) -> Service:
+def rarely_probed(directory: Path, *, threshold: int = 2) -> Service:
     """A service whose ordinary probes would need 20 s to find out."""
-    text = small_toml(directory).replace('interval = "500ms"', 'interval = "10s"\nfailure_threshold = 2')
+    patient = f'interval = "10s"\nfailure_threshold = {threshold}'
+    text = small_toml(directory).replace('interval = "500ms"', patient)
     text = text.replace('timeout = "2s"', 'timeout = "500ms"')
     return Service(parse_spec(text, "small.toml", directory, {}), environ={})
 
@@ -52,6 +53,23 @@ async def test_a_vm_that_is_silent_and_does_not_serve_is_replaced_long_before_th
         told = await messages(service, replica="small-1")
         assert any("ready → terminating: 2 probes failed in a row" in message for message in told)
         await eventually(lambda: [one["id"] for one in replicas(service, "ready")] == ["small-2"])
+    assert processes_of(short_dir) == []
+
+
+async def test_another_is_launched_as_soon_as_one_is_in_doubt_and_its_probes_decide(
+    short_dir: Path, watchful: None
+) -> None:
+    """Long before they have: it heals meanwhile, and the other one goes again. The journal tells why of both."""
+    async with rarely_probed(short_dir, threshold=200) as service:
+        await service.wait_ready()
+        frozen = [*freeze(short_dir, "demo_server"), *freeze(short_dir, "watcher.py")]
+        await eventually(lambda: [one["id"] for one in replicas(service, "ready")] == ["small-1", "small-2"])
+        [doubt] = await messages(service, "note", replica="small-1")
+        assert doubt.startswith("in doubt: ")
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+        await eventually(lambda: [one["id"] for one in replicas(service)] == ["small-1"])
+        assert any("out of doubt" in told for told in await messages(service, "note", replica="small-1"))
     assert processes_of(short_dir) == []
 
 

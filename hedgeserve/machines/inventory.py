@@ -1,7 +1,7 @@
 """What the clouds say there is, asked regularly by one task per cloud and shared by all who need it."""
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import structlog
 
@@ -15,15 +15,22 @@ _log = structlog.get_logger("hedgeserve.inventory")
 
 
 class Inventory:
-    """The last answer of each cloud's ``list``.
+    """The last answer of each cloud's ``list``; ``answers_again`` is called with a cloud whose silence is over.
 
     A VM counts as vanished only by an answer that began *after* the question was asked: an older one may not
     have known it yet.
     """
 
-    def __init__(self, drivers: Mapping[str, Driver], *, call_timeout_s: float) -> None:
+    def __init__(
+        self,
+        drivers: Mapping[str, Driver],
+        *,
+        call_timeout_s: float,
+        answers_again: Callable[[str], None] = lambda cloud: None,
+    ) -> None:
         self._drivers = drivers
         self._call_timeout_s = call_timeout_s
+        self._answers_again = answers_again
         self._machines: dict[str, dict[str, Machine]] = {cloud: {} for cloud in drivers}
         self._rounds = dict.fromkeys(drivers, 0)
         self._begun = dict.fromkeys(drivers, 0)
@@ -84,13 +91,15 @@ class Inventory:
             if isinstance(error, AuthError):
                 self._locked_out_until_s[cloud] = asyncio.get_running_loop().time() + _AUTH_PAUSE_S
             raise
-        self._troubles.pop(cloud, None)
+        was_silent = self._troubles.pop(cloud, None) is not None
         listed = {machine.id: machine for machine in machines}
         async with self._answered:
             if begun > self._rounds[cloud]:  # an answer that was overtaken by a newer one says nothing
                 self._machines[cloud] = listed
                 self._rounds[cloud] = begun
                 self._answered.notify_all()
+        if was_silent:
+            self._answers_again(cloud)
         return listed
 
     async def wait_running(self, cloud: str, machine_id: str) -> Machine | None:

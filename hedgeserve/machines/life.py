@@ -69,6 +69,8 @@ class ReplicaLife:
         self._session: VmSession | None = None
         self._readiness: Readiness | None = None
         self.last_words = ""
+        self.doubt = ""
+        """Why it is in doubt whether it still serves; empty while it is not."""
         self._under_notice = asyncio.Event()
         self._tunnelled = False
         self._lead_s: float | None = None
@@ -330,6 +332,7 @@ class ReplicaLife:
             api_key=self._hands.engine_key,
             exited=session.exited,
             timed=self.timed,
+            doubts=self._doubted,
         )
         await readiness.wait_ready()
         if self.replica.notice is not None and not self._served:
@@ -391,10 +394,17 @@ class ReplicaLife:
         if not self._tunnelled:  # through a tunnel that is down nothing can be asked; it gets its usual time
             self.suspected()
 
-    def suspected(self) -> None:
-        """The VM is too silent: have the engine probed at once. What still serves is left alone."""
-        if self._readiness is not None:
-            self._readiness.suspect()
+    def suspected(self, unanswered: str = "") -> None:
+        """The VM is too silent: have the engine probed at once. What still serves is left alone.
+
+        ``unanswered``: it has been asked already, in vain; then it is in doubt until a probe is answered.
+        """
+        if self._readiness is not None and (not unanswered or self.replica.state is State.READY):
+            self._readiness.suspect(unanswered)
+
+    def _doubted(self, why: str) -> None:
+        self.doubt = why
+        self._hands.changed()
 
     async def heard(self, event: WatchEvent) -> None:
         """Act on a notice; write down the rest."""

@@ -13,7 +13,11 @@ _SUSPICIOUS_TIMEOUT_S = 5.0
 
 
 class Readiness:
-    """Probes one engine; ``exited`` tells (in a sentence, else empty) that there is none left to probe."""
+    """Probes one engine; ``exited`` tells (in a sentence, else empty) that there is none left to probe.
+
+    ``doubts`` is called when it comes into doubt, with why, and with an empty text when it is out of it: under
+    suspicion, and the first question was not answered. Whether it has failed is not decided by that.
+    """
 
     def __init__(
         self,
@@ -24,6 +28,7 @@ class Readiness:
         api_key: str | None,
         exited: Callable[[], Awaitable[str]],
         timed: Callable[[str, float], None],
+        doubts: Callable[[str], None] = lambda why: None,
     ) -> None:
         self._prober = prober
         self._probe = probe
@@ -33,14 +38,21 @@ class Readiness:
         self._timed = timed
         self._last = "no probe came back"
         self._suspected = asyncio.Event()
+        self._doubts = doubts
+        self._doubt = ""
 
     def adopt(self, prober: Prober, probe: ProbeSpec) -> None:
         """Ask in another way from the next question on."""
         self._prober, self._probe = prober, probe
 
-    def suspect(self) -> None:
-        """Something else speaks against the engine: have it probed now, and more often until it answers."""
+    def suspect(self, unanswered: str = "") -> None:
+        """Something else speaks against the engine: have it probed now, and more often until it answers.
+
+        ``unanswered``: somebody else has asked it already, in vain.
+        """
         self._suspected.set()
+        if unanswered:
+            self._come_into_doubt(unanswered)
 
     async def wait_ready(self) -> None:
         """Return once the health path and then a one-token completion have been answered.
@@ -89,14 +101,22 @@ class Readiness:
             if not failure:
                 failures = 0
                 self._suspected.clear()
+                self._come_into_doubt("")
                 continue
             failures += 1
+            if self._suspected.is_set():
+                self._come_into_doubt(failure)
             if exited := await self._exited():
                 return exited
             if failures >= self._probe.failure_threshold:
                 return f"{failures} probes failed in a row; last: {failure}"
             if self._suspected.is_set():
                 await asyncio.sleep(begun_s + patience_s - clock())
+
+    def _come_into_doubt(self, why: str) -> None:
+        if bool(why) != bool(self._doubt):
+            self._doubt = why
+            self._doubts(why)
 
     async def _ask_health(self, limit_s: float | None) -> str:
         try:

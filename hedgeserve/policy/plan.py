@@ -24,6 +24,7 @@ class NewsKind(StrEnum):
     QUOTA = "quota"
     UNSUPPORTED = "unsupported"
     LAUNCH_ERROR = "launch_error"  # the cloud failed in another way (throttled, credentials, unknown)
+    REACHABLE = "reachable"  # the cloud did not answer, and does again
     RELEASED = "released"  # we let a VM go of our own accord: it would have held for longer
     BOOT_FAILED = "boot_failed"  # a VM came, but no ready replica out of it: our fault more likely than the zone's
 

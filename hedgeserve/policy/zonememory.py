@@ -17,6 +17,8 @@ _MOVES_KEPT = 256
 """Moves between available and preempted that are remembered; older ones are as if they had not been."""
 
 _MOST_DOUBLINGS = 4
+_MOST_LIFTS = 3
+"""Pauses of a place that end early until a launch there is judged: a cloud that comes and goes is not hammered."""
 _QUOTA_REST_S = 600.0
 _LONGEST_HOLD_S = 600.0
 _FORGET_S = 86400.0
@@ -78,6 +80,7 @@ class ZoneMemory:
         self._refusals: dict[tuple[ZoneId, Market], _Refusals] = {}
         # Launches that a cloud did not even judge: nothing is learnt of the zone, but asking on would be no use.
         self._errors: dict[tuple[ZoneId, Market], _Refusals] = {}
+        self._lifts: dict[tuple[ZoneId, Market], int] = {}
         self._quota: dict[tuple[ZoneId, Market], _Refusals] = {}
         self._unsupported: dict[tuple[ZoneId, Market], str] = {}
         self._boot_failures: _Refusals | None = None
@@ -92,7 +95,10 @@ class ZoneMemory:
             self._move(news.zone, news.at_s, _WORDS[news.kind])
         if news.kind in _ANSWERED:
             self._errors.pop(place, None)
+            self._lifts.pop(place, None)
         match news.kind:
+            case NewsKind.REACHABLE:
+                self._lift(place)
             case NewsKind.NO_CAPACITY:
                 self._refused(self._refusals, place, news.at_s, why)
             case NewsKind.LAUNCH_ERROR:
@@ -105,6 +111,13 @@ class ZoneMemory:
                 self._unsupported[place] = news.detail
             case NewsKind.BOOT_FAILED:
                 self._boot_failed(news)
+
+    def _lift(self, place: tuple[ZoneId, Market]) -> None:
+        """Its cloud answers again: what failed for its silence is no reason to wait any more."""
+        lifts = self._lifts.get(place, 0)
+        if place in self._errors and lifts < _MOST_LIFTS:
+            del self._errors[place]
+            self._lifts[place] = lifts + 1
 
     def _ready(self, news: ZoneNews) -> None:
         place = (news.zone, news.market)
