@@ -611,6 +611,7 @@ class Service:
             "overridden": [dotted(path) for path in self.spec.origin.variables],
             "policy": self._adviser.policy.name,
             "memory": self._adviser.policy.export_memory(asyncio.get_running_loop().time()),
+            "boot_s": self._fleet.boot_s(),
         }
 
     def keeps(self) -> tuple[int, float]:

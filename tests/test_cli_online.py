@@ -118,7 +118,8 @@ def test_one_service_from_its_start_to_its_end(
     plan = json.loads(ask(environ, "plan", model, "--json").stdout)
     changed = {change["key"]: change["effect"] for change in plan["changes"]}
     assert changed == {"replicas.count": "live", "model.args": "version"}
-    assert (plan["replaced"], [step["what"] for step in plan["steps"]]) == (["chatty-1"], ["launch"])
+    assert (plan["replaced"], plan["rollout"]["to"], plan["steps"][0]["what"]) == (["chatty-1"], 2, "launch")
+    assert "chatty-1" in [step["replica"] for step in plan["steps"] if step["what"] == "drain"]
     Path(model).write_text(text)
 
     assert "demo" in ask(environ, "logs", "chatty-1", "--lines", "5").stdout
@@ -353,9 +354,20 @@ def test_an_edited_file_is_applied_refused_or_found_wrong(
     file.write_text(text + "[limits]\nmax_queue = 5\n")
     unasked = ask(environ, "apply")
     assert (unasked.returncode, "Nobody is there to answer" in unasked.stderr) == (3, True)
-    assert unasked.stdout.startswith("limits.max_queue: 512 → 5  (holds at once)\nPrice: ")
-    dry = ask(environ, "apply", "--dry-run", "--json")
-    assert [one["key"] for one in json.loads(dry.stdout)["changes"]] == ["limits.max_queue"]
+    assert unasked.stdout.startswith("limits.max_queue: 512 → 5  (holds at once)\n\n")
+    assert "\nif it goes " in unasked.stdout
+    dry = json.loads(ask(environ, "apply", "--dry-run", "--json").stdout)
+    assert [one["key"] for one in dry["changes"]] == ["limits.max_queue"]
+    assert (dry["plan"]["rollout"], dry["plan"]["target"]) == (None, 1)
+    until(lambda: json.loads(ask(environ, "status", "--json").stdout)["ready"] == 1)
+    file.write_text(text.replace("[model]", '[model]\naliases = ["other"]'))
+    shown = ask(environ, "apply", "--dry-run").stdout
+    assert "Replicas: version 1 → a new version, rolling: 1 replaced in turn" in shown
+    assert "\nthe roll-out takes about " in shown
+    assert re.search(r"now +launch +spot .* version 2\n", shown)
+    assert "let go chatty-1 " in shown
+    assert re.search(r"\ncost: .* \(now [0-9.]+ USD/h\)", shown)
+    file.write_text(text + "[limits]\nmax_queue = 5\n")
     assert ask(environ, "apply", model, "--yes").returncode == 0
     again = ask(environ, "apply", "--yes")
     assert (again.returncode, again.stderr) == (0, "Nothing is different: the service runs as the file says.\n")

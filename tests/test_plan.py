@@ -159,6 +159,7 @@ def running_as(spec: Spec, *replicas: Replica, target: int = 2) -> tuple[dict[st
             "since_s": 300.0,
             "why": one.why,
             "notice_in_s": None,
+            "version": one.version or 1,
         }
         for one in replicas
     ]
@@ -198,6 +199,48 @@ def test_a_change_is_named_with_what_it_takes_and_what_comes_of_it() -> None:
     [first, *_] = made.prospect.course.steps
     assert (first.launches, first.at_s, first.replica.market) == (True, 0.0, Market.SPOT)
     assert not made.needs_restart
+
+
+@pytest.mark.parametrize("strategy", ["rolling", "blue-green"])
+def test_another_version_is_rolled_through(strategy: str) -> None:
+    """By the steps of the roll-out itself: its launches, who goes when, how many at most, how long it takes."""
+    old = spec_of(MODEL)
+    new = spec_of(
+        MODEL.replace("[model]", '[model]\nargs = ["--seed", "1"]') + f'[update]\nstrategy = "{strategy}"\n'
+    )
+    document, status = running_as(old, *THERE)
+    made = plan_service(new, LOCAL, read_running({**document, "boot_s": 40.0}, {**status, "model_version": 3}))
+    course = made.prospect.course
+    assert made.rollout is not None
+    assert (made.rollout.old, made.rollout.new, made.rollout.strategy, made.cold_start_s) == (3, 4, strategy, 40.0)
+    assert {one.version for one in course.fleet} == {4}
+    assert {step.replica.id for step in course.steps if not step.launches} == {one.id for one in THERE}
+    alive, most = len(THERE), 0
+    for step in course.steps:
+        alive += 1 if step.launches else -1
+        most = max(most, alive)
+    if strategy == "rolling":
+        assert [step.launches for step in course.steps] == [True, False] * 3
+        assert most == len(THERE) + new.update.max_surge
+        # Each new one starts for 40 s and proves itself for 30 s before an old one goes.
+        assert course.rolled_s == pytest.approx(3 * 70 + 30, abs=10)
+    else:
+        assert most == 2 * len(THERE)
+        assert course.rolled_s == pytest.approx(40 + 30, abs=5)
+
+
+def test_a_roll_out_under_way_goes_on_in_the_plan() -> None:
+    """Half done: the new ones stay, the old ones are replaced."""
+    spec = spec_of(MODEL)
+    there = [replace(THERE[0], version=2), *(replace(one, version=1) for one in THERE[1:])]
+    document, status = running_as(spec, *there)
+    told = {"from": 1, "to": 2, "strategy": "rolling", "state": "rolling"}
+    made = plan_service(spec, LOCAL, read_running(document, {**status, "model_version": 2, "rollout": told}))
+    assert {one.version for one in made.prospect.course.fleet} == {2}
+    assert {step.replica.id for step in made.prospect.course.steps if not step.launches} == {
+        one.id for one in there[1:]
+    }
+    assert made.replaced == ()
 
 
 def test_what_an_option_has_set_is_no_change_of_the_file() -> None:

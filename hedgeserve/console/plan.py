@@ -20,10 +20,9 @@ from hedgeserve.drivers.catalogue import remarks_on
 from hedgeserve.drivers.offers import Quote
 from hedgeserve.drivers.static import static_places
 from hedgeserve.errors import HedgeServeError, NotRunningError, SpecError
-from hedgeserve.hedge import Rule
+from hedgeserve.hedge import Rollout, Rule, Strategy
 from hedgeserve.modelfile.effects import Effect
 from hedgeserve.replica import Market, Replica
-from hedgeserve.simulate.fromspec import cold_starts_s
 from hedgeserve.simulate.granted import Step
 from hedgeserve.simulate.prospect import Domain, Loss, Prospect
 from hedgeserve.simulate.serviceplan import Running, ServicePlan, plan_service, read_running
@@ -35,7 +34,7 @@ from hedgeserve.units import format_duration, format_usd_per_hour
 
 _TAKES = {
     Effect.LIVE: "touches no replica",
-    Effect.VERSION: "replaces every replica, one after another",
+    Effect.VERSION: "replaces every replica",
     Effect.RESTART: "takes a restart of the service",
 }
 _NAMES = {Market.SPOT: "spot", Market.ON_DEMAND: "on-demand", Market.EXTERNAL: "external"}
@@ -74,10 +73,13 @@ def show_plan(model: str, directory: Path | None = None, *, as_json: bool) -> bo
     return True
 
 
-def make_plan(spec: Spec, directory: Path | None = None) -> tuple[ServicePlan, list[Quote], list[str]]:
+def make_plan(
+    spec: Spec, directory: Path | None = None, *, rollout: Rollout | None = None
+) -> tuple[ServicePlan, list[Quote], list[str]]:
     """Ask the clouds for their prices and the running service, if there is one, for what it does; launch nothing.
 
-    With the quotes that the plan was made from, and a sentence for each cloud that could not be asked. Blocking.
+    With the quotes that the plan was made from, and a sentence for each cloud that could not be asked. ``rollout``
+    is the one that would begin, where that is known. Blocking.
 
     Raises:
         HedgeServeError: The service that runs does not say what it does.
@@ -86,7 +88,8 @@ def make_plan(spec: Spec, directory: Path | None = None) -> tuple[ServicePlan, l
     running, remark = _what_runs(spec, directory)
     offers = [offer for quote in quotes if (offer := quote.offer) is not None]
     externals = [zone for zone, _ in static_places(spec.pools).values()]
-    return plan_service(spec, offers, running, externals=externals), quotes, [*remarks, *remark]
+    made = plan_service(spec, offers, running, externals=externals, rollout=rollout)
+    return made, quotes, [*remarks, *remark]
 
 
 def _what_runs(spec: Spec, directory: Path | None) -> tuple[Running | None, list[str]]:
@@ -118,18 +121,33 @@ def _why_nothing(quotes: Sequence[Quote]) -> str:
 
 def in_words(made: ServicePlan, quotes: Sequence[Quote] = ()) -> Iterator[str]:
     """The plan as lines to read: what changes, what is done, what runs then, what it costs and risks."""
-    spec, course = made.spec, made.prospect.course
+    spec = made.spec
     low, high = spec.replicas.lowest, spec.replicas.highest
     count = f"{low} to {high} replicas as the load asks" if low != high else f"{low} replica{'s' * (low != 1)}"
     yield f"{spec.service.name}: {spec.model.id} ({spec.model.engine}), {count}, policy {spec.hedge.policy}"
     yield from _against_now(made)
+    yield from _roll_out(made)
+    yield from outcome_in_words(made, quotes)
+
+
+def outcome_in_words(made: ServicePlan, quotes: Sequence[Quote] = ()) -> Iterator[str]:
+    """What is done, what runs then, what it costs and risks, in lines."""
+    course = made.prospect.course
     steps = [*_steps(course.steps)]
+    if made.rollout is not None:
+        done_s = course.rolled_s
+        took = "longer than a day" if done_s is None else f"about {format_duration(round(done_s) or 1)}"
+        yield f"the roll-out takes {took}, or longer where requests on old replicas do"
     if not steps:
         yield "nothing would be launched or let go"
     else:
         yield ""
-        boots = format_duration(max(cold_starts_s(spec.backtest)))
-        yield f"what would be done, if every launch is granted and ready after {boots}"
+        boots = format_duration(round(made.cold_start_s) or 1)
+        seen = made.running is not None and made.running.boot_s is not None
+        yield (
+            f"what would be done, if every launch is granted and ready after {boots}"
+            f"{', as the last ones were' if seen else ''}"
+        )
         yield from _indented(aligned(steps, frozenset({5})))
     if not course.settled:
         yield "  and so on: the policy does not leave this fleet as it is within a day"
@@ -164,6 +182,23 @@ def _against_now(made: ServicePlan) -> Iterator[str]:
     yield from _indented(aligned([[str(change), _TAKES[change.effect]] for change in made.changes]))
     if made.replaced:
         yield f"  another version: {', '.join(one.id for one in made.replaced)} would be replaced"
+
+
+def _roll_out(made: ServicePlan) -> Iterator[str]:
+    """Which version takes the place of which, and how."""
+    rollout = made.rollout
+    if rollout is None:
+        return
+    update = made.spec.update
+    match rollout.strategy:
+        case Strategy.ROLLING:
+            how = f"one after another, at most {update.max_surge} more than wanted at a time"
+        case Strategy.BLUE_GREEN:
+            how = "a whole new set beside the old one, then all requests change over"
+        case Strategy.ROLLBACK:
+            how = "an earlier version returns at once"
+    yield ""
+    yield f"roll-out of version {rollout.new} ({rollout.strategy}): {how}"
 
 
 def _steps(steps: Sequence[Step]) -> Iterator[list[str]]:
@@ -278,6 +313,15 @@ def document(made: ServicePlan, quotes: Sequence[Quote] = ()) -> dict[str, Any]:
             for one in made.changes
         ],
         "replaced": [one.id for one in made.replaced],
+        "rollout": None
+        if made.rollout is None
+        else {
+            "from": made.rollout.old,
+            "to": made.rollout.new,
+            "strategy": str(made.rollout.strategy),
+            "takes_s": None if found.course.rolled_s is None else round(found.course.rolled_s, 1),
+        },
+        "cold_start_s": round(made.cold_start_s, 1),
         "steps": [_step(step) for step in found.course.steps],
         "settled": found.course.settled,
         "settled_after_s": round(found.course.after_s, 1),

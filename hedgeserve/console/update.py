@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from hedgeserve.console.admin import AdminClient
-from hedgeserve.errors import UpdateRefusedError
+from hedgeserve.errors import HedgeServeError, UpdateRefusedError
 from hedgeserve.units import format_usd_per_hour
 
 _EFFECTS = {
@@ -37,14 +37,17 @@ def apply_model(
     """
     path = None if model is None else str(Path(model).absolute())
     plan = client.apply(path, dry=True)
+    changes = bool(plan["changes"] or plan["rollout"])
     if not as_json:
         for line in _told(plan):
             click.echo(line)
+    if changes and not plan["refused"] and (dry_run or not as_json):
+        _show_outcome(client, path, plan, as_json=as_json)
     if plan["refused"]:
         if as_json:
             click.echo(json.dumps(plan))
         raise UpdateRefusedError("; ".join(plan["refused"]))
-    if dry_run or not (plan["changes"] or plan["rollout"]):
+    if dry_run or not changes:
         if as_json:
             click.echo(json.dumps(plan))
         elif not plan["changes"]:
@@ -106,6 +109,39 @@ def print_versions(client: AdminClient, *, as_json: bool) -> None:
         )
 
 
+def _show_outcome(client: AdminClient, path: str | None, plan: dict[str, Any], *, as_json: bool) -> None:
+    """What `hedgeserve plan` says of the file, beneath what changes; into ``plan`` where it is for programs.
+
+    Where that cannot be told here (another user's secrets, say) the service's own price is.
+    """
+    from hedgeserve.console.plan import document, make_plan, outcome_in_words
+    from hedgeserve.hedge import Rollout, Strategy
+    from hedgeserve.specfile import load_spec
+
+    version, begins = plan["version"], plan["rollout"]
+    rollout = None
+    try:
+        spec = load_spec(path or client.spec()["file"])
+        if begins is not None and version["then"] is not None:
+            rollout = Rollout(version["now"], version["then"], Strategy(begins["strategy"]))
+        made, quotes, remarks = make_plan(spec, client.directory, rollout=rollout)
+    except HedgeServeError as error:
+        click.echo(f"what it comes to cannot be told here: {error}", err=True)
+        if not as_json:
+            then_usd = plan["usd_per_hour_then"]
+            settled = "not known" if then_usd is None else format_usd_per_hour(then_usd)
+            click.echo(f"Price: {format_usd_per_hour(plan['usd_per_hour'])} now, {settled} once it has settled")
+        return
+    for remark in remarks:
+        click.echo(remark, err=True)
+    if as_json:
+        plan["plan"] = document(made, quotes)
+        return
+    click.echo()
+    for line in outcome_in_words(made, quotes):
+        click.echo(line)
+
+
 def _told(plan: Mapping[str, Any]) -> list[str]:
     """What would happen, in lines."""
     lines = []
@@ -124,10 +160,6 @@ def _told(plan: Mapping[str, Any]) -> list[str]:
         )
     if plan["supersedes"] and rollout is not None:
         lines.append(f"The roll-out of version {plan['supersedes']['to']} that is under way is left for it")
-    then_usd = plan["usd_per_hour_then"]
-    settled = "not known" if then_usd is None else format_usd_per_hour(then_usd)
-    if plan["changes"]:
-        lines.append(f"Price: {format_usd_per_hour(plan['usd_per_hour'])} now, {settled} once it has settled")
     return lines
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from hedgeserve.policy.plan import Action, Launch, NewsKind, Observation, Plan, Policy, ZoneNews
+from hedgeserve.policy.rolling import Rolling
 from hedgeserve.replica import STARTING, Market, Offer, Replica, ReplicaId, State
 
 QUIET_S = 3600.0
@@ -39,7 +40,8 @@ class Course:
     """How a fleet came to rest: all that was done, what ran in the end, the most that it cost an hour on the way.
 
     ``first`` is the first plan, of the fleet as it was. ``settled`` is false where the policy was still at it a
-    day later; the fleet is that of then.
+    day later; the fleet is that of then. ``rolled_s`` is when a roll-out that was under way was done (None: there
+    was none, or it was not done).
     """
 
     target: int
@@ -48,6 +50,7 @@ class Course:
     fleet: tuple[Replica, ...]
     most_usd_per_hour: float
     settled: bool
+    rolled_s: float | None = None
 
     @property
     def after_s(self) -> float:
@@ -73,14 +76,15 @@ def settle(
     replicas: Sequence[Replica] = (),
     now_s: float = 0.0,
     cold_start_s: float = 120.0,
+    rolling: Rolling | None = None,
 ) -> Course:
     """Let this policy have its way from these replicas on, until it has done nothing for :data:`QUIET_S`.
 
     Every launch is granted at once and ready after ``cold_start_s``; what is let go of is gone at once. Replicas
     that are on their way out at the begin are not counted. The policy learns, so it should be used for nothing
-    else.
+    else. ``rolling`` is a roll-out that begins or goes on meanwhile; no request fails, so it is never taken back.
     """
-    world = _Granted(policy, target, tuple(offers), replicas, now_s, cold_start_s)
+    world = _Granted(policy, target, tuple(offers), replicas, now_s, cold_start_s, rolling)
     first: Plan | None = None
     for _ in range(_MOST_STEPS):
         plan = world.plan()
@@ -105,6 +109,7 @@ class _Granted:
         replicas: Sequence[Replica],
         now_s: float,
         cold_start_s: float,
+        rolling: Rolling | None,
     ) -> None:
         self._policy, self._target, self._offers, self._cold_start_s = policy, target, offers, cold_start_s
         self.now_s = self._begun_s = self._moved_s = now_s
@@ -114,6 +119,9 @@ class _Granted:
         self._ready_s = {
             one.id: now_s + cold_start_s for one in self._fleet.values() if one.state is State.LOADING
         }
+        self._rolling = rolling
+        self._wanted = 0 if rolling is None else rolling.rollout.new
+        self._rolled_s: float | None = None
         self._born = 0
         self._steps: list[Step] = []
         self._most_usd_per_hour = usd_per_hour(self._fleet.values())
@@ -122,13 +130,22 @@ class _Granted:
                 self._tell(one, NewsKind.READY)
 
     def plan(self) -> Plan:
-        """What the policy would do now."""
-        return self._policy.plan(Observation(self.now_s, self._target, tuple(self._fleet.values()), self._offers))
+        """What the policy would do now, as a roll-out amends it."""
+        seen = self._seen()
+        if self._rolling is None:
+            return self._policy.plan(seen)
+        moment = self._rolling.go(self._policy.plan, seen, at=self._at())
+        self._rolling = moment.after
+        if self._rolling is None:
+            self._rolled_s = self.now_s - self._begun_s
+        return moment.plan
 
     def rests(self, plan: Plan) -> bool:
         """Whether nothing is to be done by this plan, comes up, or has been done for long enough."""
         if self._ready_s or self._acts(plan):
             return False
+        if self._rolling is not None:
+            return self.now_s - self._moved_s >= QUIET_S
         return plan.again_at_s is None or self.now_s - self._moved_s >= QUIET_S
 
     def go_on(self, plan: Plan) -> None:
@@ -141,7 +158,11 @@ class _Granted:
         if acts:
             self._moved_s, self.now_s = self.now_s, soonest_s
         else:
-            again_s = () if plan.again_at_s is None else (plan.again_at_s,)
+            again_s = [] if plan.again_at_s is None else [plan.again_at_s]
+            if self._rolling is not None:
+                again_s += [
+                    at_s for at_s in self._rolling.moments(self._seen(), at=self._at()) if at_s > self.now_s
+                ]
             next_s = min([*self._ready_s.values(), *again_s, self._moved_s + QUIET_S])
             self.now_s = max(soonest_s, next_s)
         for replica_id in [one for one, ready_s in self._ready_s.items() if ready_s <= self.now_s]:
@@ -153,7 +174,15 @@ class _Granted:
     def course(self, first: Plan, *, settled: bool) -> Course:
         """All that has come to pass."""
         fleet = tuple(self._fleet.values())
-        return Course(self._target, first, tuple(self._steps), fleet, self._most_usd_per_hour, settled)
+        steps = tuple(self._steps)
+        return Course(self._target, first, steps, fleet, self._most_usd_per_hour, settled, self._rolled_s)
+
+    def _seen(self) -> Observation:
+        return Observation(self.now_s, self._target, tuple(self._fleet.values()), self._offers)
+
+    def _at(self) -> datetime:
+        """The wall clock, which begins when the youngest replica was born."""
+        return self._born_at + timedelta(seconds=self.now_s - self._begun_s)
 
     def _acts(self, plan: Plan) -> list[Action]:
         return [one for one in plan.actions if isinstance(one, Launch) or one.replica in self._fleet]
@@ -174,6 +203,7 @@ class _Granted:
             since_s=self.now_s,
             created_at=self._born_at + timedelta(seconds=at_s + self._born / 1e6),
             why=action.reason,
+            version=action.version or self._wanted,
         )
         self._fleet[replica.id] = replica
         self._launched_s[replica.id] = self.now_s

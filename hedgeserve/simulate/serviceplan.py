@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from hedgeserve.hedge import make_policy
+from hedgeserve.hedge import Rolling, Rollout, Strategy, make_policy
 from hedgeserve.modelfile.effects import Change, Effect, changes
 from hedgeserve.replica import Market, Notice, Offer, Replica, ReplicaId, State, ZoneId
 from hedgeserve.simulate.fromspec import cold_starts_s
@@ -27,7 +27,8 @@ class Running:
 
     ``memory`` is what :meth:`~hedgeserve.hedge.Policy.export_memory` of the policy ``policy`` gives.
     ``overridden`` are keys that an option or the environment has set: they stand above the file, and are no change
-    of it.
+    of it. ``version`` is the one that is wanted, ``rollout`` the roll-out under way, ``boot_s`` how long a replica
+    takes until it is ready, going by the last ones (None: nobody knows yet).
     """
 
     spec: Spec
@@ -36,6 +37,9 @@ class Running:
     target: int
     replicas: tuple[Replica, ...]
     overridden: frozenset[str] = frozenset()
+    version: int = 1
+    rollout: Rollout | None = None
+    boot_s: float | None = None
 
     @property
     def ready(self) -> int:
@@ -54,7 +58,8 @@ class ServicePlan:
 
     ``changes`` and ``replaced`` compare with ``running`` and are empty without it: ``replaced`` are the replicas
     that run what would be another version. ``prospect`` is for the target now, or the least that a new service may
-    have; ``at_most`` for the most replicas that the load may ask for, where that is another number.
+    have; ``at_most`` for the most replicas that the load may ask for, where that is another number. ``rollout`` is
+    the one that goes on then, ``cold_start_s`` how long each launch is taken to need.
     """
 
     spec: Spec
@@ -63,6 +68,8 @@ class ServicePlan:
     replaced: tuple[Replica, ...]
     prospect: Prospect
     at_most: Prospect | None
+    rollout: Rollout | None
+    cold_start_s: float
 
     @property
     def needs_restart(self) -> bool:
@@ -71,12 +78,18 @@ class ServicePlan:
 
 
 def plan_service(
-    spec: Spec, offers: Sequence[Offer], running: Running | None = None, *, externals: Sequence[ZoneId] = ()
+    spec: Spec,
+    offers: Sequence[Offer],
+    running: Running | None = None,
+    *,
+    externals: Sequence[ZoneId] = (),
+    rollout: Rollout | None = None,
 ) -> ServicePlan:
     """What serving ``spec`` would come to where its pools make these offers.
 
     Without ``running`` from nothing, else from the replicas and with the experience of the service that runs.
-    ``externals`` are the zones of static servers, which are taken to answer. Nothing is asked of any cloud.
+    ``externals`` are the zones of static servers, which are taken to answer. ``rollout`` is the one that would
+    begin, where that is known; else it is the one that the changed keys ask for. Nothing is asked of any cloud.
     """
     lowest, highest = spec.replicas.lowest, spec.replicas.highest
     # A service that may sleep is looked at awake: what it costs to keep none is known.
@@ -90,10 +103,14 @@ def plan_service(
         if running.policy == policy.name:
             policy.restore_memory(running.memory, _NOW_S)
     cold_start_s = max(cold_starts_s(spec.backtest))
+    if running is not None and running.boot_s is not None:
+        cold_start_s = running.boot_s
     found: tuple[Change, ...] = ()
     if running is not None:
         found = tuple(one for one in changes(running.spec, spec) if one.key not in running.overridden)
     another = any(change.effect is Effect.VERSION for change in found)
+    if running is not None and rollout is None:
+        rollout = _next(running, Strategy(spec.update.strategy)) if another else running.rollout
     return ServicePlan(
         spec=spec,
         running=running,
@@ -107,11 +124,20 @@ def plan_service(
             policy=policy,
             now_s=_NOW_S,
             cold_start_s=cold_start_s,
+            rolling=None if rollout is None else Rolling(rollout, spec.update),
         ),
         at_most=None
         if highest == target
         else prospect(hedge, target=highest, offers=offers, replicas=theirs, cold_start_s=cold_start_s),
+        rollout=rollout,
+        cold_start_s=cold_start_s,
     )
+
+
+def _next(running: Running, strategy: Strategy) -> Rollout:
+    """The roll-out of a version that there has not been yet."""
+    known = (running.version, *(one.version for one in running.replicas))
+    return Rollout(old=running.version, new=max(known) + 1, strategy=strategy)
 
 
 def read_running(document: Mapping[str, Any], status: Mapping[str, Any]) -> Running:
@@ -128,9 +154,19 @@ def read_running(document: Mapping[str, Any], status: Mapping[str, Any]) -> Runn
             target=int(status["target"]),
             replicas=tuple(_replica(told) for told in status["replicas"]),
             overridden=frozenset(map(str, document.get("overridden", ()))),
+            version=int(status.get("model_version", 1)),
+            rollout=_rollout(status.get("rollout")),
+            boot_s=document.get("boot_s"),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{error!r}") from error
+
+
+def _rollout(told: Mapping[str, Any] | None) -> Rollout | None:
+    if told is None:
+        return None
+    switched_s = _NOW_S if told["state"] == "switched" else None
+    return Rollout(int(told["from"]), int(told["to"]), Strategy(told["strategy"]), switched_s=switched_s)
 
 
 def _replica(told: Mapping[str, Any]) -> Replica:
@@ -152,6 +188,7 @@ def _replica(told: Mapping[str, Any]) -> Replica:
         why=str(told["why"]),
         ready_since_s=since_s if state is State.READY else None,
         notice=None if notice_in_s is None else Notice(_NOW_S + float(notice_in_s), "its cloud"),
+        version=int(told.get("version", 1)),
     )
 
 
