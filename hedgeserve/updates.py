@@ -138,8 +138,8 @@ class Updates:
             "rollout": None
             if same
             else {"strategy": str(proposal.strategy), "replaces": len(old), "extra": min(extra, len(old))},
-            "usd_per_hour": around.usd_per_hour(None),
-            "usd_per_hour_then": None if proposal.refused else around.usd_per_hour(proposal.spec),
+            "usd_per_hour": _rounded(around.usd_per_hour(None)),
+            "usd_per_hour_then": None if proposal.refused else _rounded(around.usd_per_hour(proposal.spec)),
             "supersedes": self._rollouts.document(),
         }
 
@@ -222,3 +222,7 @@ def _refusal(change: Change) -> str:
         f"{change.key}{where} is settled when the service starts: it is {change.before or 'not set'} and cannot "
         f"become {change.after or 'nothing'} while it runs; restart `hedgeserve serve` for that"
     )
+
+
+def _rounded(usd_per_hour: float | None) -> float | None:
+    return None if usd_per_hour is None else round(usd_per_hour, 4)

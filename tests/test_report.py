@@ -261,3 +261,6 @@ async def test_the_verb_packs_a_service_that_runs_and_one_that_has_stopped(short
     assert stopped.exit_code == 0
     assert "status.json" not in unpacked(short_dir / "s.tar.gz")
     assert "no service runs" in stopped.stderr
+    told = json.loads(typed("--out", str(short_dir / "t.tar.gz"), "--json").stdout)
+    assert told["bytes"]["versions.json"] > 0
+    assert any("no service runs" in sentence for sentence in told["missing"])

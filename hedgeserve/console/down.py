@@ -38,7 +38,7 @@ class _Telling:
             {"id": replica, "zone": zone, "market": market, "state": state, "usd_per_hour": usd_per_hour}
         )
         if not self._as_json:
-            click.echo(f"{replica}  {zone}  {market}  {state}  {usd_per_hour:.2f} USD/h")
+            click.echo(f"{replica}  {zone}  {market.replace('_', '-')}  {state}  {usd_per_hour:.2f} USD/h")
 
     def proof(self, sentence: str) -> None:
         """What a cloud lists in one place, afterwards."""

@@ -65,16 +65,7 @@ def list_keys(client: AdminClient, *, as_json: bool) -> None:
     Raises:
         HedgeServeError: They cannot be read.
     """
-    try:
-        keys = client.keys()
-    except NotRunningError:
-        file = KeyFile(client.directory)
-        used = file.used()
-        keys = [
-            {field: value for field, value in key.to_json().items() if field != "sha256"}
-            | {"last_used_at": used[key.id].isoformat(timespec="seconds") if key.id in used else None}
-            for key in file.read() or ()
-        ]
+    keys = _listed(client)
     if as_json:
         click.echo(json.dumps(keys))
         return
@@ -88,7 +79,7 @@ def list_keys(client: AdminClient, *, as_json: bool) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def revoke_key(client: AdminClient, name: str) -> None:
+def revoke_key(client: AdminClient, name: str, *, as_json: bool) -> None:
     """Let in nobody with this key any more.
 
     Raises:
@@ -98,11 +89,27 @@ def revoke_key(client: AdminClient, name: str) -> None:
         client.revoke_key(name)
     except NotRunningError:
         KeyFile(client.directory).revoke(name)
+    if as_json:
+        click.echo(json.dumps(_listed(client)))
     click.echo(
         f'Nobody is let in with the key of "{name}" any more; what is being answered is answered. Every request '
         "goes on to need a key, also where this was the last one.",
         err=True,
     )
+
+
+def _listed(client: AdminClient) -> list[dict[str, Any]]:
+    """All issued keys, as the service tells them, or as its state directory does."""
+    try:
+        return client.keys()
+    except NotRunningError:
+        file = KeyFile(client.directory)
+        used = file.used()
+        return [
+            {field: value for field, value in key.to_json().items() if field != "sha256"}
+            | {"last_used_at": used[key.id].isoformat(timespec="seconds") if key.id in used else None}
+            for key in file.read() or ()
+        ]
 
 
 def _row(key: Mapping[str, Any], now: datetime) -> tuple[str, ...]:

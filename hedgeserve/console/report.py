@@ -1,6 +1,7 @@
 """``hedgeserve report``: one archive for a bug report, without secrets and without what anybody asked."""
 
 import io
+import json
 import os
 import tarfile
 import time
@@ -36,7 +37,13 @@ may hold a request are left out. Addresses, host names, zones and paths are as t
 
 
 def write_report(
-    client: AdminClient, model: str | None, *, out: str | None, log: str | None, environ: Mapping[str, str]
+    client: AdminClient,
+    model: str | None,
+    *,
+    out: str | None,
+    log: str | None,
+    as_json: bool,
+    environ: Mapping[str, str],
 ) -> None:
     """Gather, pack and list.
 
@@ -57,7 +64,7 @@ def write_report(
     name = client.directory.name if spec is None else spec.service.name
     path = Path(out or f"hedgeserve-report-{name}-{at:%Y%m%d-%H%M%S}.tar.gz").expanduser()
     _pack(path, {"README.txt": _README.format(at=at.isoformat(timespec="seconds")), **evidence.pieces})
-    _list(path, evidence)
+    _list(path, evidence, as_json=as_json)
 
 
 def _served(client: AdminClient) -> str | None:
@@ -99,9 +106,12 @@ def _pack(path: Path, pieces: Mapping[str, str]) -> None:
         raise HedgeServeError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def _list(path: Path, evidence: Evidence) -> None:
-    rows = [[name, f"{len(text.encode()):,} bytes"] for name, text in evidence.pieces.items()]
-    for line in aligned(rows, right=frozenset({1})):
+def _list(path: Path, evidence: Evidence, *, as_json: bool) -> None:
+    sizes = {name: len(text.encode()) for name, text in evidence.pieces.items()}
+    if as_json:
+        click.echo(json.dumps({"path": str(path), "bytes": sizes, "missing": evidence.missing}))
+        return
+    for line in aligned([[name, f"{size:,} bytes"] for name, size in sizes.items()], right=frozenset({1})):
         click.echo(line)
     for sentence in evidence.missing:
         click.echo(f"Not in it: {sentence}", err=True)

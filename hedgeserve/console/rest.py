@@ -29,7 +29,8 @@ def pause_service(
     if not as_json:
         for one in mine:
             click.echo(
-                f"{one['id']}  {one['zone']}  {one['market']}  {one['state']}  {one['usd_per_hour']:.2f} USD/h"
+                f"{one['id']}  {one['zone']}  {one['market'].replace('_', '-')}  {one['state']}  "
+                f"{one['usd_per_hour']:.2f} USD/h"
             )
     how_long = "until `hedgeserve resume`" if for_s is None else f"for {format_duration(for_s)}"
     usd_per_hour = status["usd_per_hour"]

@@ -83,11 +83,12 @@ def keys_list(model: str | None, state_dir: str | None, service: str | None, as_
 @keys.command("revoke")
 @click.argument("name")
 @target
-def keys_revoke(name: str, model: str | None, state_dir: str | None, service: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the keys that are left as JSON.")
+def keys_revoke(name: str, model: str | None, state_dir: str | None, service: str | None, as_json: bool) -> None:
     """Let in nobody with the key of NAME any more.
 
     NAME is the name or the id of the key. Requests that are being answered are answered to their end.
     """
     from hedgeserve.console.keys import revoke_key
 
-    revoke_key(client_of(model, state_dir, service), name)
+    revoke_key(client_of(model, state_dir, service), name, as_json=as_json)

@@ -151,8 +151,14 @@ def ui(model: str | None, state_dir: str | None, service: str | None, open_brows
 @target
 @click.option("--out", metavar="FILE", help="Where to (hedgeserve-report-SERVICE-TIME.tar.gz, here).")
 @click.option("--log", metavar="FILE", help="The service's own log; else systemd's journal is asked.")
+@click.option("--json", "as_json", is_flag=True, help="Print what is in it as JSON.")
 def report(
-    model: str | None, state_dir: str | None, service: str | None, out: str | None, log: str | None
+    model: str | None,
+    state_dir: str | None,
+    service: str | None,
+    out: str | None,
+    log: str | None,
+    as_json: bool,
 ) -> None:
     """Pack what a bug report needs, without secrets.
 
@@ -166,5 +172,6 @@ def report(
         model,
         out=out,
         log=log,
+        as_json=as_json,
         environ=os.environ,
     )
