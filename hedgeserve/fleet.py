@@ -9,9 +9,8 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain, repeat
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -21,16 +20,19 @@ import structlog
 
 from hedgeserve.drivers.base import Driver, Machine
 from hedgeserve.drivers.static import StaticServer
-from hedgeserve.drivers.tags import OWNER, is_foreign
 from hedgeserve.errors import AuthError, CloudError, StateDirectoryError
-from hedgeserve.hedge import Action, Drain, Launch, NewsKind, Plan, Rule, Terminate, ZoneNews, price_now
+from hedgeserve.hedge import Action, Drain, Launch, NewsKind, Plan, Rule, Terminate, ZoneNews
+from hedgeserve.machines.adoption import SERVED, Adoption, refuse_foreign
+from hedgeserve.machines.doubts import Doubts
 from hedgeserve.machines.editions import Edition, Editions
 from hedgeserve.machines.external import ExternalLife
 from hedgeserve.machines.hands import Hands, Order, Past
 from hedgeserve.machines.inventory import Inventory
 from hedgeserve.machines.journal import EventKind, Journal
+from hedgeserve.machines.offerings import Offerings
 from hedgeserve.machines.probe import Prober
 from hedgeserve.machines.reaper import Owned, Reaper
+from hedgeserve.machines.routes import Routes
 from hedgeserve.metrics import Metrics
 from hedgeserve.policy.ledger import Line
 from hedgeserve.redaction import redact
@@ -43,7 +45,6 @@ from hedgeserve.replica import (
     Replica,
     ReplicaId,
     Role,
-    RouteTarget,
     RoutingSnapshot,
     State,
     Traffic,
@@ -62,16 +63,12 @@ __all__ = ["Edition", "EventKind", "Fleet", "FleetParts", "Journal", "read_crede
 _log = structlog.get_logger("hedgeserve.fleet")
 
 _BOOTS_REMEMBERED = 20
-_OFFERS_REFRESH_S = (5.0, 15.0, 60.0)
-"""Pauses between two looks at the prices, the last of them for ever: live ones come soon after the start."""
 _START_PATIENCE_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Pauses while a cloud does not answer at the start."""
 _BILL_EVERY_S = 60.0
 _ANSWERED = frozenset({NewsKind.GRANTED, NewsKind.NO_CAPACITY, NewsKind.QUOTA, NewsKind.UNSUPPORTED})
 """What a launch ends with that reached its cloud and was understood there."""
 _PATIENT = frozenset({Rule.UPDATE, Rule.ROLLBACK})
-_SERVED = frozenset({State.READY, State.NOTICED})
-_ROUTABLE = frozenset({State.READY, State.NOTICED, State.DRAINING})
 
 
 async def read_credentials(directory: Path) -> "Credentials":
@@ -124,7 +121,7 @@ class Fleet:
         self._parts = parts
         self._spec = parts.spec
         self._wanted = parts.wanted
-        self._roles: Mapping[int, Role] = {}
+        self._routes = Routes(parts.engine_key)
         self._service = parts.spec.service.name
         self._inventory = Inventory(
             parts.drivers,
@@ -135,16 +132,15 @@ class Fleet:
         self._controller = parts.credentials.keys.fingerprint if parts.credentials else ""
         self._lives: dict[ReplicaId, ReplicaLife] = {}
         self._externals: dict[ReplicaId, ExternalLife] = {}
-        self._offers: dict[str, tuple[Offer, ...]] = {}
+        self._offerings = Offerings(parts.spec, parts.drivers, parts.metrics, changing=self.bill)
         self._boots_s: deque[float] = deque(maxlen=_BOOTS_REMEMBERED)
         self._launch_troubles: dict[str, str] = {}
         self._reaper = Reaper(
             parts.spec, parts.drivers, self._inventory, parts.journal, self._owned, self._controller, parts.metrics
         )
         parts.metrics.expect_clouds(parts.drivers)
-        self._version = 0
         self._refused_intent = False
-        self._in_doubt: frozenset[ReplicaId] = frozenset()
+        self._doubts = Doubts(parts.journal)
         self._stack = AsyncExitStack()
         self._group: asyncio.TaskGroup
         self._editions: Editions
@@ -207,24 +203,28 @@ class Fleet:
         listed: list[Machine] = []
         for cloud in self._parts.drivers:
             listed += await self._first_list(cloud)
-        _refuse_foreign(self._service, listed, self._controller)
+        refuse_foreign(self._service, listed, self._controller)
+        adoption = Adoption(self._spec, self._hands, self._offerings)
         for known in stored:
             machine = next((m for m in listed if m.name == known.id and known.vm_id in (None, m.id)), None)
             if machine is not None:
                 listed.remove(machine)
-            await self._take_up(known, machine)
+            if (found := await adoption.judge(known, machine)) is not None:
+                replica, past = found
+                self._live(self._make_life(replica, known.token, past))
+                await self._tell(EventKind.ADOPTED, f"taken up again as {replica.state}", replica)
         for machine in listed:
             await self._reaper.reap(machine, "it belongs to no replica that the journal knows")
         for cloud, driver in self._parts.drivers.items():
             self._begin(f"driver {cloud}", driver.run())
             self._begin(f"inventory {cloud}", self._inventory.run(cloud))
-        self._begin("offers", self._keep_offers())
+        self._begin("offers", self._offerings.keep())
         self._begin("reaper", self._reaper.reap_vms())
         self._begin("forgotten things", self._reaper.remove_forgotten())
         self._begin("billing", self._bill_regularly())
         for number, server in enumerate(self._parts.externals, start=1):
             self._begin_external(number, server)
-        return frozenset(known.id for known in stored if known.state in _SERVED and known.id in self._lives)
+        return frozenset(known.id for known in stored if known.state in SERVED and known.id in self._lives)
 
     # What others may see
 
@@ -238,70 +238,19 @@ class Fleet:
 
         There it may be us whom nobody hears.
         """
-        deaf, before, in_doubt = self._inventory.troubles(), self._in_doubt, set[ReplicaId]()
-        for life in list(self._lives.values()):
-            replica = life.replica
-            if replica.state is not State.READY:
-                continue
-            if life.doubt and replica.offer.cloud not in deaf:
-                in_doubt.add(replica.id)
-                if replica.id not in before:
-                    told = f"in doubt: {life.doubt}; another is launched meanwhile, and its probes decide"
-                    await self._tell(EventKind.NOTE, told, replica)
-            elif replica.id in before and not life.doubt:
-                await self._tell(EventKind.NOTE, "out of doubt: it answers again", replica)
-        self._in_doubt = frozenset(in_doubt)
-        return self._in_doubt
+        return await self._doubts.look(self._lives.values(), deaf=self._inventory.troubles())
 
     def offers(self) -> tuple[Offer, ...]:
         """What the pools allow, at the last known prices."""
-        return tuple(offer for offers in self._offers.values() for offer in offers)
+        return self._offerings.all()
 
     def withheld(self) -> dict[ZoneId, list[str]]:
         """What the pools name and is not offered, by zone, each in a sentence with its reason."""
-        found: dict[ZoneId, list[str]] = {}
-        for driver in self._parts.drivers.values():
-            for zone, sentences in driver.withheld().items():
-                found.setdefault(zone, []).extend(sentences)
-        return found
+        return self._offerings.withheld()
 
     def snapshot(self) -> RoutingSnapshot:
         """All replicas that requests may be on."""
-        self._version += 1
-        targets = []
-        for replica in self.replicas():
-            if replica.state in _ROUTABLE and replica.url:
-                external = self._externals.get(replica.id)
-                role = self._roles.get(replica.version, Role.SERVE)
-                targets.append(
-                    RouteTarget(
-                        id=replica.id,
-                        url=replica.url,
-                        zone=replica.zone,
-                        market=replica.market,
-                        accepting=replica.state is not State.DRAINING and role is not Role.HOLD,
-                        preferred=replica.state is State.READY and role is Role.SERVE,
-                        api_key=external.api_key if external else self._parts.engine_key,
-                        own_tls=external is None and replica.url.startswith("https:"),
-                        ends_at_s=self._end_of(replica),
-                        throughput=replica.offer.throughput,
-                        version=replica.version,
-                        resumes=role is Role.HOLD if replica.state is State.READY else self._is_patient(replica),
-                    )
-                )
-        coming = frozenset(replica.version for replica in self.replicas() if replica.state in STARTING)
-        return RoutingSnapshot(self._version, tuple(targets), coming)
-
-    def _is_patient(self, replica: Replica) -> bool:
-        life = self._lives.get(replica.id)
-        return replica.state is State.DRAINING and life is not None and life.is_patient
-
-    def _end_of(self, replica: Replica) -> float | None:
-        """When it is taken away at the latest: by its cloud's notice, or by us when its time to drain is up."""
-        ends_s = [replica.notice.deadline_s] if replica.notice else []
-        if replica.state is State.DRAINING:
-            ends_s.append(replica.since_s + self._lives[replica.id].patience_s)
-        return min(ends_s, default=None)
+        return self._routes.snapshot(self._lives, self._externals)
 
     def troubles(self) -> list[str]:
         """What is wrong with the clouds, each as a sentence; empty when all of them answer and grant or refuse."""
@@ -360,10 +309,7 @@ class Fleet:
         Raises:
             SpecError: A driver cannot go by it; it goes on as before, the others may not.
         """
-        for driver in self._parts.drivers.values():
-            if _ground(spec, driver.cloud) != _ground(self._spec, driver.cloud):
-                await driver.adopt(spec)
-                await self._refresh_offers_quietly(driver.cloud)
+        await self._offerings.adopt(spec)
         self._spec, self._wanted = spec, wanted
         self._inventory.adopt(call_timeout_s=spec.timeouts.cloud_call)
         self._reaper.adopt(spec)
@@ -378,8 +324,7 @@ class Fleet:
 
     def assign(self, roles: Mapping[int, Role]) -> None:
         """Say what the replicas of each version are for; all change over in the next snapshot, which is now."""
-        if roles != self._roles:
-            self._roles = dict(roles)
+        if self._routes.assign(roles):
             self._parts.changed()
 
     async def apply(self, plan: Plan) -> list[Action]:
@@ -477,55 +422,6 @@ class Fleet:
         )
         return True
 
-    async def _take_up(self, known: StoredReplica, machine: Machine | None) -> None:
-        """Go on with a replica of an earlier run of the controller."""
-        leaving = known.state in (State.DRAINING, State.TERMINATING)
-        replica = Replica(
-            id=known.id,
-            offer=self._with_throughput(known.offer),
-            state=State.TERMINATING if leaving or machine is None else State.BOOTING,
-            since_s=self._now_s(),
-            created_at=known.created_at,
-            why=known.why if leaving else "adopted after a restart of the controller",
-            vm_id=machine.id if machine is not None else known.vm_id,
-            gone=known.gone,
-            version=known.version,
-        )
-        unbilled_s = await self._parts.journal.unbilled_s(known.id, known.created_at)
-        if machine is None and not leaving:
-            reason = GoneReason.PREEMPTED if known.vm_id and replica.market is Market.SPOT else GoneReason.FAILED
-            if known.vm_id is not None:
-                # It cannot have outlived its controller by more than its lease.
-                seconds = min(unbilled_s, self._spec.timeouts.lease)
-                await self._bill_absence(known, replica, seconds=seconds)
-            why = "its VM was gone when the controller came back"
-            replica = replica.to(State.GONE, now_s=self._now_s(), why=why, gone=reason)
-            await self._parts.journal.save(replica)
-            self._parts.metrics.gone(replica.market, reason)
-            await self._parts.journal.event(EventKind.GONE, why, replica=replica.id, zone=replica.zone)
-            await self._hands.keys.forget(replica.id)
-            return
-        if machine is not None and await self._bill_absence(known, replica, seconds=unbilled_s):
-            unbilled_s = 0.0
-        past = Past(
-            age_s=max(0.0, (datetime.now(UTC) - known.created_at).total_seconds()),
-            unbilled_s=unbilled_s,
-            served=known.state in _SERVED,
-            noticed=known.noticed,
-        )
-        self._live(self._make_life(replica, known.token, past))
-        await self._parts.journal.event(
-            EventKind.ADOPTED, f"taken up again as {replica.state}", replica=replica.id, zone=replica.zone
-        )
-
-    async def _bill_absence(self, known: StoredReplica, replica: Replica, *, seconds: float) -> bool:
-        """Charge for the time that nobody watched this replica, in which it was as the journal knew it."""
-        purpose = "serving" if known.state in _SERVED else "draining" if known.gone else "booting"
-        price = price_now(replica.offer, self.offers())
-        if written := await self._parts.journal.charge(replica, seconds, price, purpose):
-            self._parts.metrics.spent(replica.market, purpose, seconds * price / 3600)
-        return written
-
     def _make_life(self, replica: Replica, token: str, past: Past | None = None) -> "ReplicaLife":
         from hedgeserve.machines.life import ReplicaLife  # with all of SSH: not for those who have no VM
 
@@ -563,34 +459,12 @@ class Fleet:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _keep_offers(self) -> None:
-        for pause_s in chain(_OFFERS_REFRESH_S, repeat(_OFFERS_REFRESH_S[-1])):
-            await asyncio.sleep(pause_s)
-            for cloud in self._parts.drivers:
-                await self._refresh_offers_quietly(cloud)
-
-    async def _refresh_offers_quietly(self, cloud: str) -> None:
-        try:
-            await self._refresh_offers(cloud)
-        except CloudError as error:
-            _log.warning("prices could not be read; the last ones stand", cloud=cloud, error=str(error))
-
-    async def _refresh_offers(self, cloud: str) -> None:
-        try:
-            async with asyncio.timeout(self._spec.timeouts.cloud_call):
-                offers = tuple(await self._parts.drivers[cloud].offers())
-            await self.bill()  # at the price that held until now
-            self._offers[cloud] = offers
-            self._parts.metrics.expect_places((offer.market, offer.zone) for offer in self._offers[cloud])
-        except TimeoutError:
-            raise CloudError(f"{cloud} did not tell its prices in time") from None
-
     async def _first_list(self, cloud: str) -> Collection[Machine]:
         """A cloud's VMs, and its offers, at the start; waits for one that is unreachable for a moment."""
         for pause_s in (*_START_PATIENCE_S, None):
             try:
                 machines = await self._inventory.refresh(cloud)
-                await self._refresh_offers(cloud)
+                await self._offerings.refresh(cloud)
             except CloudError as error:
                 if pause_s is None or isinstance(error, AuthError):
                     raise
@@ -599,12 +473,6 @@ class Fleet:
             else:
                 return machines.values()
         raise AssertionError("unreachable")
-
-    def _with_throughput(self, offer: Offer) -> Offer:
-        """An offer from the journal, which holds what was paid and not what it is compared by."""
-        same = (offer.zone, offer.instance_type, offer.market)
-        known = (now for now in self.offers() if (now.zone, now.instance_type, now.market) == same)
-        return next((replace(offer, throughput=now.throughput) for now in known), offer)
 
     def _hear(self, news: ZoneNews) -> None:
         """Pass news on; a cloud whose launches fail for no reason of capacity or quota is a trouble to show."""
@@ -637,22 +505,3 @@ class Fleet:
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
-
-
-def _ground(spec: Spec, cloud: str) -> tuple[Any, ...]:
-    """What a cloud's driver goes by."""
-    return [pool for pool in spec.pools if pool.cloud == cloud], getattr(spec, cloud), spec.vm
-
-
-def _refuse_foreign(service: str, listed: Sequence[Machine], controller: str) -> None:
-    """Two controllers with one service name would end each other's VMs; whose is whose, the tags tell."""
-    foreign = [machine for machine in listed if is_foreign(machine.tags, controller)]
-    if foreign:
-        names = ", ".join(
-            f"{machine.id} (from {machine.tags.get(OWNER, 'an unknown host')})" for machine in foreign
-        )
-        raise CloudError(
-            f'another controller, or one whose state directory is lost, has VMs of a service named "{service}": '
-            f"{names}. Give this service another name (service.name), or remove what nobody needs with "
-            "`hedgeserve orphans`"
-        )

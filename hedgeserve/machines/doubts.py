@@ -1,0 +1,40 @@
+"""Which replicas are in doubt, told to the journal as it changes; what follows from it is the policy's."""
+
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
+
+from hedgeserve.machines.journal import EventKind, Journal
+from hedgeserve.replica import ReplicaId, State
+
+if TYPE_CHECKING:
+    from hedgeserve.machines.life import ReplicaLife
+
+
+class Doubts:
+    """Remembers whom the journal was told of."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._known: frozenset[ReplicaId] = frozenset()
+
+    async def look(self, lives: Iterable["ReplicaLife"], *, deaf: Collection[str]) -> Collection[ReplicaId]:
+        """The ready replicas that are in doubt now; the journal has told why.
+
+        None of a cloud that is ``deaf``, which does not answer either: there it may be us whom nobody hears.
+        """
+        found: set[ReplicaId] = set()
+        for life in [*lives]:
+            replica = life.replica
+            if replica.state is not State.READY:
+                continue
+            told = ""
+            if life.doubt and replica.offer.cloud not in deaf:
+                found.add(replica.id)
+                if replica.id not in self._known:
+                    told = f"in doubt: {life.doubt}; another is launched meanwhile, and its probes decide"
+            elif replica.id in self._known and not life.doubt:
+                told = "out of doubt: it answers again"
+            if told:
+                await self._journal.event(EventKind.NOTE, told, replica=replica.id, zone=replica.zone)
+        self._known = frozenset(found)
+        return self._known
