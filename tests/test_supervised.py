@@ -72,6 +72,30 @@ async def test_a_whole_conversation(ears: Ears) -> None:
         assert ears.listen(5) == ["STOPPING=1", "EXTEND_TIMEOUT_USEC=30000000", "STATUS=stopping"]
 
 
+def test_a_reload_is_told_in_one_datagram_with_its_time(tmp_path: Path) -> None:
+    """What systemd's notify-reload waits for: a stamp of CLOCK_MONOTONIC that is younger than its signal."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(5)
+        begun_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        assert Notifier(str(tmp_path / "notify")).reloading()
+        state, _, stamp = manager.recv(65536).decode().partition("\n")
+        told_us = int(stamp.removeprefix("MONOTONIC_USEC="))
+    assert state == "RELOADING=1"
+    assert begun_ns // 1000 <= told_us <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+
+
+async def test_a_reload_that_fails_is_over_too(ears: Ears) -> None:
+    """The old settings are in force then, and the manager must not wait for ever."""
+    service = FakeService()
+    service.state = "serving"
+    supervision = Supervision(Notifier(ears.address), service)
+    with pytest.raises(RuntimeError), supervision.reloading():
+        raise RuntimeError("a mistake of ours")
+    ears.until(lambda line: line == "RELOADING=1")
+    assert "READY=1" in ears.heard[1:]
+
+
 async def test_signs_of_life_end_with_the_control_loop(ears: Ears) -> None:
     """The loop runs, the tick has not come round for a minute: the manager should start us anew."""
     service = FakeService()
@@ -139,8 +163,11 @@ def test_a_real_service_tells_its_manager_how_it_is(model: str, tmp_path: Path, 
         ears.heard.clear()
         ears.until(lambda line: line == "WATCHDOG=1")
         ears.heard.clear()
+        signalled_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         process.send_signal(signal.SIGHUP)
         ears.until(lambda line: line == "RELOADING=1")
+        stamp = ears.until(lambda line: line.startswith("MONOTONIC_USEC="))
+        assert int(stamp.removeprefix("MONOTONIC_USEC=")) >= signalled_us
         ears.until(lambda line: line == "READY=1")
         process.send_signal(signal.SIGTERM)
         ears.until(lambda line: line == "STOPPING=1")

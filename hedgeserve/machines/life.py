@@ -18,6 +18,7 @@ from hedgeserve.errors import AuthError, BootstrapError, CloudError
 from hedgeserve.hedge import NewsKind, Rule, ZoneNews
 from hedgeserve.machines.bill import Bill
 from hedgeserve.machines.coldstart import ColdStart
+from hedgeserve.machines.ending import take_away
 from hedgeserve.machines.hands import Hands, Order, Past
 from hedgeserve.machines.journal import EventKind
 from hedgeserve.machines.notices import Approved, NoticeSeen, Rebalance, Remark, Trouble, WatchEvent
@@ -35,7 +36,6 @@ from hedgeserve.units import format_duration
 
 _log = structlog.get_logger("hedgeserve.fleet")
 
-_TERMINATE_RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 _LOOKS_AFTER_S = (0.0, 0.2, 0.4, 0.8)
 _NOTICE_LATE_S = 2.0
 _SOONER_S = 2.0
@@ -477,36 +477,12 @@ class ReplicaLife:
             return
         if self.replica.state is not State.TERMINATING:
             await self._to(State.TERMINATING, over.why, gone=over.gone, rule=over.rule)
-        attempt = 0
-        while True:
-            try:
-                async with asyncio.timeout(self._hands.spec.timeouts.cloud_call):
-                    if (vm_id := await self._known_vm()) is not None:
-                        await self._driver.terminate(vm_id)
-                break
-            except Exception as error:  # whatever it is, giving up would leave a VM that costs money
-                if not isinstance(error, CloudError | TimeoutError):
-                    _log.exception("terminating failed unexpectedly", replica=self.replica.id)
-                told = str(error) or "no answer in time"
-                self._hands.metrics.not_terminated(self.replica.offer.cloud)
-                await self._record(
-                    EventKind.TROUBLE,
-                    f"it could not be terminated and goes on costing money: {told}; trying again",
-                )
-            await asyncio.sleep(_TERMINATE_RETRY_S[min(attempt, len(_TERMINATE_RETRY_S) - 1)])
-            attempt += 1
+        await take_away(self.replica, self._hands, self._record)
         await self._hands.keys.forget(self.replica.id)
         lived_s = self._now_s() - self.begun_s
         usd = lived_s * self.replica.offer.usd_per_hour / 3600
         gone = self.replica.gone or over.gone
         await self._to(State.GONE, f"{gone} after {format_duration(lived_s)}, for {usd:.4f} USD", gone=gone)
-
-    async def _known_vm(self) -> str | None:
-        if self.replica.vm_id is not None:
-            return self.replica.vm_id
-        # The launch was not answered: its VM, if there is one, bears the name that the journal holds.
-        listed = await self._hands.inventory.refresh(self.replica.offer.cloud)
-        return next((machine.id for machine in listed.values() if machine.name == self.replica.id), None)
 
     # Small things
 
