@@ -233,6 +233,11 @@ class Fleet:
         external = tuple(life.replica for life in self._externals.values())
         return external + tuple(life.replica for life in self._lives.values())
 
+    @property
+    def in_doubt(self) -> Collection[ReplicaId]:
+        """The ready replicas that were in doubt when they were looked at last."""
+        return self._doubts.known
+
     async def doubted(self) -> Collection[ReplicaId]:
         """The ready replicas that are in doubt; the journal has told why. None of a cloud that is silent too.
 

@@ -252,6 +252,15 @@ def test_a_drill_fails_for_a_lost_request_or_for_lateness(fates: Fates, within_s
     assert not found.ok
 
 
+def test_one_in_doubt_is_no_capacity() -> None:
+    """Its probes have not decided yet; the fleet has one less all the same, until another is ready."""
+    watch = watched()
+    watch.look([replica(1), replica(2)], wanted=2, at_s=0.0)
+    watch.look([replica(1), replica(2)], wanted=2, at_s=5.0, doubted={replica(1).id})
+    watch.look([replica(1), replica(2), replica(3)], wanted=2, at_s=12.0, doubted={replica(1).id})
+    assert (watch.short_s, watch.restored_s, watch.least_ready) == (7.0, 12.0, 1)
+
+
 def test_a_fleet_that_needs_fewer_by_now_is_whole_with_fewer() -> None:
     """An on-demand bridge of before the drill need not come back."""
     watch = watched()

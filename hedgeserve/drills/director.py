@@ -164,7 +164,7 @@ class Director:
                         if replica.vm_id in cast_.stage.held:
                             fleet.stage(replica.id)
                     at_s = loop.time() - begun_s
-                    watch.look(fleet.replicas(), wanted=self._wanted(), at_s=at_s)
+                    watch.look(fleet.replicas(), wanted=self._wanted(), at_s=at_s, doubted=fleet.in_doubt)
                     if taking.done() and (cut_short := taking.result()):
                         break
                     if at_s >= script.request.for_s and (watch.well or at_s >= script.within_s):

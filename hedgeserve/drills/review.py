@@ -1,6 +1,6 @@
 """What came of a drill, from what was seen while it went on. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -33,9 +33,16 @@ class Watch:
     _last_s: float = 0.0
     _short: bool = False
 
-    def look(self, replicas: Sequence[Replica], *, wanted: int, at_s: float) -> None:
-        """The fleet as it is now, of which ``wanted`` are meant to be ready at present."""
-        ready = sum(replica.state is State.READY for replica in replicas)
+    def look(
+        self,
+        replicas: Sequence[Replica],
+        *,
+        wanted: int,
+        at_s: float,
+        doubted: Collection[ReplicaId] = (),
+    ) -> None:
+        """The fleet as it is now, of which ``wanted`` are meant to be ready; those ``doubted`` are no capacity."""
+        ready = sum(replica.state is State.READY and replica.id not in doubted for replica in replicas)
         passed_s, self._last_s = at_s - self._last_s, at_s
         if self._short:
             self.short_s += passed_s

@@ -15,7 +15,8 @@ class Doubts:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._known: frozenset[ReplicaId] = frozenset()
+        self.known: frozenset[ReplicaId] = frozenset()
+        """As at the last look."""
 
     async def look(self, lives: Iterable["ReplicaLife"], *, deaf: Collection[str]) -> Collection[ReplicaId]:
         """The ready replicas that are in doubt now; the journal has told why.
@@ -30,11 +31,11 @@ class Doubts:
             told = ""
             if life.doubt and replica.offer.cloud not in deaf:
                 found.add(replica.id)
-                if replica.id not in self._known:
+                if replica.id not in self.known:
                     told = f"in doubt: {life.doubt}; another is launched meanwhile, and its probes decide"
-            elif replica.id in self._known and not life.doubt:
+            elif replica.id in self.known and not life.doubt:
                 told = "out of doubt: it answers again"
             if told:
                 await self._journal.event(EventKind.NOTE, told, replica=replica.id, zone=replica.zone)
-        self._known = frozenset(found)
-        return self._known
+        self.known = frozenset(found)
+        return self.known
