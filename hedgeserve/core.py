@@ -28,7 +28,6 @@ from hedgeserve.drivers import make_drivers
 from hedgeserve.drivers.base import Driver
 from hedgeserve.drivers.staged import Stage
 from hedgeserve.entrance import Entrance
-from hedgeserve.explaining import explain
 from hedgeserve.feasible import engine_for
 from hedgeserve.fleet import EventKind, Fleet, FleetParts, Journal, read_credentials
 from hedgeserve.hedge import (
@@ -38,7 +37,6 @@ from hedgeserve.hedge import (
     Plan,
     Rest,
     ScaleDecision,
-    Scene,
     ZoneNews,
     counted,
     rest_plan,
@@ -51,15 +49,14 @@ from hedgeserve.modelfile.apikeys import (
     refuse_open_sockets,
     refuse_other_admin_sockets,
 )
-from hedgeserve.modelfile.problems import dotted
 from hedgeserve.money import Money
+from hedgeserve.picture import Picture, Present
 from hedgeserve.replica import STARTING, ReplicaId, State
 from hedgeserve.rollouts import Around, Rollouts
 from hedgeserve.spanexport import start_tracing
 from hedgeserve.spec import Cloud, Spec
 from hedgeserve.statedir import StateDirectory, resolve_state_dir
 from hedgeserve.statedisk import StateDisk
-from hedgeserve.status import Glance
 from hedgeserve.store import Store, knows_replicas
 from hedgeserve.updates import Updates
 from hedgeserve.upkeep import forget_versions, measure_lag, prune
@@ -149,6 +146,7 @@ class Service:
         self._director: Director
         self._rollouts: Rollouts
         self._updates: Updates
+        self._picture: Picture
 
     # Start and end
 
@@ -274,6 +272,22 @@ class Service:
                 begin=lambda: self._adviser.lessons.begin(self._adviser.policy),
                 end=self._unlearn,
             )
+        )
+        self._picture = Picture(
+            present=self._present,
+            started_at=self._started_at,
+            balancer=self._balancer,
+            fleet=self._fleet,
+            adviser=self._adviser,
+            rollouts=self._rollouts,
+            updates=self._updates,
+            resting=self._resting,
+            money=self._money,
+            director=self._director,
+            journal=self._journal,
+            store=self._store,
+            disk=self._disk,
+            entrance=self._entrance,
         )
         self._admin = Admin(self, self._directory.admin_socket)
         await self._admin.start()
@@ -517,37 +531,7 @@ class Service:
 
     def status(self) -> dict[str, Any]:
         """Everything at a glance, JSON-able; the shape is described in ``docs/cli.md``."""
-        glance = Glance(
-            service=self.spec.service.name,
-            model=self.spec.model.id,
-            url=self.url,
-            state=self._state,
-            started_at=self._started_at,
-            now_s=asyncio.get_running_loop().time(),
-            load=self._balancer.load(),
-            plan=replace(
-                self._plan,
-                notes=(
-                    *self._resting.notes(self._plan.target, self._fleet.boot_s()),
-                    *self._plan.notes,
-                    *self._money.reasons,
-                    *self._balancer.notes,
-                    *self._director.notes,
-                ),
-            ),
-            standing=self._resting.document(),
-            cost=self._money.glance(self._fleet.unbilled_usd()),
-            replicas=self._fleet.replicas(),
-            offers=self._fleet.offers(),
-            zones=self._adviser.policy.zone_states(),
-            outstanding=self._balancer.outstanding,
-            trouble=self._troubles(),
-            tasks=len(asyncio.all_tasks()),
-            recent=self._journal.recent,
-            model_version=self._rollouts.wanted,
-            rollout=self._rollouts.document(),
-        )
-        return glance.document()
+        return self._picture.status()
 
     @property
     def state(self) -> str:
@@ -564,8 +548,7 @@ class Service:
         """How it is, in a few words."""
         if self._state == "starting":
             return self._state
-        ready = f"{self._count_ready()}/{self._plan.target} replicas ready, {self._fleet.usd_per_hour():.2f} USD/h"
-        return ready if self._state == "serving" else f"{self._state}: {ready}"
+        return self._picture.headline()
 
     @property
     def taken_down(self) -> bool:
@@ -578,41 +561,11 @@ class Service:
         Raises:
             UnknownSubjectError: There is no such thing; says what was probably meant.
         """
-        now_s, offers = asyncio.get_running_loop().time(), self._fleet.offers()
-        outside = self._fleet.withheld()
-        for zone, sentences in self._adviser.resting(now_s).items():
-            outside.setdefault(zone, []).extend(sentences)
-        scene = Scene(
-            at=datetime.now(UTC),
-            observation=Observation(
-                now_s, self._plan.target, self._fleet.replicas(), self._adviser.left(offers, now_s)
-            ),
-            hedge=self._adviser.hedge,
-            replicas=self.spec.replicas,
-            policy=self._adviser.policy,
-            plan=self._plan,
-            scale=self._scale,
-            outside=outside,
-            resting=self._resting.why_nothing_runs,
-            halts=self._disk.halts,
-            troubles=self._troubles(),
-            boot_s=self._fleet.boot_s(),
-            rolling=self._rollouts.rolling,
-        )
-        answer = await explain(subject, scene, self._store, self.spec.service.name)
-        return answer.document()
+        return await self._picture.explain(subject)
 
     def running_spec(self) -> dict[str, Any]:
         """The model file as it is served, and what the policy has learnt, JSON-able: what a plan begins with."""
-        return {
-            # A spec that a version brought back says all of its tables, also those that it has no use for.
-            "spec": self.spec.model_dump(mode="json", exclude_unset=True, exclude_defaults=True),
-            "file": str(self._updates.file),
-            "overridden": [dotted(path) for path in self.spec.origin.variables],
-            "policy": self._adviser.policy.name,
-            "memory": self._adviser.policy.export_memory(asyncio.get_running_loop().time()),
-            "boot_s": self._fleet.boot_s(),
-        }
+        return self._picture.running_spec()
 
     def keeps(self) -> tuple[int, float]:
         """How many VMs would keep running if the service stopped now, and their USD per hour."""
@@ -661,9 +614,8 @@ class Service:
         """
         return await self._fleet.logs(ReplicaId(replica), lines)
 
-    def _troubles(self) -> list[str]:
-        own = (self._disk.trouble, self._tick_trouble, self._adviser.trouble, self._money.trouble)
-        return [text for text in own if text] + [*self._entrance.troubles, *self._fleet.troubles()]
+    def _present(self) -> Present:
+        return Present(self.spec, self._state, self._plan, self._scale, self._tick_trouble)
 
     def _is_troubled(self, cloud: str) -> bool:
         return cloud in self._fleet.cloud_troubles()
