@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 HIDDEN = "[hidden]"
 
 _SHORTEST = 8
-_MOST_KNOWN = 64
+_MOST_KNOWN = 256
 # Where none of these is in a line, in lower case, no pattern can match it: nearly all lines end here.
 _HINTS = (
     "key", "secret", "token", "passw", "authori", "cookie", "bearer", "basic ", "credential", "signature", "sig=", "://",
@@ -61,10 +61,16 @@ class Redactor:
         self._by_heart: re.Pattern[str] | None = None
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """Hide these values from now on, wherever they stand. Shorter ones would hide what is no secret."""
+        """Hide these values from now on, wherever they stand; of too many the newest are remembered.
+
+        Shorter ones would hide what is no secret.
+        """
         for secret in secrets:
-            if len(secret) >= _SHORTEST and len(self._known) < _MOST_KNOWN:
+            if len(secret) >= _SHORTEST:
+                self._known.pop(secret, None)
                 self._known[secret] = None
+        while len(self._known) > _MOST_KNOWN:
+            del self._known[next(iter(self._known))]
         longest_first = sorted(self._known, key=len, reverse=True)
         self._by_heart = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 

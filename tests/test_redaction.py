@@ -134,6 +134,13 @@ def test_what_the_process_holds_is_known_by_heart() -> None:
     assert redact("plain-as-a-word a-b-c-d-e /home/somebody") == f"{HIDDEN} {HIDDEN} /home/somebody"
 
 
+def test_of_too_many_secrets_the_newest_are_known() -> None:
+    """A process in which one service after the other runs hides the key of the one that runs now."""
+    one = Redactor()
+    one.learn([f"a secret, number {number:03}" for number in range(300)])
+    assert one("a secret, number 299; a secret, number 000") == f"{HIDDEN}; a secret, number 000"
+
+
 def test_an_exception_that_nobody_catches_is_told_without_secrets() -> None:
     """Python's own last words go to stderr, past all loggers."""
     program = (
