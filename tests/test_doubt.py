@@ -33,6 +33,7 @@ def test_one_in_doubt_is_replaced_at_once_and_left_alone(policy: str, replicas: 
     doubted = {fleet[0].id}
     plan = spared(told.plan(counted(seen, doubted)), doubted)
     assert [type(one) for one in plan.actions] == [Launch]
+    assert not any("under its notice" in note for note in plan.notes)
 
 
 states = st.lists(

@@ -11,9 +11,10 @@ from the availability that the user asks for.
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from hedgeserve.policy.muster import Muster
 from hedgeserve.policy.outlook import GRAIN_S, Outlook
 from hedgeserve.policy.placement import cheapest_by_zone, in_order, place, price_of, why_after
 from hedgeserve.policy.plan import (
@@ -52,34 +53,6 @@ _STAY_S = 300.0
 """A spot replica that the load could use stays for so long in each state: its use may come yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Fleet:
-    """What is there: spot by zone (granted or asked for), on-demand, what is ready, what needs no placing."""
-
-    target: int
-    floor: int
-    headroom: int
-    now_s: float
-    spot: Mapping[ZoneId, tuple[Replica, ...]]
-    counts: Counter[ZoneId]
-    granted: Counter[ZoneId]
-    on_demand: tuple[Replica, ...]
-    always: int
-    ready: int
-    settled: tuple[Replica, ...]
-    noticed: tuple[Replica, ...]
-
-    @property
-    def need(self) -> int:
-        """Replicas to place: those that the load needs beside what runs anyway, and those for its next rise."""
-        return self.floor + self.headroom
-
-    @property
-    def bridging(self) -> int:
-        """On-demand replicas beyond those that run at all times."""
-        return max(0, len(self.on_demand) - self.always)
-
-
 class Forecast:
     """The policy ``forecast``; the news of the zones are all that it remembers."""
 
@@ -108,7 +81,7 @@ class Forecast:
             self._cheapest = {
                 market: cheapest_by_zone(observation.offers, market) for market in (Market.SPOT, Market.ON_DEMAND)
             }
-        fleet = self._fleet(observation)
+        fleet = Muster.of(observation, self._hedge)
         spot, on_demand = self._spot_offers(observation.now_s), self._on_demand_offers(observation.now_s)
         now, chosen = self._choose(fleet, spot, on_demand=bool(on_demand))
         held = self._memory.held(observation.now_s)
@@ -183,7 +156,7 @@ class Forecast:
             if order:
                 break
         self.plan(observation)  # what zone_states tells is as of this one again
-        ground = self._ground(self._fleet(observation), asked, on_demand=True)
+        ground = self._ground(Muster.of(observation, self._hedge), asked, on_demand=True)
         weights = {zone.zone: zone.score(ground.unit, ground.worth) for zone in ground.zones}
         order |= dict.fromkeys(sorted(asked, key=lambda zone: (weights.get(zone, 0.0), zone)))
         first = next(iter(order))
@@ -206,7 +179,7 @@ class Forecast:
     def sums(self, observation: Observation) -> tuple[str, ...]:
         """Why so many spot and on-demand replicas are wanted, in sentences with the figures of now."""
         plan, hedge = self.plan(observation), self._hedge
-        fleet = self._fleet(observation)
+        fleet = Muster.of(observation, self._hedge)
         on_demand = self._on_demand_offers(observation.now_s)
         now, chosen = self._choose(fleet, self._spot_offers(observation.now_s), on_demand=bool(on_demand))
         told: list[str] = []
@@ -261,44 +234,6 @@ class Forecast:
 
     # What there is
 
-    def _fleet(self, observation: Observation) -> _Fleet:
-        spot: dict[ZoneId, list[Replica]] = {}
-        on_demand: list[Replica] = []
-        noticed: list[Replica] = []
-        settled: list[Replica] = []
-        ready = external = 0
-        for replica in observation.replicas:
-            state = replica.state
-            if state is State.NOTICED:
-                noticed.append(replica)
-            if not replica.alive or (replica.notice is not None and replica.market is Market.SPOT):
-                continue
-            ready += state is State.READY
-            if replica.market is Market.EXTERNAL:
-                external += state is State.READY
-                continue
-            if state is State.READY or state is State.BOOTING or state is State.LOADING:
-                settled.append(replica)
-            if replica.market is Market.SPOT:
-                spot.setdefault(replica.zone, []).append(replica)
-            else:
-                on_demand.append(replica)
-        always = self._hedge.always_on_demand
-        return _Fleet(
-            target=observation.target,
-            floor=max(0, observation.target - always - external) if observation.target else 0,
-            headroom=(self._hedge.headroom or 0) if observation.target else 0,
-            now_s=observation.now_s,
-            spot={zone: tuple(replicas) for zone, replicas in spot.items()},
-            counts=Counter({zone: len(replicas) for zone, replicas in spot.items()}),
-            on_demand=tuple(on_demand),
-            always=always,
-            ready=ready,
-            granted=Counter([one.offer.zone for one in settled if one.offer.market is Market.SPOT]),
-            settled=tuple(settled),
-            noticed=tuple(noticed),
-        )
-
     def _on_demand_offers(self, now_s: float) -> dict[ZoneId, Offer]:
         return {
             zone: offer
@@ -315,7 +250,7 @@ class Forecast:
 
     # Which way
 
-    def _choose(self, fleet: _Fleet, spot: Mapping[ZoneId, Offer], *, on_demand: bool) -> tuple[Way, Way]:
+    def _choose(self, fleet: Muster, spot: Mapping[ZoneId, Offer], *, on_demand: bool) -> tuple[Way, Way]:
         """The fleet as it is and the best way to have it; ``on_demand`` says whether any can be asked for."""
         ground = self._ground(fleet, spot, on_demand=on_demand)
         now, best = best_way(ground)
@@ -325,7 +260,7 @@ class Forecast:
             return now, Way(Counter(), fleet.need, 0.0, 0.0)
         return now, best
 
-    def _ground(self, fleet: _Fleet, spot: Mapping[ZoneId, Offer], *, on_demand: bool) -> Ground:
+    def _ground(self, fleet: Muster, spot: Mapping[ZoneId, Offer], *, on_demand: bool) -> Ground:
         now_s, outlook = fleet.now_s, self._outlook
         price = {zone: offer.usd_per_work for zone, offer in spot.items()}
         for zone, replicas in fleet.spot.items():
@@ -362,7 +297,7 @@ class Forecast:
             spares=self._hedge.overprovision,
         )
 
-    def _bridge(self, fleet: _Fleet, way: Way) -> int:
+    def _bridge(self, fleet: Muster, way: Way) -> int:
         """On-demand to ask for at once, since the launches that would do without it may well be refused."""
         if not self._hedge.fallback:
             return 0
@@ -375,7 +310,7 @@ class Forecast:
     # What follows
 
     def _spot_launches(
-        self, fleet: _Fleet, offers: Mapping[ZoneId, Offer], now: Way, way: Way
+        self, fleet: Muster, offers: Mapping[ZoneId, Offer], now: Way, way: Way
     ) -> Iterator[Launch]:
         have, wanted = fleet.counts.total(), way.spot.total()
         instead = f" instead of {now.risk:.2%}" if have + fleet.bridging >= fleet.need else ""
@@ -396,7 +331,7 @@ class Forecast:
                 yield Launch(offers[zone], Rule.SPREAD, f"{why}: {zone}, {price}, {outlook}")
 
     def _on_demand_launches(
-        self, fleet: _Fleet, offers: Mapping[ZoneId, Offer], way: Way, wanted: int
+        self, fleet: Muster, offers: Mapping[ZoneId, Offer], way: Way, wanted: int
     ) -> Iterator[Launch]:
         taken = Counter(replica.zone for replica in fleet.on_demand)
         for have in range(len(fleet.on_demand), wanted):
@@ -423,7 +358,7 @@ class Forecast:
                 rule, why = Rule.FALLBACK, f"spot can be asked for {way.spot.total()} of {fleet.need} replicas now"
             yield Launch(chosen.offer, rule, f"{why}; {chosen.why}")
 
-    def _noticed(self, fleet: _Fleet) -> Iterator[Drain]:
+    def _noticed(self, fleet: Muster) -> Iterator[Drain]:
         for replica in fleet.noticed:
             deadline_s = replica.notice.deadline_s if replica.notice else None
             at_last = deadline_s is not None and fleet.now_s >= deadline_s - _LAST_MOMENT_S
@@ -437,7 +372,7 @@ class Forecast:
             reason = f"{who} says that the VM is taken back{left}; {others}"
             yield Drain(replica.id, Rule.NOTICE, reason, GoneReason.PREEMPTED, deadline_s)
 
-    def _surplus(self, fleet: _Fleet, way: Way, wanted: int) -> Iterator[Action]:
+    def _surplus(self, fleet: Muster, way: Way, wanted: int) -> Iterator[Action]:
         """What is more than wanted, if enough others are ready, or will be no later: make before break."""
         leaving: list[Replica] = list(_newest_first(fleet.on_demand)[: max(0, len(fleet.on_demand) - wanted)])
         from_spot = len(leaving)
@@ -470,7 +405,7 @@ class Forecast:
                 yield Drain(replica.id, rule, why, gone)
 
     def _why_it_goes(
-        self, fleet: _Fleet, way: Way, wanted: int, *, on_demand: bool
+        self, fleet: Muster, way: Way, wanted: int, *, on_demand: bool
     ) -> tuple[Rule, GoneReason, str]:
         load = f"the load needs {fleet.target}" if fleet.target else "no request needs a replica"
         expects = f"we expect {way.risk:.2%} of the time below {fleet.target}"
@@ -482,7 +417,7 @@ class Forecast:
         counts = f"of {fleet.counts.total()} spot replicas {way.spot.total()} are wanted"
         return Rule.SCALE_DOWN, GoneReason.SCALED_DOWN, f"{load}, {expects} without this one: {counts}"
 
-    def _again_at_s(self, fleet: _Fleet) -> float | None:
+    def _again_at_s(self, fleet: Muster) -> float | None:
         now_s = fleet.now_s
         ends_s = [(now_s // GRAIN_S + 1) * GRAIN_S]
         zones = self._cheapest[Market.SPOT].keys() | fleet.spot.keys()
@@ -496,7 +431,7 @@ class Forecast:
 
     def _notes(
         self,
-        fleet: _Fleet,
+        fleet: Muster,
         on_demand: Mapping[ZoneId, Offer],
         wanted: int,
         held: str | None,
@@ -517,7 +452,7 @@ class Forecast:
             if zone not in on_demand and (rest := self._memory.rest(zone, Market.ON_DEMAND, fleet.now_s)):
                 yield f"{zone} {rest.reason}"
         for replica in fleet.noticed:
-            if fleet.ready < fleet.target:
+            if fleet.ready < fleet.target and replica.notice is not None:  # else it is in doubt, not under notice
                 yield f"{replica.id} serves on under its notice: fewer others are ready than the load needs"
 
     def _outlook_of(self, zone: ZoneId, now_s: float) -> str:

@@ -438,7 +438,8 @@ class SpotHedge:
                         yield f"{zone} {rest.reason}"
         if not sums.ready and sums.target:
             for replica in sums.noticed:
-                yield f"{replica.id} serves on under its notice: no other replica is ready"
+                if replica.notice is not None:  # else it is in doubt, not under notice
+                    yield f"{replica.id} serves on under its notice: no other replica is ready"
 
 
 def _counted(observation: Observation, market: Market) -> list[Replica]:
