@@ -36,12 +36,16 @@ from hedgeserve.spec import ModelSpec, Spec
 from hedgeserve.store import Store
 from hedgeserve.tables.replicas import StoredReplica
 from hedgeserve.tables.versions import StoredRollout, StoredVersion
+from hedgeserve.trail import BACK, Trail
 from hedgeserve.versions import Version, content_of, digest_of
 
 _FIRST = "first"
-_GOES_ON, _SWITCHED, _DONE, _BACK, _LEFT = "rolling", "switched", "done", "rolled_back", "superseded"
+_GOES_ON, _SWITCHED, _DONE, _BACK, _LEFT = "rolling", "switched", "done", BACK, "superseded"
 _MOST_LOOKS = 3
 _LONGEST_REASON = 240
+_LONGEST_BEGIN = 60
+_MOST_REMEMBERED = 100
+"""Roll-outs by which it is known what was before, and what was taken back."""
 _UNDER_WAY = frozenset({_GOES_ON, _SWITCHED})
 
 
@@ -77,6 +81,7 @@ class Rollouts:
         self._environ = environ
         self._versions: dict[int, Version] = {}
         self._engines: dict[int, Engine] = {}
+        self._history: list[StoredRollout] = []
         self._rollout: Rollout | None = None
         self._record: StoredRollout | None = None
         self._step: Step | None = None
@@ -107,6 +112,11 @@ class Rollouts:
     def under_way(self) -> Rollout | None:
         """The roll-out that goes on."""
         return self._rollout
+
+    @property
+    def taken_back(self) -> Mapping[int, str]:
+        """The versions that were taken back and not asked for since, with the reason why."""
+        return Trail.of(self._history).taken_back
 
     @property
     def step(self) -> Step | None:
@@ -173,6 +183,7 @@ class Rollouts:
             counts[one.version] = counts.get(one.version, 0) + 1
         return {
             "wanted": self.wanted,
+            "way_back": self.way_back(),
             "versions": [
                 {
                     "version": one.number,
@@ -182,6 +193,7 @@ class Rollouts:
                     "who": one.who,
                     "why": one.why,
                     "proven_at": one.proven_at.isoformat(timespec="seconds") if one.proven_at else None,
+                    "taken_back": self.taken_back.get(one.number),
                     "replicas": counts.get(one.number, 0),
                     "content": _shown(one.content),
                 }
@@ -200,7 +212,7 @@ class Rollouts:
         """
         number = await self.new_version(self.file, who="start", why="as model.toml says")
         self._running = {one.version for one in alive}
-        past = await self._store.rollouts(self._service)
+        past = self._history = await self._store.rollouts(self._service, _MOST_REMEMBERED)
         if not past:
             await self._begin(number, old=0, strategy=_FIRST, state=_DONE, who="start", why="the first version")
             return
@@ -208,14 +220,14 @@ class Rollouts:
         self.wanted, self._record = last.to_version, last
         if last.state == _BACK:  # killed between the two halves of taking it back
             await self._begin_back(last.from_version, who="hedgeserve", why=last.outcome)
-        elif number == self.wanted or (last.strategy == Strategy.ROLLBACK and last.from_version == number):
+        elif number == self.wanted or number in self.taken_back:
             if last.state in _UNDER_WAY:
                 self._resume(last)
             if number != self.wanted:
                 await self._journal.event(
                     EventKind.NOTE,
-                    f"model.toml asks for version {number}, which has been rolled back; version {self.wanted} "
-                    "stays (`hedgeserve apply` tries the other one again)",
+                    f"model.toml asks for version {number}, which was taken back; version {self.wanted} stays "
+                    f"(`hedgeserve apply` brings version {number} in again)",
                 )
         else:
             await self.begin_rollout(number, who="start", why="model.toml had changed when the service started")
@@ -325,20 +337,20 @@ class Rollouts:
     # Roll-outs
 
     def strategy(self, number: int | None, spec: Spec) -> Strategy:
+        """How this version would come in with this file; what a roll-out under way leaves comes back at once."""
         rollout = self._rollout
-        if rollout is not None and number == rollout.old:
+        goes_forward = rollout is not None and rollout.strategy is not Strategy.ROLLBACK
+        if rollout is not None and goes_forward and number == rollout.old:
             return Strategy.ROLLBACK  # it has never been left altogether
         return Strategy(spec.update.strategy)
 
     def way_back(self) -> int | None:
         """The version before the wanted one that has served as it should; None where there is none."""
-        if self._rollout is not None and self._rollout.old_proven and self._rollout.old != self.wanted:
-            return self._rollout.old
-        record = self._record
-        if record is not None and self._is_proven(record.from_version) and record.from_version != self.wanted:
-            return record.from_version
-        proven = [one.number for one in self._versions.values() if one.proven_at and one.number < self.wanted]
-        return max(proven, default=None)
+        rollout, trail = self._rollout, Trail.of(self._history)
+        before = trail.before(self.wanted)
+        if rollout is not None and rollout.old_proven and rollout.old in before:
+            return rollout.old
+        return next((number for number in before if self._is_proven(number)), None)
 
     def _is_ready(self, number: int) -> bool:
         replicas = self._around.replicas() if self._around is not None else ()
@@ -348,29 +360,42 @@ class Rollouts:
         version = self._versions.get(number)
         return version is not None and version.proven_at is not None
 
-    async def begin_rollout(self, number: int, *, who: str, why: str, spec: Spec | None = None) -> None:
-        """From what is wanted now to this version; one that is under way is left where it is."""
+    async def begin_rollout(
+        self, number: int, *, who: str, why: str, spec: Spec | None = None, back: bool = False
+    ) -> None:
+        """From what is wanted now to this version; one that is under way is left where it is.
+
+        With ``back`` what is wanted now is taken back by it.
+        """
         rollout, strategy = self._rollout, self.strategy(number, spec or self.file)
         old = self.wanted
         if rollout is not None and not self._is_proven(self.wanted):
             old = rollout.old if rollout.old != number else self.wanted
-        await self._close_record(f"{who} asked for version {number}")
+        if back:
+            await self._mark_back(f"{who} went back to version {number}: {why}")
+        else:
+            await self._close_record(f"{who} asked for version {number}")
         await self._begin(number, old=old, strategy=strategy, state=_GOES_ON, who=who, why=why)
         await self._tell(f"version {number} takes the place of version {old} ({strategy}): {why}", who=who)
 
-    async def take_back(self, number: int, *, who: str, why: str) -> None:
-        """Return to this version at once; to one that has never served as it should, as to a new one.
+    async def take_back(self, number: int, *, who: str, why: str) -> Strategy:
+        """Return to this version at once; to one that has never served as it should or was taken back, as to a
+        new one. The answer is how it returns.
 
         Raises:
             UpdateRefusedError: It cannot be started any more.
             StateDirectoryError: It could not be written down.
         """
         self._make_engine(number)
-        await self._close_record(f"{who} went back to version {number}")
-        if self._is_proven(number):
+        if number in self.taken_back:  # a step forward, whatever it is called: judged as any new version
+            await self.begin_rollout(number, who=who, why=why)
+        elif self._is_proven(number):
+            await self._close_record(f"{who} went back to version {number}")
             await self._begin_back(number, who=who, why=why)
         else:
-            await self.begin_rollout(number, who=who, why=why)
+            await self.begin_rollout(number, who=who, why=why, back=True)
+        assert self._record is not None
+        return Strategy(self._record.strategy)
 
     async def _begin_back(self, number: int, *, who: str, why: str) -> None:
         left = self.wanted
@@ -381,6 +406,13 @@ class Rollouts:
         if self._rollout is not None:
             await self._save(_LEFT, outcome=outcome, ended_at=_now())
 
+    async def _mark_back(self, outcome: str) -> None:
+        """Write down that what is wanted is taken back, so that no restart brings it in again."""
+        if (
+            self._record is not None and self._record.from_version
+        ):  # of the first one there is nothing to go back to
+            await self._save(_BACK, outcome=redact(outcome), ended_at=_now())
+
     async def _begin(self, number: int, *, old: int, strategy: str, state: str, who: str, why: str) -> None:
         """Write the roll-out down and make it the one under way (if it is)."""
         at, who, why = _now(), redact(who), redact(why)
@@ -389,12 +421,15 @@ class Rollouts:
         )
         self.wanted = number
         record = StoredRollout(made, old, number, strategy, state, who, why, at, None, None, "")
+        self._history = [*self._history, record][-_MOST_REMEMBERED:]
         self._record, self._rollout, self._step = record, None, None
         if state in _UNDER_WAY:
             self._resume(record)
         self.compose()
 
     def _resume(self, record: StoredRollout) -> None:
+        # One that was taken back since has to prove itself anew.
+        before = Trail.of(one for one in self._history if one.id != record.id)
         switched_s = None
         if record.switched_at is not None:
             ago_s = (_now() - record.switched_at).total_seconds()
@@ -404,7 +439,7 @@ class Rollouts:
             new=record.to_version,
             strategy=Strategy(record.strategy),
             old_proven=self._is_proven(record.from_version) or self._is_ready(record.from_version),
-            new_proven=self._is_proven(record.to_version),
+            new_proven=self._is_proven(record.to_version) and record.to_version not in before.taken_back,
             switched_s=switched_s,
         )
         self._failures, self._last_failure = 0, ""
@@ -423,11 +458,12 @@ class Rollouts:
         await self._store.save_rollout(
             record.id, state, outcome=outcome, switched_at=switched_at, ended_at=ended_at
         )
-        if state not in _UNDER_WAY:
+        if state not in _UNDER_WAY and record.state in _UNDER_WAY:
             self._metrics.rolled_out(record.strategy, state)
         self._record = replace(
             record, state=state, outcome=outcome or record.outcome, switched_at=switched_at, ended_at=ended_at
         )
+        self._history = [self._record if one.id == record.id else one for one in self._history]
 
     async def _tell(self, message: str, *, rollout: Rollout | None = None, who: str = "hedgeserve") -> None:
         told = rollout or self._rollout
@@ -524,7 +560,12 @@ def _shown(content: Any) -> Any:
 def _short(text: str) -> str:
     """What an engine or a cloud said at last, without secrets, short enough for a sentence."""
     told = " ".join(redact(text).split())
-    return told if len(told) <= _LONGEST_REASON else f"{told[:_LONGEST_REASON]}…"
+    if len(told) <= _LONGEST_REASON:
+        return told
+    # What was wrong stands at the end: a traceback's last line, say.
+    begin, end = told[:_LONGEST_BEGIN], told[_LONGEST_BEGIN - _LONGEST_REASON :]
+    half_word, _, words = end.partition(" ")
+    return f"{begin.rpartition(' ')[0] or begin} … {words if words and len(half_word) < _LONGEST_BEGIN else end}"
 
 
 def _now() -> datetime:

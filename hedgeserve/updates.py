@@ -115,7 +115,8 @@ class Updates:
         wanted = self._rollouts.versions[self._rollouts.wanted]
         same = proposal.digest == wanted.digest
         around = self._rollouts.around
-        old = [one for one in around.replicas() if one.version and one.state is not State.DRAINING]
+        stays = {0, proposal.version}
+        old = [one for one in around.replicas() if one.version not in stays and one.state is not State.DRAINING]
         extra = len(old) if proposal.strategy is not Strategy.ROLLING else proposal.spec.update.max_surge
         return {
             "changes": [
@@ -137,7 +138,14 @@ class Updates:
             },
             "rollout": None
             if same
-            else {"strategy": str(proposal.strategy), "replaces": len(old), "extra": min(extra, len(old))},
+            else {
+                "strategy": str(proposal.strategy),
+                "replaces": len(old),
+                "extra": min(extra, len(old)),
+                "taken_back": None
+                if proposal.version is None
+                else self._rollouts.taken_back.get(proposal.version),
+            },
             "usd_per_hour": _rounded(around.usd_per_hour(None)),
             "usd_per_hour_then": None if proposal.refused else _rounded(around.usd_per_hour(proposal.spec)),
             "supersedes": self._rollouts.document(),
@@ -194,26 +202,60 @@ class Updates:
             return done
 
     async def roll_back(self, to: int | None, *, who: str, why: str) -> dict[str, Any]:
-        """Go back to a version: the one before, or the one of this number.
+        """Go back to a version: the one before, or the one of this number; what it did, JSON-able.
+
+        ``note`` is a sentence on model.toml where that asks for another version; else empty.
 
         Raises:
             UpdateRefusedError: There is no such version, or none to go back to.
         """
-        async with self._rollouts.lock:
-            number = self._rollouts.way_back() if to is None else to
+        rollouts = self._rollouts
+        async with rollouts.lock:
+            number = rollouts.way_back() if to is None else to
             if number is None:
-                raise UpdateRefusedError(
-                    "there is no version to go back to that has served; `hedgeserve versions` lists all"
-                )
-            if number not in self._rollouts.versions:
-                known = ", ".join(map(str, self._rollouts.versions))
+                raise UpdateRefusedError(self._no_way_back())
+            if number not in rollouts.versions:
+                known = ", ".join(map(str, rollouts.versions))
                 raise UpdateRefusedError(f"there is no version {number}; there are {known}")
-            if number == self._rollouts.wanted:
+            if number == rollouts.wanted:
                 raise UpdateRefusedError(f"version {number} is the one that is wanted already")
-            left = self._rollouts.wanted
-            await self._rollouts.take_back(number, who=who, why=why)
-            await self._rollouts.around.adopt()
-            return {"from": left, "to": number}
+            left = rollouts.wanted
+            strategy = await rollouts.take_back(number, who=who, why=why)
+            await rollouts.around.adopt()
+        return {"from": left, "to": number, "strategy": str(strategy), "note": await self._what_the_file_asks()}
+
+    def _no_way_back(self) -> str:
+        rollouts = self._rollouts
+        taken_back = [number for number in rollouts.versions if number in rollouts.taken_back]
+        told = ""
+        if taken_back:
+            newest = taken_back[-1]
+            told = (
+                f" (taken back: {', '.join(map(str, taken_back))}; `hedgeserve rollback --to {newest}` or "
+                "`hedgeserve apply` tries one again)"
+            )
+        return (
+            f"there is no version to go back to from version {rollouts.wanted} that has served{told}; "
+            "`hedgeserve versions` lists all"
+        )
+
+    async def _what_the_file_asks(self) -> str:
+        """What the next start or reload makes of the file; empty where it asks for what is wanted."""
+        try:
+            proposal = await self.propose()
+        except SpecError:
+            return f"{self._path} is wrong as it stands: the next start refuses it, a reload changes nothing"
+        wanted, asked = self._rollouts.wanted, proposal.version
+        if asked == wanted:
+            return ""
+        if asked is not None and asked in self._rollouts.taken_back:
+            return (
+                f"{self._path} still asks for version {asked}. A restart with it leaves the service at version "
+                f"{wanted}; `hedgeserve apply` and a reload bring version {asked} in again, so put the old words "
+                "back into the file"
+            )
+        what = "a version that has never run" if asked is None else f"version {asked}"
+        return f"{self._path} asks for {what}: the next start, `hedgeserve apply` and a reload bring that in"
 
 
 def _refusal(change: Change) -> str:

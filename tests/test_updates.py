@@ -159,7 +159,7 @@ async def test_a_version_that_does_not_start_is_taken_back_by_itself(short_dir: 
     async with Service(load_spec(short_dir / "model.toml", {}), environ={}) as service:
         await service.wait_ready(2)
         assert {one["version"] for one in replicas(service)} == {1}
-        assert any("which has been rolled back" in message for message in await messages(service, "note"))
+        assert any("which was taken back" in message for message in await messages(service, "note"))
 
 
 async def test_a_person_goes_back_and_to_a_version_of_their_choice(short_dir: Path) -> None:
@@ -171,15 +171,55 @@ async def test_a_person_goes_back_and_to_a_version_of_their_choice(short_dir: Pa
         write(short_dir, args=OTHER, replicas="count = 1")
         await apply(service)
         await eventually(lambda: service.status()["rollout"] is None)
-        assert await service.updates.roll_back(None, who="tester", why="a test") == {"from": 2, "to": 1}
+        done = await service.updates.roll_back(None, who="tester", why="a test")
+        assert {key: done[key] for key in ("from", "to", "strategy")} == {
+            "from": 2,
+            "to": 1,
+            "strategy": "rollback",
+        }
+        assert (
+            "model.toml still asks for version 2. A restart with it leaves the service at version 1"
+            in done["note"]
+        )
         await eventually(lambda: service.status()["rollout"] is None)
         assert {one["version"] for one in replicas(service, "ready")} == {1}
         with pytest.raises(UpdateRefusedError, match="there is no version 7; there are 1, 2"):
             await service.updates.roll_back(7, who="tester", why="a test")
         with pytest.raises(UpdateRefusedError, match="version 1 is the one that is wanted already"):
             await service.updates.roll_back(1, who="tester", why="a test")
-        await service.updates.roll_back(2, who="tester", why="a test")
+        with pytest.raises(UpdateRefusedError, match=r"no version to go back to from version 1 .*taken back: 2;"):
+            await service.updates.roll_back(None, who="tester", why="a second time")
+        done = await service.updates.roll_back(2, who="tester", why="a test")
+        assert (done["strategy"], done["note"]) == ("rolling", "")
         await eventually(lambda: {one["version"] for one in replicas(service, "ready")} == {2})
+
+
+async def test_a_version_that_was_taken_back_is_applied_like_any_new_one(short_dir: Path) -> None:
+    """With the strategy of the file, a few at a time, even while the way back is not over; a restart does not."""
+    async with running(short_dir) as service:
+        await eventually(lambda: _proven(service))
+        write(short_dir, args=OTHER)
+        await apply(service)
+        await eventually(lambda: service.status()["rollout"] is None)
+        await service.updates.roll_back(None, who="tester", why="it was slow")
+        assert service.status()["rollout"] is not None
+        plan = await service.updates.applied(None, who="tester", why="", dry=True, digest=None)
+        assert plan["version"]["then"] == 2
+        assert plan["rollout"]["strategy"] == "rolling"
+        assert plan["rollout"]["extra"] <= 1
+        assert plan["rollout"]["taken_back"] == "it was slow"
+        listing = await service.updates.listing()
+        assert [one["taken_back"] for one in listing["versions"]] == [None, "it was slow"]
+        assert listing["way_back"] is None
+        await eventually(lambda: service.status()["rollout"] is None)
+    async with Service(load_spec(short_dir / "model.toml", {}), environ={}) as service:
+        await service.wait_ready(2)
+        assert {one["version"] for one in replicas(service)} == {1}
+        assert any("which was taken back" in message for message in await messages(service, "note"))
+        await apply(service)
+        await eventually(lambda: service.status()["rollout"] is None)
+        assert {one["version"] for one in replicas(service, "ready")} == {2}
+        assert (await service.updates.listing())["way_back"] == 1
 
 
 async def _proven(service: Service) -> bool:

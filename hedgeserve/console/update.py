@@ -75,14 +75,24 @@ def roll_back(
     Raises:
         UpdateRefusedError: There is no such version, or none to go back to.
     """
-    status = client.status()
-    where = "the version before" if to is None else f"version {to}"
-    agreed(f"Go back from version {status['model_version']} to {where}?")
+    listing = client.versions()
+    goal = listing["way_back"] if to is None else to
+    if goal is not None:  # the service says why there is none
+        agreed(f"Go back from version {listing['wanted']} to version {goal}?")
     done = client.roll_back(to, who=_who(), why=why)
     if as_json:
         click.echo(json.dumps(done))
-    else:
+        return
+    if done["strategy"] == "rollback":
         click.echo(f"Version {done['from']} is taken back; version {done['to']} returns.", err=True)
+    else:
+        click.echo(
+            f"Version {done['to']} takes the place of version {done['from']}, {done['strategy']}: it has "
+            "not served yet, or was taken back, and has to prove itself.",
+            err=True,
+        )
+    if done["note"]:
+        click.echo(_plain(f"{done['note']}."), err=True)
 
 
 def print_versions(client: AdminClient, *, as_json: bool) -> None:
@@ -94,6 +104,8 @@ def print_versions(client: AdminClient, *, as_json: bool) -> None:
     for one in listing["versions"]:
         mark = "*" if one["version"] == listing["wanted"] else " "
         proven = "has served" if one["proven_at"] else "has not served yet"
+        if one["taken_back"] is not None:
+            proven += ", was taken back"
         click.echo(
             f"{mark} {one['version']:>3}  {one['digest']}  {one['made_at'][:19]}Z  {_plain(one['model'])}  "
             f"{one['replicas']} replicas, {proven}  ({_plain(one['who'])}: {_plain(one['why'])})"
@@ -151,13 +163,16 @@ def _told(plan: Mapping[str, Any]) -> list[str]:
     version, rollout = plan["version"], plan["rollout"]
     if rollout is not None:
         then = f"version {version['then']}" if version["then"] else "a new version"
-        how = (
-            "beside them, and then all requests change over" if rollout["strategy"] == "blue-green" else "in turn"
-        )
+        how = {
+            "blue-green": f"beside them ({rollout['extra']} more for a while), and then all requests change over",
+            "rollback": "at once: what runs of it takes the requests, the others serve until enough do",
+        }.get(rollout["strategy"], f"in turn, with at most {rollout['extra']} more at a time")
+        strategy = "back" if rollout["strategy"] == "rollback" else rollout["strategy"]
         lines.append(
-            f"Replicas: version {version['now']} → {then}, {rollout['strategy']}: {rollout['replaces']} replaced "
-            f"{how}, with at most {rollout['extra']} more at a time"
+            f"Replicas: version {version['now']} → {then}, {strategy}: {rollout['replaces']} replaced {how}"
         )
+        if rollout["taken_back"] is not None:
+            lines.append(f"Version {version['then']} was taken back before: {_plain(rollout['taken_back'])}")
     if plan["supersedes"] and rollout is not None:
         lines.append(f"The roll-out of version {plan['supersedes']['to']} that is under way is left for it")
     return lines
