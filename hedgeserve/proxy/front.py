@@ -13,8 +13,8 @@ from hedgeserve.metrics import Metrics, Outcome
 from hedgeserve.proxy.edge import Edge
 from hedgeserve.proxy.incoming import require_model
 from hedgeserve.proxy.keys import Keys
-from hedgeserve.proxy.parties import outcome_of
 from hedgeserve.proxy.replies import Code, Refused
+from hedgeserve.proxy.report import outcome_of
 from hedgeserve.proxy.request import Incoming
 from hedgeserve.proxy.routes import FORWARDED, MODELS, OTHER, OWN
 from hedgeserve.spec import Spec

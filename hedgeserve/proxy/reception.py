@@ -13,15 +13,17 @@ import structlog
 from hedgeserve.keyring import IssuedKey
 from hedgeserve.metrics import Metrics, Outcome
 from hedgeserve.proxy import failover
+from hedgeserve.proxy.answer import Answer
 from hedgeserve.proxy.edge import Edge
 from hedgeserve.proxy.exchange import Exchange
 from hedgeserve.proxy.failover import FailoverPolicy, Telling
 from hedgeserve.proxy.headers import to_replica
 from hedgeserve.proxy.incoming import Ask, understand
 from hedgeserve.proxy.keys import Keys
-from hedgeserve.proxy.parties import Report, Shared, outcome_of
+from hedgeserve.proxy.parties import Shared
 from hedgeserve.proxy.quotas import Quotas
 from hedgeserve.proxy.replies import Code, Refused
+from hedgeserve.proxy.report import Report, outcome_of
 from hedgeserve.proxy.request import Incoming
 from hedgeserve.proxy.routes import FORWARDED, Forwarded
 from hedgeserve.proxy.routing import Wants
@@ -149,7 +151,7 @@ class Reception:
             _log.exception("a request failed through a mistake of ours", path=incoming.path, request_id=request_id)
             client.refuse(Refused(Code.INTERNAL_ERROR, "HedgeServe failed to answer this request."))
             return None
-        exchange = Exchange(self._shared, ask, client, Report(now_s), self)
+        exchange = Exchange(self._shared, ask, Answer(client, now_s), self)
         if not self.active:
             self._on_busy()
         self.active += 1
@@ -165,7 +167,7 @@ class Reception:
 
     def ended(self, exchange: Exchange) -> None:
         """An exchange is over: it is counted, and told of."""
-        ask, report = exchange.ask, exchange.report
+        ask, report = exchange.ask, exchange.answer
         self.active -= 1
         self._quotas.leave(ask.key)
         if report.tokens or report.outcome is not _OK:
