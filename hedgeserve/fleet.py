@@ -285,6 +285,11 @@ class Fleet:
         for life in list(self._lives.values()):
             await life.bill()
 
+    @property
+    def holds_launches(self) -> bool:
+        """Whether the last launch could not be made, since its intent could not be written down."""
+        return self._refused_intent
+
     def boot_s(self) -> float | None:
         """How long a boot takes, by those seen so far; None before the first."""
         return median(self._boots_s) if self._boots_s else None

@@ -122,7 +122,7 @@ class Picture:
             scale=now.scale,
             outside=outside,
             resting=self.resting.why_nothing_runs,
-            halts=self.disk.halts,
+            halts=self.disk.halts if self.fleet.holds_launches else "",
             troubles=self._troubles(now),
             boot_s=self.fleet.boot_s(),
             rolling=self.rollouts.rolling,

@@ -24,7 +24,8 @@ _LITTLE_BYTES: Final = 16 * 2**20
 _ENOUGH_BYTES: Final = 24 * 2**20
 _PROOF_BYTES: Final = 256 * 2**10
 _MEANWHILE: Final = (
-    "requests are served on meanwhile, but nothing is launched and what happens is not written down"
+    "requests are served on meanwhile, but no VM is launched that cannot be written down first, and the history "
+    "gets gaps"
 )
 
 
@@ -59,7 +60,7 @@ class StateDisk:
 
     @property
     def halts(self) -> str:
-        """Why nothing is launched, since no intent can be written down; empty while it can."""
+        """Why something could not be written down, as an intent must be before a launch; empty while all can."""
         return self._refusal
 
     async def watch(self) -> None:

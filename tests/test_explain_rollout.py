@@ -171,6 +171,9 @@ def test_of_a_blue_green_update_both_sets_are_told() -> None:
     assert any(line.startswith("for version 2 alone: 3 spot replicas are wanted") for line in answer.because)
     assert any(line.startswith("for version 1 alone: 3 spot replicas are wanted") for line in answer.because)
     assert any("All requests change over".lower() in line.lower() for line in answer.because)
+    whole = "the old set goes as a whole, 30s (`update.bake_time`) after the new one has taken over: "
+    assert f"{whole}{', '.join(sorted(one.id for one in house.ready(1)))}" in answer.because
+    assert "is the next to go" not in text(answer)
     old = house.ready(1)[0]
     goes = "it goes with the whole old set, 30s (`update.bake_time`) after the new one has taken over"
     assert goes in explain_replica(scene_of(house), old).would_change

@@ -4,7 +4,7 @@ Told from what decides: who goes next from the order in which replicas are repla
 :mod:`hedgeserve.policy.waits`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hedgeserve.policy.rolling import Rolling
 from hedgeserve.policy.rollout import Strategy, bake_s_of
@@ -34,7 +34,12 @@ def why_it_rolls_so(scene: Scene) -> Iterator[str]:
     rollout, update = scene.rolling.rollout, scene.rolling.update
     for told in waits_for(rollout, scene.observation, at=scene.at, update=update):
         yield f"{told[:1].lower()}{told[1:]}"
-    if old := scene.rolling.sides(scene.observation).old:
+    old = scene.rolling.sides(scene.observation).old
+    if old and rollout.strategy is Strategy.BLUE_GREEN:
+        span = format_duration(update.bake_time)
+        them = _named([one.id for one in old])
+        yield f"the old set goes as a whole, {span} (`update.bake_time`) after the new one has taken over: {them}"
+    elif old:
         one = old[0]
         yield (
             f"{one.id} ({NAMES[one.market]}, {one.zone}, version {one.version}) is the next to go: "
@@ -51,9 +56,7 @@ def what_is_hidden(scene: Scene) -> Iterator[str]:
     hidden = [str(one.id) for one in scene.observation.replicas if one.id not in shown]
     if not hidden:
         return
-    names = ", ".join(hidden[:_MOST_NAMED]) + (
-        f" and {len(hidden) - _MOST_NAMED} more" * (len(hidden) > _MOST_NAMED)
-    )
+    names = _named(hidden)
     yield (
         f"the policy places version {scene.rolling.rollout.new} as if {names} were not there: what takes a place "
         "comes before what had it goes"
@@ -128,11 +131,14 @@ def what_becomes_of_it(scene: Scene, replica: Replica) -> Iterator[str]:
             if before == 0:
                 yield f"it is the next to go: {_why_first(old, rolling)}"
             else:
-                first = ", ".join(one.id for one in old[: min(before, _MOST_NAMED)])
-                more = f" and {before - _MOST_NAMED} more" if before > _MOST_NAMED else ""
-                yield f"its turn comes after {first}{more}"
+                yield f"its turn comes after {_named([one.id for one in old[:before]])}"
     if rollout.strategy is not Strategy.ROLLBACK and rollout.old_proven:
         yield f"it stays if version {rollout.new} is taken back: `hedgeserve rollback` does that"
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
 
 
 def _what_takes_it_back(rolling: Rolling) -> Iterator[str]:

@@ -63,7 +63,7 @@ class Scene:
 
     ``plan`` and ``scale`` are the last decisions. ``outside`` holds, by zone, sentences on what is not even shown
     to the policy: offers that are not made, kinds of VM that rest. ``resting`` says why the service runs nothing
-    at all; empty: it is awake. ``halts`` says why nothing is launched though the policy may want it. ``boot_s`` is
+    at all; empty: it is awake. ``halts`` says why a launch that is wanted is not made. ``boot_s`` is
     how long a replica takes until it is ready, going by the last ones. ``rolling`` is the roll-out under way.
     """
 
