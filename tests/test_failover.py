@@ -105,6 +105,14 @@ class Told:
         return Client.of(self.out)
 
 
+IN_DOUBT = "its token ids and its text do not match beyond doubt"
+
+
+def is_honest(told: Told, *, weird: bool) -> bool:
+    """Whether an answer of odd bytes ended with the error that says so, and without a false finish."""
+    return weird and told.gave_up == IN_DOUBT and not told.client.finish
+
+
 def tell(
     model: SmallModel,
     path: str,
@@ -299,6 +307,8 @@ def test_a_sampled_answer_goes_on_from_exactly_what_was_told(
     """Another draw would say something else; but what is told is one sequence of ids and their text, no more."""
     path, fields = request("Hi", chat=chat, temperature=0.8, max_tokens=50)
     told = tell(SmallModel(salt=salt, weird=weird), path, fields, cuts)
+    if is_honest(told, weird=weird):
+        return
     assert told.gave_up == ""
     assert told.way.way is Way.CONTINUE
     ids = told.telling.kept_ids
@@ -308,6 +318,7 @@ def test_a_sampled_answer_goes_on_from_exactly_what_was_told(
 
 
 @settings(max_examples=200, deadline=None)
+@example([6], 936, ["moon"], False, True, 0)  # a special id inside a character
 @given(
     st.lists(st.integers(0, 20), max_size=4),
     st.integers(0, 1000),
@@ -324,6 +335,8 @@ def test_stop_strings_end_sampled_answers_wherever_they_are_cut(
         "Hi", temperature=0.8, max_tokens=50, stop=stop, include_stop_str_in_output=kept, min_tokens=least
     )
     told = tell(SmallModel(salt=salt, weird=weird, sizes=sizes(salt)), path, fields, cuts)
+    if is_honest(told, weird=weird):
+        return
     assert told.gave_up == ""
     assert told.way.way is Way.CONTINUE
     client = told.client
@@ -340,9 +353,6 @@ def test_stop_strings_end_sampled_answers_wherever_they_are_cut(
         assert client.text.endswith(reason) or not kept
     if not least:
         assert not any(each in client.text.removesuffix(reason or "") for each in stop)
-
-
-IN_DOUBT = "its token ids and its text do not match beyond doubt"
 
 
 class Loaded(random.Random):
@@ -383,9 +393,8 @@ def test_stop_strings_are_matched_as_the_engine_matches_them(
     whole = tell(model, path, fields).client
     told = tell(model, path, fields, cuts)
     cut = told.client
-    if weird and told.gave_up == IN_DOUBT:  # honest, and nothing was told that should not have been
+    if is_honest(told, weird=weird):
         assert whole.text.startswith(cut.text)
-        assert not cut.finish
         return
     if grains:  # tokens that come together with those that end a stop string are counted
         cut = replace(cut, usage=whole.usage)
