@@ -80,7 +80,8 @@ class Offerings:
         try:
             async with asyncio.timeout(self._spec.timeouts.cloud_call):
                 offers = tuple(await self._drivers[cloud].offers())
-            await self._changing()
+            if _prices(offers) != _prices(self._offers.get(cloud, ())):
+                await self._changing()
             self._offers[cloud] = offers
             self._metrics.expect_places((offer.market, offer.zone) for offer in offers)
         except TimeoutError:
@@ -91,6 +92,10 @@ class Offerings:
             await self.refresh(cloud)
         except CloudError as error:
             _log.warning("prices could not be read; the last ones stand", cloud=cloud, error=str(error))
+
+
+def _prices(offers: tuple[Offer, ...]) -> set[tuple[object, ...]]:
+    return {(one.zone, one.instance_type, one.market, one.usd_per_hour) for one in offers}
 
 
 def _ground(spec: Spec, cloud: str) -> tuple[Any, ...]:
