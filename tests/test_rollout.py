@@ -259,7 +259,7 @@ def test_an_end_says_who_still_finishes_what_it_has() -> None:
     step = look(rollout, seen, at=house.at, update=house.update, health=health)
     assert step.reason == (
         "version 2 answers all requests from now on (2 replicas of another still finish what they have, "
-        "1 VM of another still being ended)"
+        "1 VM is still being ended)"
     )
 
 

@@ -82,8 +82,9 @@ def _how_done(rollout: Rollout, seen: Observation) -> str:
     if not leaving:
         return f"all replicas run version {rollout.new}"
     finish, end = leaving.count(State.DRAINING), leaving.count(State.TERMINATING)
-    still = [f"{format_count(finish, 'replica')} of another still finish what they have"] if finish else []
-    still += [f"{format_count(end, 'VM')} of another still being ended"] if end else []
+    what = "finishes what it has" if finish == 1 else "finish what they have"
+    still = [f"{format_count(finish, 'replica')} of another still {what}"] if finish else []
+    still += [f"{format_count(end, 'VM', verb=True)} still being ended"] if end else []
     return f"version {rollout.new} answers all requests from now on ({', '.join(still)})"
 
 

@@ -1,0 +1,77 @@
+"""What `apply`, `rollback` and `versions` print, by answers of a service."""
+
+from typing import Any, cast
+
+import pytest
+
+from hedgeserve.console.admin import AdminClient
+from hedgeserve.console.update import print_versions, roll_back
+
+VERSION = {
+    "digest": "abc",
+    "made_at": "2026-01-01T00:00:00",
+    "model": "demo",
+    "replicas": 1,
+    "who": "ann",
+    "why": "so",
+}
+
+
+class Answers:
+    """An admin client that answers what it was made with."""
+
+    def __init__(self, *, way_back: int | None, done: dict[str, Any] | None = None) -> None:
+        self._listing = {
+            "wanted": 2,
+            "way_back": way_back,
+            "versions": [
+                {"version": 1, "proven_at": "2026-01-01T00:00:00", "taken_back": "it was slow", **VERSION},
+                {"version": 2, "proven_at": None, "taken_back": None, **VERSION},
+            ],
+            "rollouts": [],
+        }
+        self._done = done
+
+    def versions(self) -> dict[str, Any]:
+        return self._listing
+
+    def roll_back(self, to: int | None, *, who: str, why: str) -> dict[str, Any]:
+        assert self._done is not None
+        return self._done
+
+
+def asked(client: Answers, to: int | None = None) -> list[str]:
+    """What a person was asked."""
+    questions: list[str] = []
+
+    def agreed(question: str) -> bool:
+        questions.append(question)
+        return True
+
+    roll_back(cast(AdminClient, client), to, why="so", as_json=False, agreed=agreed)
+    return questions
+
+
+def test_a_roll_back_names_both_versions_and_says_what_the_file_asks(capsys: pytest.CaptureFixture[str]) -> None:
+    """The question says where it leads; afterwards comes what model.toml makes of the next start."""
+    done = {"from": 2, "to": 1, "strategy": "rollback", "note": "model.toml still asks for version 2"}
+    assert asked(Answers(way_back=1, done=done)) == ["Go back from version 2 to version 1?"]
+    assert capsys.readouterr().err == (
+        "Version 2 is taken back; version 1 returns.\nmodel.toml still asks for version 2.\n"
+    )
+
+
+def test_a_version_that_was_taken_back_is_not_said_to_return(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--to` leads there by a roll-out, which is judged."""
+    done = {"from": 2, "to": 1, "strategy": "rolling", "note": ""}
+    assert asked(Answers(way_back=None, done=done), 1) == ["Go back from version 2 to version 1?"]
+    assert capsys.readouterr().err.startswith("Version 1 takes the place of version 2, rolling: it has not served")
+
+
+def test_the_versions_say_which_one_was_taken_back(capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside whether it has served."""
+    print_versions(cast(AdminClient, Answers(way_back=None)), as_json=False)
+    first, second = capsys.readouterr().out.splitlines()
+    assert "has served, was taken back" in first
+    assert second.startswith("*   2")
+    assert "taken back" not in second
