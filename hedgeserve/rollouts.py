@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from hedgeserve.engines import make_engine
-from hedgeserve.engines.base import Engine
-from hedgeserve.errors import StateDirectoryError, UpdateRefusedError
+from hedgeserve.errors import StateDirectoryError
 from hedgeserve.fleet import Edition, EventKind, Journal
 from hedgeserve.hedge import (
     Count,
@@ -31,11 +29,12 @@ from hedgeserve.hedge import (
 )
 from hedgeserve.metrics import Metrics
 from hedgeserve.redaction import redact
+from hedgeserve.register import Register
 from hedgeserve.replica import GoneReason, Replica, Role, State
 from hedgeserve.spec import ModelSpec, Spec
 from hedgeserve.store import Store
 from hedgeserve.tables.replicas import StoredReplica
-from hedgeserve.tables.versions import StoredRollout, StoredVersion
+from hedgeserve.tables.versions import StoredRollout
 from hedgeserve.trail import BACK, Trail
 from hedgeserve.versions import Version, content_of, digest_of
 
@@ -78,9 +77,7 @@ class Rollouts:
         self._store = store
         self._journal = journal
         self._metrics = metrics
-        self._environ = environ
-        self._versions: dict[int, Version] = {}
-        self._engines: dict[int, Engine] = {}
+        self.register = Register(spec.service.name, store, environ)
         self._history: list[StoredRollout] = []
         self._rollout: Rollout | None = None
         self._record: StoredRollout | None = None
@@ -106,7 +103,7 @@ class Rollouts:
     @property
     def versions(self) -> Mapping[int, Version]:
         """All that there ever were, by number."""
-        return self._versions
+        return self.register.versions
 
     @property
     def under_way(self) -> Rollout | None:
@@ -142,8 +139,8 @@ class Rollouts:
         """The versions that run or may be launched."""
         numbers = {self.wanted, *self._running} | ({self._rollout.old} if self._rollout else set())
         return {
-            number: Edition(version.spec(self.file), self._engine(version))
-            for number, version in self._versions.items()
+            number: Edition(version.spec(self.file), self.register.engine(number, instead=self.wanted))
+            for number, version in self.register.versions.items()
             if number in numbers
         }
 
@@ -151,9 +148,9 @@ class Rollouts:
     def models(self) -> dict[int, ModelSpec]:
         """The models whose names are answered, the wanted one last: both while one takes the other's place."""
         rollout = self._rollout
-        both = rollout is not None and rollout.switched_s is None and rollout.old in self._versions
+        both = rollout is not None and rollout.switched_s is None and rollout.old in self.register.versions
         numbers = [rollout.old] if rollout is not None and both else []
-        return {number: self._versions[number].model for number in (*numbers, self.wanted)}
+        return {number: self.register.versions[number].model for number in (*numbers, self.wanted)}
 
     def document(self) -> dict[str, Any] | None:
         """The roll-out under way, for the status; None while there is none."""
@@ -177,29 +174,22 @@ class Rollouts:
 
     async def listing(self) -> dict[str, Any]:
         """All versions and the last roll-outs, JSON-able."""
-        await self._read_versions()
-        counts = dict.fromkeys(self._versions, 0)
+        await self.register.read()
+        counts = dict.fromkeys(self.register.versions, 0)
         for one in self.around.replicas():
             counts[one.version] = counts.get(one.version, 0) + 1
         return {
             "wanted": self.wanted,
             "way_back": self.way_back(),
             "versions": [
-                {
-                    "version": one.number,
-                    "digest": one.digest,
-                    "model": one.model.id,
-                    "made_at": one.made_at.isoformat(timespec="seconds"),
-                    "who": one.who,
-                    "why": one.why,
-                    "proven_at": one.proven_at.isoformat(timespec="seconds") if one.proven_at else None,
+                one.document()
+                | {
                     "taken_back": self.taken_back.get(one.number),
                     "replicas": counts.get(one.number, 0),
-                    "content": _shown(one.content),
                 }
-                for one in self._versions.values()
+                for one in self.register.versions.values()
             ],
-            "rollouts": [_rollout_dict(one) for one in await self._store.rollouts(self._service)],
+            "rollouts": [one.document() for one in await self._store.rollouts(self._service)],
         }
 
     # Start
@@ -210,7 +200,7 @@ class Rollouts:
         Raises:
             StateDirectoryError: The store cannot be read or written.
         """
-        number = await self.new_version(self.file, who="start", why="as model.toml says")
+        number = await self.register.new_version(self.file, who="start", why="as model.toml says")
         self._running = {one.version for one in alive}
         past = self._history = await self._store.rollouts(self._service, _MOST_REMEMBERED)
         if not past:
@@ -285,7 +275,7 @@ class Rollouts:
         assert record is not None
         try:
             if proven:
-                await self._prove_version(step.rollout.new)
+                await self.register.prove(step.rollout.new)
             match step.verdict:
                 case Verdict.GOES_ON:
                     return False
@@ -309,19 +299,11 @@ class Rollouts:
 
     async def _prove(self, seen: Observation) -> None:
         """Notice that the wanted version serves, also when nothing is rolled out."""
-        version = self._versions.get(self.wanted)
+        version = self.register.versions.get(self.wanted)
         if version is None or version.proven_at is not None:
             return
         if any(one.version == self.wanted and one.state is State.READY for one in seen.replicas):
-            await self._prove_version(self.wanted)
-
-    async def _prove_version(self, number: int) -> None:
-        try:
-            await self._store.prove_version(self._service, number, at=_now())
-        except StateDirectoryError:  # worth knowing after a restart, not worth stopping for
-            return
-        version = self._versions[number]
-        self._versions[number] = replace(version, proven_at=version.proven_at or _now())
+            await self.register.prove(self.wanted)
 
     def _health(self) -> Health:
         counts = dict(self.around.counts())
@@ -350,15 +332,11 @@ class Rollouts:
         before = trail.before(self.wanted)
         if rollout is not None and rollout.old_proven and rollout.old in before:
             return rollout.old
-        return next((number for number in before if self._is_proven(number)), None)
+        return next((number for number in before if self.register.is_proven(number)), None)
 
     def _is_ready(self, number: int) -> bool:
         replicas = self._around.replicas() if self._around is not None else ()
         return any(one.version == number and one.state is State.READY for one in replicas)
-
-    def _is_proven(self, number: int) -> bool:
-        version = self._versions.get(number)
-        return version is not None and version.proven_at is not None
 
     async def begin_rollout(
         self, number: int, *, who: str, why: str, spec: Spec | None = None, back: bool = False
@@ -369,7 +347,7 @@ class Rollouts:
         """
         rollout, strategy = self._rollout, self.strategy(number, spec or self.file)
         old = self.wanted
-        if rollout is not None and not self._is_proven(self.wanted):
+        if rollout is not None and not self.register.is_proven(self.wanted):
             old = rollout.old if rollout.old != number else self.wanted
         if back:
             await self._mark_back(f"{who} went back to version {number}: {why}")
@@ -386,10 +364,10 @@ class Rollouts:
             UpdateRefusedError: It cannot be started any more.
             StateDirectoryError: It could not be written down.
         """
-        self._make_engine(number)
+        self.register.make_engine(number)
         if number in self.taken_back:  # a step forward, whatever it is called: judged as any new version
             await self.begin_rollout(number, who=who, why=why)
-        elif self._is_proven(number):
+        elif self.register.is_proven(number):
             await self._close_record(f"{who} went back to version {number}")
             await self._begin_back(number, who=who, why=why)
         else:
@@ -438,8 +416,8 @@ class Rollouts:
             old=record.from_version,
             new=record.to_version,
             strategy=Strategy(record.strategy),
-            old_proven=self._is_proven(record.from_version) or self._is_ready(record.from_version),
-            new_proven=self._is_proven(record.to_version) and record.to_version not in before.taken_back,
+            old_proven=self.register.is_proven(record.from_version) or self._is_ready(record.from_version),
+            new_proven=self.register.is_proven(record.to_version) and record.to_version not in before.taken_back,
             switched_s=switched_s,
         )
         self._failures, self._last_failure = 0, ""
@@ -477,84 +455,9 @@ class Rollouts:
     def compose(self, file: Spec | None = None) -> None:
         """The words of the file (this one from now on, if given), the wanted version's for what replicas run."""
         self.file = file or self.file
-        version = self._versions[self.wanted]
+        version = self.register.versions[self.wanted]
         same = version.digest == digest_of(content_of(self.file))
         self.spec = self.file if same else version.spec(self.file).with_origin(self.file.origin)
-
-    async def new_version(self, spec: Spec, *, who: str, why: str) -> int:
-        """The number of the version that this spec asks for; a new one is written down.
-
-        Raises:
-            StateDirectoryError: It could not be.
-        """
-        content, who, why = content_of(spec), redact(who), redact(why)
-        number = await self._store.new_version(
-            self._service, digest_of(content), content, who=who, why=why, at=_now()
-        )
-        await self._read_versions()
-        return number
-
-    async def _read_versions(self) -> None:
-        self._versions = {one.number: _version(one) for one in await self._store.versions(self._service)}
-
-    def _make_engine(self, number: int) -> None:
-        """Have the engine of this version made.
-
-        Raises:
-            UpdateRefusedError: It cannot be started any more: a secret is not set, say.
-        """
-        try:
-            self._engines[number] = make_engine(self._versions[number].model, self._environ)
-        except ValueError as error:
-            raise UpdateRefusedError(f"version {number} cannot be started: {error}") from None
-
-    def _engine(self, version: Version) -> Engine:
-        engine = self._engines.get(version.number)
-        if engine is None:
-            try:
-                engine = make_engine(version.model, self._environ)
-            except ValueError:
-                # What runs goes on to run, and is asked as the wanted one is; nothing more of it is launched.
-                engine = make_engine(self._versions[self.wanted].model, self._environ)
-            self._engines[version.number] = engine
-        return engine
-
-
-def _version(stored: StoredVersion) -> Version:
-    return Version(
-        stored.number, stored.digest, stored.content, stored.made_at, stored.who, stored.why, stored.proven_at
-    )
-
-
-def _rollout_dict(stored: StoredRollout) -> dict[str, Any]:
-    def told(at: datetime | None) -> str | None:
-        return None if at is None else at.isoformat(timespec="seconds")
-
-    return {
-        "id": stored.id,
-        "from": stored.from_version,
-        "to": stored.to_version,
-        "strategy": stored.strategy,
-        "state": stored.state,
-        "who": stored.who,
-        "why": stored.why,
-        "began_at": told(stored.began_at),
-        "switched_at": told(stored.switched_at),
-        "ended_at": told(stored.ended_at),
-        "outcome": stored.outcome,
-    }
-
-
-def _shown(content: Any) -> Any:
-    """A content for people: of variables only the names, and nothing that looks like a secret."""
-    match content:
-        case str():
-            return redact(content)
-        case Mapping():
-            return {key: sorted(value) if key == "env" else _shown(value) for key, value in content.items()}
-        case list():
-            return [_shown(value) for value in content]
-    return content
 
 
 def _short(text: str) -> str:

@@ -184,7 +184,7 @@ class Updates:
             if proposal.refused:
                 raise UpdateRefusedError("; ".join(_refusal(change) for change in proposal.refused))
             if proposal.digest != self._rollouts.versions[self._rollouts.wanted].digest:
-                number = await self._rollouts.new_version(proposal.spec, who=who, why=why)
+                number = await self._rollouts.register.new_version(proposal.spec, who=who, why=why)
                 await self._rollouts.begin_rollout(number, who=who, why=why, spec=proposal.spec)
                 done["version"]["then"] = number
             live = [change for change in proposal.changes if change.effect is Effect.LIVE]

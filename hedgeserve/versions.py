@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from hedgeserve.engines.vllm import VERSION
 from hedgeserve.modelfile.effects import Effect, effect_of
 from hedgeserve.modelfile.keys import tables
+from hedgeserve.redaction import redact
 from hedgeserve.spec import EngineName, ModelSpec, Spec
 
 _ALWAYS = frozenset({"model.id", "model.engine"})
@@ -46,6 +47,19 @@ class Version:
     def model(self) -> ModelSpec:
         """Its ``[model]``."""
         return TypeAdapter(ModelSpec).validate_python(dict(self.content["model"]))
+
+    def document(self) -> dict[str, Any]:
+        """For people, JSON-able; its shape is described in ``docs/cli.md``."""
+        return {
+            "version": self.number,
+            "digest": self.digest,
+            "model": self.model.id,
+            "made_at": self.made_at.isoformat(timespec="seconds"),
+            "who": self.who,
+            "why": self.why,
+            "proven_at": self.proven_at.isoformat(timespec="seconds") if self.proven_at else None,
+            "content": _shown(self.content),
+        }
 
     def spec(self, live: Spec) -> Spec:
         """These words for what replicas run, and those of ``live`` for all else."""
@@ -97,3 +111,15 @@ def _words(spec: Spec, name: str) -> dict[str, Any]:
     """What the file says in this table."""
     words: dict[str, Any] = getattr(spec, name).model_dump(mode="json", exclude_unset=True)
     return words
+
+
+def _shown(content: Any) -> Any:
+    """A content for people: of variables only the names, and nothing that looks like a secret."""
+    match content:
+        case str():
+            return redact(content)
+        case Mapping():
+            return {key: sorted(value) if key == "env" else _shown(value) for key, value in content.items()}
+        case list():
+            return [_shown(value) for value in content]
+    return content

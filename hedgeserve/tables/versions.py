@@ -39,6 +39,26 @@ class StoredRollout:
     ended_at: datetime | None
     outcome: str
 
+    def document(self) -> dict[str, Any]:
+        """JSON-able; its shape is described in ``docs/cli.md``."""
+
+        def told(at: datetime | None) -> str | None:
+            return None if at is None else at.isoformat(timespec="seconds")
+
+        return {
+            "id": self.id,
+            "from": self.from_version,
+            "to": self.to_version,
+            "strategy": self.strategy,
+            "state": self.state,
+            "who": self.who,
+            "why": self.why,
+            "began_at": told(self.began_at),
+            "switched_at": told(self.switched_at),
+            "ended_at": told(self.ended_at),
+            "outcome": self.outcome,
+        }
+
 
 class VersionTable(Database):
     """Numbers are given once; the last roll-out says which version is wanted."""
