@@ -12,6 +12,7 @@ import base64
 import binascii
 import importlib.util
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -35,6 +36,7 @@ _OTHER_VERSIONS = {
     "resources": {"2021-04-01", "2022-09-01", "2023-07-01", "2024-03-01", "2024-07-01"},
 }
 _GUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
+_PARSING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,14 +221,22 @@ def _text(package: str, path: str) -> str:
     return (Path(found.origin).parent / path).read_text()
 
 
+def _parse(source: str, mode: str = "exec") -> Any:
+    """What a source says; by one thread at a time.
+
+    CPython 3.11 counts the depth of a syntax tree for all threads together, and refuses trees that two of them
+    make at once (python/cpython issue 106905).
+    """
+    with _PARSING:
+        return ast.parse(source, mode=mode)
+
+
 class _Shapes:
     """The TypedDicts and enums of one package, read from their source."""
 
     def __init__(self, package: str) -> None:
         self._classes = {
-            node.name: node
-            for node in ast.parse(_text(package, "types.py")).body
-            if isinstance(node, ast.ClassDef)
+            node.name: node for node in _parse(_text(package, "types.py")).body if isinstance(node, ast.ClassDef)
         }
         self._enums = {
             node.name: {
@@ -234,7 +244,7 @@ class _Shapes:
                 for statement in node.body
                 if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant)
             }
-            for node in ast.parse(_text(package, "models/_enums.py")).body
+            for node in _parse(_text(package, "models/_enums.py")).body
             if isinstance(node, ast.ClassDef)
         }
         self._models = dict(
@@ -253,7 +263,7 @@ class _Shapes:
         """What is wrong with a value of this annotation."""
         match hint:
             case ast.Constant(value=str(text)):
-                yield from self.check(value, ast.parse(text, mode="eval").body, path)
+                yield from self.check(value, _parse(text, mode="eval").body, path)
             case ast.Subscript(value=ast.Name("Required"), slice=inner):
                 yield from self.check(value, inner, path)
             case ast.Subscript(value=ast.Name("Union" | "Optional"), slice=ast.Tuple(elts=choices)):
