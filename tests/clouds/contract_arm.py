@@ -225,7 +225,7 @@ def _parse(source: str, mode: str = "exec") -> Any:
     """What a source says; by one thread at a time.
 
     CPython 3.11 counts the depth of a syntax tree for all threads together, and refuses trees that two of them
-    make at once (python/cpython issue 106905).
+    make at once.
     """
     with _PARSING:
         return ast.parse(source, mode=mode)
