@@ -234,14 +234,14 @@ class Fleet:
         return external + tuple(life.replica for life in self._lives.values())
 
     @property
-    def in_doubt(self) -> Collection[ReplicaId]:
-        """The ready replicas that were in doubt when they were looked at last."""
+    def in_doubt(self) -> Mapping[ReplicaId, str]:
+        """The ready replicas that were in doubt when they were looked at last, and why."""
         return self._doubts.known
 
-    async def doubted(self) -> Collection[ReplicaId]:
-        """The ready replicas that are in doubt; the journal has told why. None of a cloud that is silent too.
+    async def doubted(self) -> Mapping[ReplicaId, str]:
+        """The ready replicas that are in doubt, and why, as the journal has been told.
 
-        There it may be us whom nobody hears.
+        None of a cloud that is silent too: there it may be us whom nobody hears.
         """
         return await self._doubts.look(self._lives.values(), deaf=self._inventory.troubles())
 

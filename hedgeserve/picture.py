@@ -15,7 +15,7 @@ from hedgeserve.drills.director import Director
 from hedgeserve.entrance import Entrance
 from hedgeserve.explaining import explain
 from hedgeserve.fleet import Fleet, Journal
-from hedgeserve.hedge import Observation, Plan, ScaleDecision, Scene
+from hedgeserve.hedge import Observation, Plan, ScaleDecision, Scene, counted
 from hedgeserve.modelfile.problems import dotted
 from hedgeserve.money import Money
 from hedgeserve.replica import State
@@ -85,6 +85,7 @@ class Picture:
             offers=self.fleet.offers(),
             zones=self.adviser.policy.zone_states(),
             outstanding=self.balancer.outstanding,
+            in_doubt=self.fleet.in_doubt,
             trouble=self._troubles(now),
             tasks=len(asyncio.all_tasks()),
             recent=self.journal.recent,
@@ -112,9 +113,11 @@ class Picture:
             outside.setdefault(zone, []).extend(sentences)
         scene = Scene(
             at=datetime.now(UTC),
-            observation=Observation(
-                now_s, now.plan.target, self.fleet.replicas(), self.adviser.left(offers, now_s)
+            observation=counted(
+                Observation(now_s, now.plan.target, self.fleet.replicas(), self.adviser.left(offers, now_s)),
+                self.fleet.in_doubt,
             ),
+            doubted=self.fleet.in_doubt,
             hedge=self.adviser.hedge,
             replicas=now.spec.replicas,
             policy=self.adviser.policy,

@@ -30,6 +30,7 @@ class Glance:
     offers: Sequence[Offer]
     zones: Mapping[ZoneId, str]
     outstanding: Callable[[ReplicaId], int]
+    in_doubt: Mapping[ReplicaId, str]
     trouble: Sequence[str]
     tasks: int
     recent: Sequence[Mapping[str, Any]]
@@ -85,5 +86,6 @@ class Glance:
             "why": replica.why,
             "url": replica.url,
             "outstanding": self.outstanding(replica.id),
+            "in_doubt": self.in_doubt.get(replica.id),
             "notice_in_s": round(replica.notice.deadline_s - self.now_s, 1) if replica.notice else None,
         }

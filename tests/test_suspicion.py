@@ -66,10 +66,18 @@ async def test_another_is_launched_as_soon_as_one_is_in_doubt_and_its_probes_dec
         await eventually(lambda: [one["id"] for one in replicas(service, "ready")] == ["small-1", "small-2"])
         [doubt] = await messages(service, "note", replica="small-1")
         assert doubt.startswith("in doubt: ")
+        [shown] = [one for one in replicas(service) if one["id"] == "small-1"]
+        assert f"in doubt: {shown['in_doubt']};" in doubt
+        told = await service.explain("small-1")
+        assert "is in doubt" in told["headline"]
+        assert any("probe.failure_threshold" in each for each in told["would_change"])
+        told = await service.explain("now")
+        assert any("small-1" in each and "and is in doubt: " in each for each in told["because"])
         for pid in frozen:
             os.kill(pid, signal.SIGCONT)
         await eventually(lambda: [one["id"] for one in replicas(service)] == ["small-1"])
-        assert any("out of doubt" in told for told in await messages(service, "note", replica="small-1"))
+        assert any("out of doubt" in each for each in await messages(service, "note", replica="small-1"))
+        assert [one["in_doubt"] for one in replicas(service)] == [None]
     assert processes_of(short_dir) == []
 
 

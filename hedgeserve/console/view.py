@@ -226,6 +226,8 @@ def _short(zone: str) -> str:
 def _state_of(replica: Mapping[str, Any]) -> str:
     notice_in_s = replica["notice_in_s"]
     state = _clean(replica["state"])
+    if replica.get("in_doubt"):
+        state = f"{state}, in doubt"
     return state if notice_in_s is None else f"{state}, ends in {max(0.0, notice_in_s):.0f}s"
 
 

@@ -164,6 +164,8 @@ def explain_replica(scene: Scene, replica: Replica, story: Sequence[Told] = ()) 
         )
     because = [*_why_launched(story)] or ["the reason of its launch stands no longer in the journal"]
     because.append(condition)
+    if replica.id in scene.doubted:
+        return _in_doubt(kind, because)
     changes: list[str] = []
     runs = what_it_runs(scene, replica)
     if runs:
@@ -194,6 +196,18 @@ def explain_replica(scene: Scene, replica: Replica, story: Sequence[Told] = ()) 
     if runs:
         headline += f"; it {runs}"
     return Explanation(str(replica.id), headline, once(because), once(changes))
+
+
+def _in_doubt(kind: str, because: Sequence[str]) -> Explanation:
+    return Explanation(
+        kind.partition(" ")[0],
+        f"{kind} is in doubt: its probes decide whether it ends",
+        (*because, "until they have, it is counted as if it were leaving, so that another is launched in time"),
+        (
+            "a probe that is answered takes the doubt away, and what is then too much goes",
+            "`probe.failure_threshold` probes in a row that are not answered end it",
+        ),
+    )
 
 
 def _why_launched(story: Sequence[Told]) -> Iterator[str]:

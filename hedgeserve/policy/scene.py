@@ -1,14 +1,14 @@
 """What an explanation is made of, and what it is: all that decides, at one moment, with a clock for people."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from hedgeserve.policy.autoscale import ScaleDecision
 from hedgeserve.policy.plan import Candidate, Observation, Plan, Policy
 from hedgeserve.policy.rolling import Rolling
-from hedgeserve.replica import STARTING, GoneReason, Market, Replica, State, ZoneId
+from hedgeserve.replica import STARTING, GoneReason, Market, Replica, ReplicaId, State, ZoneId
 from hedgeserve.spec import HedgeSpec, ReplicasSpec
 from hedgeserve.units import format_duration
 
@@ -65,6 +65,7 @@ class Scene:
     to the policy: offers that are not made, kinds of VM that rest. ``resting`` says why the service runs nothing
     at all; empty: it is awake. ``halts`` says why a launch that is wanted is not made. ``boot_s`` is
     how long a replica takes until it is ready, going by the last ones. ``rolling`` is the roll-out under way.
+    ``doubted`` are replicas in doubt, and why; the observation shows them as the policy is shown them.
     """
 
     at: datetime
@@ -80,6 +81,7 @@ class Scene:
     troubles: Sequence[str] = ()
     boot_s: float | None = None
     rolling: Rolling | None = None
+    doubted: Mapping[ReplicaId, str] = field(default_factory=dict)
 
     @property
     def shown(self) -> Observation:
@@ -144,6 +146,8 @@ class Scene:
 
     def condition(self, replica: Replica) -> str:
         """What state it is in, for how long, and why, to go on after its name."""
+        if replica.id in self.doubted:
+            return f"has been ready for {self.age(replica)}, and is in doubt: {self.doubted[replica.id]}"
         why = f": {replica.why}" if replica.why else ""
         notice = f", its VM ends at {self.clock(replica.notice.deadline_s)}" if replica.notice is not None else ""
         return f"has been {replica.state} for {self.age(replica)}{notice}{why}"

@@ -56,7 +56,7 @@ function card(replica, elapsed, status) {
       h(
         "span",
         { class: "replica-state" },
-        h("span", { class: "state-word" }, replica.state),
+        h("span", { class: "state-word", title: replica.in_doubt ?? undefined }, replica.in_doubt ? `${replica.state}, in doubt` : replica.state),
         h("span", { class: "muted" }, age(replica.since_s + elapsed)),
         h("span", { class: "tags" }, versionTag(replica, status), " ", marketTag(replica.market)),
       ),

@@ -164,6 +164,7 @@ export class ReplicaPage {
           replica.version > 0 &&
             known("version", replica.version, replica.version !== status.model_version && h("small", null, ` ${status.model_version} is wanted`)),
           known("answering", plural(replica.outstanding, "request")),
+          replica.in_doubt && known("in doubt", replica.in_doubt),
           replica.notice_in_s !== null && known("goes in", age(replica.notice_in_s - elapsed)),
           replica.url && known("address", replica.url),
         ),
