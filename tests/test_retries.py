@@ -386,3 +386,24 @@ async def test_a_mistake_of_ours_in_a_recovery_costs_one_request(monkeypatch: py
         assert fine.status == 200
         assert house.count("requests_total", outcome="internal_error") == 1
         await until(lambda: house.balancer.load().in_flight == 0)
+
+
+async def test_half_an_answer_that_is_still_held_ends_with_an_error_of_its_own() -> None:
+    """It was asked for in one piece and is put together here: nothing has been told, so all of HTTP is left."""
+    cut = streams(event("one "), then="cut")
+    first, second = Engine("first").then(*[cut] * 9), Engine("second").then(*[cut] * 9)
+    async with open_house(first, second, failover={"max_resumptions": 1}) as house:
+        reply = await house.ask(max_tokens=4096, temperature=0)
+        assert (reply.status, reply.error["code"]) == (502, "upstream_error")
+        assert "failed in the middle of the answer" in reply.error["message"]
+        assert house.count("requests_total", outcome="upstream_error", code="502") == 1
+
+
+async def test_failures_of_an_answer_that_was_begun_anew_count() -> None:
+    """No replica could go on with what was held of it, and then each one failed: that is told at once."""
+    first = Engine("first").then(streams(event("one "), then="cut"), *[status(500)] * 9)
+    second = Engine("second").then(status(400), *[status(500)] * 9)
+    async with open_house(first, second, limits={"max_attempts": 2}) as house:
+        reply = await house.ask(max_tokens=4096, temperature=0)
+        assert (reply.status, reply.error["code"]) == (502, "upstream_error")
+        assert "failed after 2 attempts" in reply.error["message"]

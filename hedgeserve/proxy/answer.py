@@ -39,26 +39,38 @@ class ClientSide(Protocol):
 class Answer(Report):
     """What its client has been told of it, and so what is to be reported; ``begun`` is true once that is anything.
 
-    More of what has begun goes straight to the ``client``: on the path of every token.
+    ``reply_status`` and ``reply_lines``, of headers, are those of the replica whose answer it is, and ``readable``
+    says whether what is told of it is a stream that can be read, and so be continued. More of what has begun goes
+    straight to the ``client``: on the path of every token.
     """
 
-    __slots__ = ("begun", "client")
+    __slots__ = ("begun", "client", "readable", "reply_lines", "reply_status")
 
     def __init__(self, client: ClientSide, started_s: float) -> None:
         super().__init__(started_s)
         self.client = client
         self.begun = False
+        self.readable = True
+        self.reply_status = 0
+        self.reply_lines = b""
 
-    def begin(self, status: int, lines: bytes) -> None:
-        """Tell the head, with these header lines of the replica's."""
+    def expect(self, status: int, lines: bytes, *, readable: bool) -> None:
+        """A replica begins to answer; a head that has been told stays as it is."""
+        self.reply_status = status
+        if not self.begun:
+            self.reply_lines = lines
+            self.readable = readable
+
+    def begin(self) -> None:
+        """Tell the head."""
         self.begun = True
-        self.status = status
-        self.client.begin(status, lines + self._own_lines())
+        self.status = self.reply_status
+        self.client.begin(self.status, self._with_ours(self.reply_lines))
 
     def whole(self, status: int, lines: bytes, body: bytes) -> None:
         """Tell all of it at once."""
         self.status = status
-        lines += self._own_lines()
+        lines = self._with_ours(lines)
         if self.resumed:
             lines += b"X-HedgeServe-Resumed: %d\r\n" % self.resumed
         self.client.whole(status, lines, body)
@@ -75,18 +87,20 @@ class Answer(Report):
         """Tell that there is none; only while it has not begun."""
         self.outcome = outcome_of(refused.code)
         self.status = refused.code.status
-        self.client.refuse(refused, self._attempts_line() if self.attempts else b"", counted=True)
+        attempts = b"X-HedgeServe-Attempts: %d\r\n" % self.attempts if self.attempts else b""
+        self.client.refuse(refused, attempts, counted=True)
 
     def cut_off(self, dialect: Dialect, code: Code, reason: str) -> None:
         """End a stream that has begun and cannot be finished with an error that its clients understand."""
         self.client.send(error_event(dialect, code, reason[:1].upper() + reason[1:]))
         self.client.end(self._trailers())
 
-    def _own_lines(self) -> bytes:
-        return b"X-HedgeServe-Replica: %b\r\n" % self.replica.encode() + self._attempts_line()
-
-    def _attempts_line(self) -> bytes:
-        return b"X-HedgeServe-Attempts: %d\r\n" % self.attempts
+    def _with_ours(self, lines: bytes) -> bytes:
+        return b"%bX-HedgeServe-Replica: %b\r\nX-HedgeServe-Attempts: %d\r\n" % (
+            lines,
+            self.replica.encode(),
+            self.attempts,
+        )
 
     def _trailers(self) -> bytes:
         return lines_of([("X-HedgeServe-Resumed", str(self.resumed))]) if self.resumed else b""

@@ -21,16 +21,18 @@ def body_of(status: int, kind: str, encoding: str, *, resuming: bool, calling: b
     """Which of these bodies follows a head with such a status, content type and content encoding.
 
     ``resuming``: the replica was asked to go on with an answer that another one began; then anything but a stream
-    is for the recovery to judge. ``calling``: for that it was asked for something beside the answer.
+    that can be read is for the recovery to judge. ``calling``: it was asked for something beside the answer.
     """
     if calling:
         return CALL
     if is_their_fault(status) or status == 401:  # it refuses the key that we have for it, never one of a client
         return ERROR
-    if status == 200 and kind == "text/event-stream":
-        # Compressed against our wish, nothing can be judged.
-        return EVENTS if encoding in ("", "identity") else BLIND
-    return CALL if resuming else PLAIN
+    is_stream = status == 200 and kind == "text/event-stream"
+    if is_stream and encoding in ("", "identity"):
+        return EVENTS
+    if resuming:
+        return CALL
+    return BLIND if is_stream else PLAIN  # compressed against our wish, nothing of it can be judged
 
 
 class Held:
