@@ -269,6 +269,7 @@ class Service:
                 metrics=self._metrics,
                 plan=lambda: self._plan,
                 outstanding=self._balancer.outstanding,
+                leaving=lambda: self._rollouts.leaving,
                 begin=lambda: self._adviser.lessons.begin(self._adviser.policy),
                 end=self._unlearn,
             )

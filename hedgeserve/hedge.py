@@ -32,7 +32,7 @@ from hedgeserve.policy.plan import (
     Terminate,
     ZoneNews,
 )
-from hedgeserve.policy.rolling import Rolling
+from hedgeserve.policy.rolling import Leaving, Rolling
 from hedgeserve.policy.rollout import Count, Health, Rollout, Step, Strategy, Verdict
 from hedgeserve.policy.scene import Explanation, Past, Scene, Told
 from hedgeserve.policy.spothedge import SpotHedge
@@ -58,6 +58,7 @@ __all__ = [
     "Health",
     "Held",
     "Launch",
+    "Leaving",
     "LoadSignal",
     "Marks",
     "NewsKind",

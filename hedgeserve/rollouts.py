@@ -16,6 +16,7 @@ from hedgeserve.fleet import Edition, EventKind, Journal
 from hedgeserve.hedge import (
     Count,
     Health,
+    Leaving,
     Observation,
     Plan,
     Rolling,
@@ -124,6 +125,14 @@ class Rollouts:
     def rolling(self) -> Rolling | None:
         """The roll-out under way, for whoever wants to know what it would do; None while there is none."""
         return None if self._rollout is None else Rolling(self._rollout, self.spec.update, self._health())
+
+    @property
+    def leaving(self) -> Leaving:
+        """Whom the roll-out under way is going to end; nobody while there is none."""
+        rolling = self.rolling
+        if rolling is None or self._seen is None:
+            return Leaving()
+        return rolling.leaving(replace(self._seen, replicas=tuple(self.around.replicas())))
 
     @property
     def waits_for(self) -> tuple[str, ...]:

@@ -12,11 +12,12 @@ from hedgeserve.drills.request import DrillError, DrillKind, DrillRequest
 from hedgeserve.drills.review import Watch, review
 from hedgeserve.drills.script import Means, Script, write_script
 from hedgeserve.fates import Fates
-from hedgeserve.hedge import NewsKind, ZoneNews, make_policy
+from hedgeserve.hedge import Leaving, NewsKind, ZoneNews, make_policy
 from hedgeserve.metrics import FailurePhase, Metrics, Outcome
 from hedgeserve.replica import Market, Offer, Replica, ReplicaId, State, ZoneId
 from hedgeserve.spec import HedgeSpec
 
+NOBODY = Leaving()
 EAST, WEST = ZoneId("local/east/a"), ZoneId("local/west/a")
 
 
@@ -27,10 +28,11 @@ def replica(
     market: Market = Market.SPOT,
     state: State = State.READY,
     vm: bool = True,
+    version: int = 1,
 ) -> Replica:
     offer = Offer(ZoneId(zone), "small", market, 0.36, datetime.now(UTC))
     vm_id = f"vm-{number}" if vm else None
-    return Replica(ReplicaId(f"svc-{number}"), offer, state, 0.0, datetime.now(UTC), vm_id=vm_id)
+    return Replica(ReplicaId(f"svc-{number}"), offer, state, 0.0, datetime.now(UTC), vm_id=vm_id, version=version)
 
 
 def script(
@@ -40,6 +42,7 @@ def script(
     zones: Sequence[str] = (EAST, WEST),
     busy: Sequence[int] = (),
     boot_s: float | None = 100.0,
+    leaving: Leaving = NOBODY,
     **asked: Any,
 ) -> Script:
     return write_script(
@@ -50,6 +53,7 @@ def script(
         boot_s=boot_s,
         local_notice_s=10.0,
         outstanding=lambda one: 5 * (int(one.rpartition("-")[2]) in busy),
+        leaving=leaving,
     )
 
 
@@ -96,6 +100,58 @@ def test_the_spot_replica_with_the_most_requests_is_taken() -> None:
     assert found.within_s == 15 + 10 + 2 * 100
     assert found.wanted == 2
     assert "about 0.0100 USD" in found.sentences[-1]
+
+
+def goes(*numbers: int, later: Sequence[int] = ()) -> Leaving:
+    named = [frozenset(ReplicaId(f"svc-{number}") for number in some) for some in (numbers, later)]
+    return Leaving(*named)
+
+
+def test_one_that_a_roll_out_lets_go_next_is_not_taken() -> None:
+    """It may be gone when the trouble is to be made; one that stays is taken, an old one after all others."""
+    three = [replica(1), replica(2), replica(3, version=2), replica(4, version=2)]
+    leaving = goes(1, later=[2])
+    assert [one.replica for one in script("vanish", three, busy=[1, 2], leaving=leaving).victims] == ["svc-3"]
+    assert [one.replica for one in script("vanish", three[:2], busy=[1], leaving=leaving).victims] == ["svc-2"]
+    # Its answers could go on on no other replica: rather the one that is replaced later, though nobody asks it.
+    assert [one.replica for one in script("vanish", three[:3], busy=[3], leaving=leaving).victims] == ["svc-2"]
+    assert [one.replica for one in script("vanish", three, leaving=leaving, replica="svc-1").victims] == ["svc-1"]
+
+
+def test_a_drill_is_refused_where_all_that_is_ready_goes_next() -> None:
+    """With what to do; it is taken where it is named, or the drill is forced."""
+    there = [replica(1), replica(2), replica(3, market=Market.ON_DEMAND, version=2)]
+    assert script("preempt", there, leaving=goes(1, 2)).refusal.startswith(
+        "the update lets svc-1, svc-2 go next, and no other spot replica is ready: "
+    )
+    assert [one.replica for one in script("vanish", there, leaving=goes(1, 2)).victims] == ["svc-3"]
+    assert script("preempt", there, leaving=goes(1, 2), force=True).refusal == ""
+    assert script("preempt", there, leaving=goes(1, 2), replica="svc-2").refusal == ""
+
+
+def test_another_one_is_taken_where_the_chosen_one_goes_by_itself() -> None:
+    """Between the question and the answer a roll-out goes on; what was chosen is preferred, no more."""
+    three = [replica(1), replica(2), replica(3)]
+    assert [one.replica for one in script("vanish", three, busy=[1], prefer="svc-2").victims] == ["svc-2"]
+    gone = [replica(1), replica(2, state=State.TERMINATING), replica(3)]
+    assert [one.replica for one in script("vanish", gone, busy=[1], prefer="svc-2").victims] == ["svc-1"]
+    left = script("vanish", three, busy=[1], prefer="svc-2", leaving=goes(2))
+    assert [one.replica for one in left.victims] == ["svc-1"]
+
+
+def test_in_a_roll_out_it_is_said_which_versions_stay() -> None:
+    """An answer goes on only where its own version runs: whoever says yes must know that before."""
+    three = [replica(1), replica(2, version=2), replica(3, version=2)]
+    told = script("vanish", three, replica="svc-2").sentences
+    assert told[1] == "2 ready replicas stay: 1 of version 1, 1 of version 2"
+    assert len(told) == 3
+    told = script("vanish", three, replica="svc-1").sentences
+    assert told[1] == "2 ready replicas stay: 2 of version 2"
+    assert told[2] == (
+        "no other ready replica runs version 1 of svc-1: an answer that is cut there goes on on none of another "
+        "version, and may end with an error"
+    )
+    assert script("vanish", three[1:], replica="svc-3").sentences[1] == "1 ready replica stays"
 
 
 def test_the_last_ready_replica_is_spared_unless_forced() -> None:

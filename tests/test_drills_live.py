@@ -157,14 +157,15 @@ async def test_decisions_of_before_and_after_a_drill_can_be_made_anew(short_dir:
 def test_what_was_agreed_to_is_what_is_done() -> None:
     """Between the question and the answer another replica may have become the busiest."""
     plan = {"kind": "preempt", "zones": [], "cloud": "local", "victims": [{"replica": "s-1"}]}
-    assert _as_agreed(plan, {"kind": "preempt"}) == {"cloud": "local", "replica": "s-1"}
+    assert _as_agreed(plan, {"kind": "preempt"}) == {"cloud": "local", "prefer": "s-1"}
+    assert _as_agreed(plan, {"kind": "preempt", "replica": "s-1"}) == {"cloud": "local"}
     assert _as_agreed(plan, {"kind": "preempt", "zone": "a"}) == {"cloud": "local"}
     plan = {"kind": "blackout", "zones": ["local/east/a"], "cloud": "local", "victims": [{"replica": "s-1"}]}
     assert _as_agreed(plan, {"kind": "blackout"}) == {"cloud": "local", "zone": "local/east/a"}
     plan = {"kind": "refuse", "zones": ["local/east/a"], "cloud": "local", "victims": [{"replica": "s-1"}]}
     named = {**plan, **_as_agreed(plan, {"kind": "refuse"})}
-    asked = {key: named[key] for key in ("kind", "zone", "cloud", "replica")}
-    assert DrillRequest.read(asked).replica == "s-1"
+    asked = {key: named[key] for key in ("kind", "zone", "cloud", "prefer")}
+    assert DrillRequest.read(asked).prefer == "s-1"
 
 
 async def test_one_drill_at_a_time_and_not_the_last_replica(short_dir: Path) -> None:

@@ -14,10 +14,12 @@ from hedgeserve.hedge import (
     Drain,
     Health,
     Launch,
+    Leaving,
     NewsKind,
     Observation,
     Plan,
     Policy,
+    Rolling,
     Rollout,
     Rule,
     Strategy,
@@ -490,3 +492,21 @@ def test_whatever_happens_a_rollout_undercuts_nothing_and_ends(
         assert house.wanted == 1
         assert house.reasons
     assert set(versions(house.alive())) <= {house.wanted}
+
+
+def test_it_is_known_whom_a_roll_out_lets_go_next() -> None:
+    """Whoever wants to take a replica away asks: one by one, the old set after the change-over, or all at once."""
+    world = World(make_policy(HedgeSpec(policy="spothedge")), 3, UpdateSpec())
+    for _ in range(30):
+        world.tick()
+    old = {one.id for one in world.ready(1)}
+    world.begin(2)
+    world.tick()
+    assert world.rollout is not None
+    found = Rolling(world.rollout, world.update).leaving(world.seen())
+    assert found.next == {one.replica for one in world.rollout.hidden}
+    assert found.later == old - found.next
+    green = Rollout(1, 2, Strategy.BLUE_GREEN)
+    assert Rolling(green, world.update).leaving(world.seen()) == Leaving(later=frozenset(old))
+    for rollout in (replace(green, switched_s=world.now_s), Rollout(1, 2, Strategy.ROLLBACK)):
+        assert Rolling(rollout, world.update).leaving(world.seen()) == Leaving(frozenset(old))

@@ -45,10 +45,10 @@ def run_drill(
         with Load(status["url"], status["model"], load, api_key=environ.get("HEDGESERVE_API_KEY")) as streams:
             click.echo(f"{load} streams run; the drill begins.", err=True)
             streams.mark()
-            report = _see_through(client, drill)
+            report = _see_through(client, drill, plan)
             sent = streams.finish()
     else:
-        report = _see_through(client, drill)
+        report = _see_through(client, drill, plan)
     ok = bool(report["ok"]) and (sent is None or sent.ok)
     if as_json:
         click.echo(json.dumps({**report, "ok": ok, "load": None if sent is None else sent.document()}))
@@ -58,20 +58,28 @@ def run_drill(
 
 
 def _as_agreed(plan: Mapping[str, Any], drill: Mapping[str, Any]) -> dict[str, Any]:
-    """What was chosen by itself, named: by the time it begins another replica or zone may be felt more."""
+    """What was chosen by itself, named: by the time it begins another replica or zone may be felt more.
+
+    A replica is only preferred. It may be gone by then, by an update or by its cloud, and nobody has asked for
+    this very one.
+    """
     named: dict[str, Any] = {}
     if plan["zones"]:
         named["zone"] = plan["zones"][0]
     if plan["cloud"]:
         named["cloud"] = plan["cloud"]
-    if len(plan["victims"]) == 1 and not drill.get("zone") and plan["kind"] != "blackout":
-        named["replica"] = plan["victims"][0]["replica"]
+    if len(plan["victims"]) == 1 and not any(map(drill.get, ("zone", "replica"))) and plan["kind"] != "blackout":
+        named["prefer"] = plan["victims"][0]["replica"]
     return named
 
 
-def _see_through(client: AdminClient, drill: Mapping[str, Any]) -> dict[str, Any]:
+def _see_through(client: AdminClient, drill: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
     begun = client.start_drill(drill)
     name, started_s, told = begun["drill"], time.monotonic(), ""
+    if drill.get("prefer") and begun["victims"] != plan["victims"]:
+        click.echo(f"{drill['prefer']} goes by itself by now, so that another one is taken:", err=True)
+        for sentence in begun["sentences"]:
+            click.echo(sentence, err=True)
     click.echo(
         f"{name} goes on; well again within {format_duration(begun['within_s'])} is what is expected.", err=True
     )

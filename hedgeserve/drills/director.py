@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 
 import structlog
 
+from hedgeserve.drills.choice import can_go
 from hedgeserve.drills.request import DrillKind, DrillRequest
 from hedgeserve.drills.review import Watch, decisions_in, review
 from hedgeserve.drills.script import Means, Script, Victim, write_script
@@ -19,7 +20,7 @@ from hedgeserve.drivers.base import Driver
 from hedgeserve.drivers.staged import Stage
 from hedgeserve.errors import CloudError, LimitError, StateDirectoryError
 from hedgeserve.fleet import EventKind, Fleet, Journal
-from hedgeserve.hedge import Plan
+from hedgeserve.hedge import Leaving, Plan
 from hedgeserve.metrics import Metrics
 from hedgeserve.replica import Notice, ReplicaId
 from hedgeserve.spec import Spec
@@ -59,6 +60,7 @@ class Cast:
     metrics: Metrics
     plan: Callable[[], Plan]
     outstanding: Callable[[ReplicaId], int]
+    leaving: Callable[[], Leaving]
     begin: Callable[[], None]
     end: Callable[[], None]
 
@@ -93,6 +95,7 @@ class Director:
             boot_s=cast_.fleet.boot_s(),
             local_notice_s=cast_.spec().local.notice,
             outstanding=cast_.outstanding,
+            leaving=cast_.leaving(),
         )
 
     def begin(self, request: DrillRequest) -> tuple[str, Script]:
@@ -206,11 +209,13 @@ class Director:
 
     async def _take(self, script: Script) -> str:
         """Take the victims away, all at once; what stood in the way, empty where nothing did."""
-        outcomes = await asyncio.gather(
-            *(self._take_one(victim) for victim in script.victims), return_exceptions=True
-        )
+        there = {replica.id for replica in self._cast.fleet.replicas() if can_go(replica)}
+        victims = [victim for victim in script.victims if victim.replica in there]
+        if script.victims and not victims:
+            return "what was to be taken has gone by itself just before"
+        outcomes = await asyncio.gather(*(self._take_one(victim) for victim in victims), return_exceptions=True)
         troubles = []
-        for victim, outcome in zip(script.victims, outcomes, strict=True):
+        for victim, outcome in zip(victims, outcomes, strict=True):
             if isinstance(outcome, CloudError | TimeoutError):
                 troubles.append(f"{victim.replica} could not be taken: {outcome or 'no answer in time'}")
             elif isinstance(outcome, BaseException):

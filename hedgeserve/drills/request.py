@@ -41,12 +41,15 @@ class DrillRequest:
     condition's drill preempt one replica too, so that there is something to replace. ``for_s`` is how long a
     condition holds, ``by_s`` how much longer a boot takes, ``notice_s`` how long before the end a notice comes
     (None: as the cloud has it), ``within_s`` how soon all must be well again (None: by the boots seen so far).
+    ``prefer`` is the replica that was chosen when it was looked at what the drill would do: another one is taken
+    where that one goes by itself meanwhile, which ``replica`` does not allow.
     ``force`` where no replica may be left ready.
     """
 
     kind: DrillKind
     zone: str = ""
     replica: str = ""
+    prefer: str = ""
     cloud: str = ""
     take: bool = False
     for_s: float = 0.0
@@ -68,7 +71,7 @@ class DrillRequest:
                 raise DrillError(f"{key!r} is nothing that a drill takes; there are {', '.join(sorted(known))}")
             if key in ("take", "force") and not isinstance(value, bool):
                 raise DrillError(f"{key} = {value!r}: write true or false")
-            if key in ("zone", "replica", "cloud") and not isinstance(value, str):
+            if key in ("zone", "replica", "prefer", "cloud") and not isinstance(value, str):
                 raise DrillError(f"{key} = {value!r}: write a name")
             if key.endswith("_s") and value is not None and not _is_time(value):
                 raise DrillError(f"{key} = {value!r}: write seconds, from 0 to {LONGEST_S:.0f}")

@@ -4,13 +4,16 @@ Pure. What can be done differs from cloud to cloud (docs/drills.md has the table
 cloud do it, either HedgeServe does it in its place, and says so, or the drill is refused with what to do instead.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from hedgeserve.drills.request import TAKES, DrillError, DrillKind, DrillRequest
+from hedgeserve.drills.choice import choose, of_its_version
+from hedgeserve.drills.request import DrillError, DrillKind, DrillRequest
+from hedgeserve.hedge import Leaving
 from hedgeserve.replica import STARTING, Market, Replica, ReplicaId, State, ZoneId
-from hedgeserve.units import format_duration
+from hedgeserve.units import format_count, format_duration
 
 _AWS_NOTICE_S = 120.0
 _UNKNOWN_BOOT_S = 900.0
@@ -18,7 +21,6 @@ _BOOTS_WITHIN = 2.0
 _GRACE_S = 15.0
 _CLOUD_TAKES_S = {"gcp": 120.0, "azure": 1830.0}
 """From the question to the VM's end: GCP's event may take a minute to begin, Azure says "within 30 minutes"."""
-_SERVING = (State.READY, State.NOTICED)
 
 
 class Means(StrEnum):
@@ -67,10 +69,12 @@ def write_script(
     boot_s: float | None,
     local_notice_s: float,
     outstanding: Callable[[ReplicaId], int],
+    leaving: Leaving,
 ) -> Script:
     """What this drill does in a fleet of these replicas, of which ``wanted`` are meant to be ready.
 
-    ``zones`` are all that the pools name, ``boot_s`` is how long a boot takes, where that is known.
+    ``zones`` are all that the pools name, ``boot_s`` is how long a boot takes, where that is known; ``leaving``
+    whom a roll-out ends.
 
     Raises:
         DrillError: It cannot be done here; says why, and what can be.
@@ -78,10 +82,10 @@ def write_script(
     ready = [replica for replica in replicas if replica.state is State.READY]
     where = _zones_of(request, zones, ready)
     cloud = _cloud_of(request, zones, where)
-    doomed = _doomed(request, replicas, where, outstanding)
+    doomed, going = choose(request, replicas, where, outstanding, leaving)
     victims = tuple(_victim(request, replica) for replica in doomed)
     left = len(ready) - sum(replica.state is State.READY for replica in doomed)
-    refusal = ""
+    refusal = going
     if doomed and left < 1:
         refusal = (
             f"this would leave no replica ready ({len(ready)} now): requests would wait until another one is; "
@@ -105,7 +109,10 @@ def write_script(
         ready_before=len(ready),
         within_s=within_s,
         usd=usd,
-        sentences=tuple(_sentences(request, victims, where, cloud, usd, boot_s, left)),
+        sentences=(
+            *_trouble(request, victims, where, cloud),
+            *(_what_stays(doomed, replicas, left, usd, boot_s) if doomed else ()),
+        ),
         refusal="" if request.force else refusal,
     )
 
@@ -141,54 +148,6 @@ def _cloud_of(request: DrillRequest, zones: Sequence[ZoneId], where: Sequence[Zo
     return clouds[0] if len(clouds) == 1 else ""
 
 
-def _doomed(
-    request: DrillRequest,
-    replicas: Sequence[Replica],
-    where: Sequence[ZoneId],
-    outstanding: Callable[[ReplicaId], int],
-) -> list[Replica]:
-    """The replicas that go."""
-    if request.kind not in TAKES and not request.take:
-        return []
-    if request.replica:
-        return [_named(request, replicas)]
-    spot_only = request.kind is not DrillKind.VANISH and request.kind is not DrillKind.BLACKOUT
-    there = [
-        replica
-        for replica in replicas
-        if replica.vm_id is not None
-        and (replica.alive or replica.state in _SERVING)
-        and (not where or replica.zone in where)
-        and not (spot_only and replica.market is not Market.SPOT)
-    ]
-    if request.kind is DrillKind.BLACKOUT:
-        return there
-    ready = [replica for replica in there if replica.state is State.READY]
-    if request.zone and request.kind in TAKES:
-        if not there:
-            raise DrillError(f"no {'spot ' if spot_only else ''}replica is in {where[0]} now")
-        return there
-    if not ready:
-        kind = "spot replica" if spot_only else "replica with a VM of ours"
-        raise DrillError(f"no {kind} is ready now, so there is none to take; `hedgeserve status` shows them")
-    spot_first = [replica for replica in ready if replica.market is Market.SPOT] or ready
-    return [max(spot_first, key=lambda replica: outstanding(replica.id))]
-
-
-def _named(request: DrillRequest, replicas: Sequence[Replica]) -> Replica:
-    found = next((replica for replica in replicas if replica.id == request.replica), None)
-    if found is None:
-        names = ", ".join(replica.id for replica in replicas) or "none"
-        raise DrillError(f"there is no replica {request.replica} now; there are {names}")
-    if found.market is Market.EXTERNAL:
-        raise DrillError(f"{found.id} is somebody else's server: HedgeServe cannot take it away; stop it yourself")
-    if found.vm_id is None or not (found.alive or found.state in _SERVING):
-        raise DrillError(f"{found.id} is {found.state}: there is no VM to take, or it goes already")
-    if request.kind is not DrillKind.VANISH and found.market is not Market.SPOT:
-        raise DrillError(f"{found.id} is an on-demand VM, and no cloud preempts those; `drill vanish` takes it")
-    return found
-
-
 def _victim(request: DrillRequest, replica: Replica) -> Victim:
     cloud, spot = replica.offer.cloud, replica.market is Market.SPOT
     notice_s = request.notice_s
@@ -216,29 +175,41 @@ def _end_s(victim: Victim, local_notice_s: float) -> float:
     return 0.0
 
 
-def _sentences(
-    request: DrillRequest,
-    victims: Sequence[Victim],
-    where: Sequence[ZoneId],
-    cloud: str,
-    usd: float,
-    boot_s: float | None,
-    left: int,
-) -> list[str]:
+def _trouble(
+    request: DrillRequest, victims: Sequence[Victim], where: Sequence[ZoneId], cloud: str
+) -> Iterator[str]:
     for_ = format_duration(request.for_s)
-    told = [f"{victim.replica} in {victim.zone}: {victim.means}" for victim in victims]
+    yield from (f"{victim.replica} in {victim.zone}: {victim.means}" for victim in victims)
     if any(victim.cloud == "azure" and victim.means is Means.CLOUD for victim in victims):
-        told.append("azure carries a simulated eviction out within 30 minutes, not at once")
+        yield "azure carries a simulated eviction out within 30 minutes, not at once"
     match request.kind:
         case DrillKind.BLACKOUT | DrillKind.REFUSE:
-            told.append(f"launches in {where[0]} are refused for {for_}")
+            yield f"launches in {where[0]} are refused for {for_}"
         case DrillKind.SLOW_BOOT:
             by = format_duration(request.by_s)
-            told.append(f"VMs that are launched within {for_} take {by} longer to come up")
+            yield f"VMs that are launched within {for_} take {by} longer to come up"
         case DrillKind.API_DOWN:
-            told.append(f"no call to {cloud} is answered for {for_}; nothing can be launched or ended there")
-    if victims:
-        took = "some minutes" if boot_s is None else format_duration(boot_s)
-        told.append(f"{left} ready replica{'' if left == 1 else 's'} stay{'s' if left == 1 else ''}")
-        told.append(f"about {usd:.4f} USD: what takes their place is paid for while it starts ({took})")
-    return told
+            yield f"no call to {cloud} is answered for {for_}; nothing can be launched or ended there"
+
+
+def _what_stays(
+    doomed: Sequence[Replica], replicas: Sequence[Replica], left: int, usd: float, boot_s: float | None
+) -> Iterator[str]:
+    """How many stay, in a roll-out by version: an answer goes on only where its own version runs."""
+    gone = {replica.id for replica in doomed}
+    staying = [one for one in replicas if one.id not in gone and one.state is State.READY]
+    count = Counter(one.version for one in staying)
+    by_version = [f"{count[version]} of version {version}" for version in sorted(count) if version]
+    several = len({one.version for one in (*staying, *doomed) if one.version}) > 1
+    stay = f"{format_count(left, 'ready replica')} stay{'s' if left == 1 else ''}"
+    yield f"{stay}: {', '.join(by_version)}" if several and by_version else stay
+    for version in sorted({one.version for one in doomed if one.state is State.READY}) if several else ():
+        last = [one for one in doomed if one.version == version and one.state is State.READY]
+        if not any(other.id not in gone for other in of_its_version(last[0], replicas)):
+            names = ", ".join(one.id for one in last)
+            yield (
+                f"no other ready replica runs version {version} of {names}: an answer that is cut there goes on "
+                "on none of another version, and may end with an error"
+            )
+    took = "some minutes" if boot_s is None else format_duration(boot_s)
+    yield f"about {usd:.4f} USD: what takes their place is paid for while it starts ({took})"

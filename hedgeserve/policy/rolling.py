@@ -22,11 +22,19 @@ from hedgeserve.policy.rollout import (
     sides_of,
 )
 from hedgeserve.policy.verdict import look
-from hedgeserve.replica import STARTING, State
+from hedgeserve.replica import STARTING, ReplicaId, State
 from hedgeserve.spec import UpdateSpec
 
 _MOST_LOOKS = 3
 _JUST_AFTER_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Whom a roll-out is going to end: ``next`` at any moment now, ``later`` not before those are gone."""
+
+    next: frozenset[ReplicaId] = frozenset()
+    later: frozenset[ReplicaId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,19 @@ class Rolling:
     def sides(self, seen: Observation) -> Sides:
         """Who runs the new version and who is to go, in the order in which they go."""
         return sides_of(self.rollout, seen, bake_s_of(self.rollout, self.update))
+
+    def leaving(self, seen: Observation) -> Leaving:
+        """Whom it is going to end; of a blue-green one nobody before its requests have changed over."""
+        old = [one.id for one in self.sides(seen).old]
+        match self.rollout.strategy:
+            case Strategy.ROLLBACK:
+                soon = frozenset(old)
+            case Strategy.BLUE_GREEN:
+                soon = frozenset(old if self.rollout.switched_s is not None else ())
+            case Strategy.ROLLING:
+                hidden = frozenset(one.replica for one in self.rollout.hidden)
+                soon = frozenset(old[: max(1, self.update.max_surge, self.update.max_unavailable)]) | hidden
+        return Leaving(soon, frozenset(old) - soon)
 
     def views(self, seen: Observation, *, at: datetime) -> tuple[View, ...]:
         """What the policy is asked at this moment, first of all about the new version."""
