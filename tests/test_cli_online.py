@@ -16,12 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from hedgeserve.modelfile.environ import OTHERS
 from tests.shell import HEDGESERVE, ask, clean_environ, model_toml
 
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    return clean_environ(tmp_path) | {"HEDGESERVE_API_KEYS": "hush-hush", "TERM": "xterm"}
+    """Keys for clients, and every variable of ours that is no setting: no verb may stumble over them."""
+    others = dict.fromkeys(OTHERS, "hush-hush")
+    return clean_environ(tmp_path) | others | {"HEDGESERVE_API_KEYS": "hush-hush", "TERM": "xterm"}
 
 
 @pytest.fixture

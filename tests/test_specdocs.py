@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from hedgeserve.modelfile.effects import EFFECTS
-from hedgeserve.modelfile.environ import variable_of
+from hedgeserve.modelfile.environ import OTHERS, variable_of
 from hedgeserve.modelfile.keys import SCALARS, Kind, tables
 from hedgeserve.modelfile.reference import configuration_markdown, json_schema, starter_toml, write_docs
 from hedgeserve.specfile import load_spec, parse_spec
@@ -63,6 +63,39 @@ def test_every_scalar_of_a_plain_table_has_a_variable() -> None:
     variables = [variable_of(key) for key in KEYS if key.kind in SCALARS and key.table not in arrays]
     assert None not in variables
     assert len(set(variables)) == len(variables)
+
+
+def names_in(*places: str) -> set[str]:
+    """Every whole name of a variable of ours in these files and folders of the repository."""
+    found: set[str] = set()
+    for place in places:
+        path = REPOSITORY / place
+        for file in [path] if path.is_file() else sorted(path.rglob("*")):
+            if file.is_file() and file.suffix in {"", ".md", ".py", ".sh", ".toml", ".service", ".yml", ".yaml"}:
+                found |= set(re.findall(r"\bHEDGESERVE_[A-Z][A-Z_]*[A-Z]\b", file.read_text(errors="replace")))
+    return found
+
+
+NAMED = names_in("README.md", "SECURITY.md", "docs", "hedgeserve", "scripts", "contrib", "Makefile", "setup.py")
+
+
+def test_every_variable_that_is_named_anywhere_is_a_setting_or_one_that_is_known_to_be_none() -> None:
+    """A new variable needs a row in `OTHERS` of modelfile/environ.py, or everything would stop at it."""
+    settings = {variable_of(key) for key in KEYS}
+    assert "HEDGESERVE_API_KEY" in NAMED
+    assert (NAMED | names_in("benchmarks")) - settings <= set(OTHERS)
+    assert not settings & set(OTHERS)
+
+
+@pytest.mark.parametrize("variable", sorted(OTHERS))
+def test_a_variable_that_is_no_setting_is_documented_and_breaks_nothing(variable: str) -> None:
+    """Whoever sets what the docs say can still check, plan and serve."""
+    assert f"| `{variable}` | " in configuration_markdown()
+    example = EXAMPLES[0]
+    text = example.read_text()
+    assert parse_spec(text, example.name, example.parent, {variable: "x"}) == parse_spec(
+        text, example.name, example.parent, {}
+    )
 
 
 def test_the_schema_is_a_schema() -> None:

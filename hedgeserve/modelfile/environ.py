@@ -10,6 +10,22 @@ from hedgeserve.modelfile.problems import nearest_key
 from hedgeserve.spectable import Conflict, KeyPath
 
 PREFIX = "HEDGESERVE_"
+OTHERS: Mapping[str, str] = {
+    "HEDGESERVE_API_KEY": "The API key that `hedgeserve drill --load` shows to the service; for an engine of "
+    '`engine = "command"`, on its VM, the key that it is asked with.',
+    "HEDGESERVE_API_KEYS": "The API keys that the service accepts, separated by commas, unless "
+    "[`service.api_keys_env`](#service.api_keys_env) names another variable.",
+    "HEDGESERVE_COMPILE": "`1` has `pip install` and `setup.py` compile the data path with mypyc.",
+    "HEDGESERVE_DATA": "The folder of recorded data that benchmarks and tests look in.",
+    "HEDGESERVE_FUZZ_SECONDS": "How long each fuzzer of the tests runs.",
+    "HEDGESERVE_FUZZ_SEED": "The seed of what the fuzzers of the tests make up.",
+    "HEDGESERVE_TESTBED": "Set inside the sandbox that some tests run in.",
+    "HEDGESERVE_VLLM_MODEL": "The model that `make test-vllm` serves, in place of a tiny one made on the spot.",
+    "HEDGESERVE_VLLM_PYTHON": "The interpreter that has vLLM, for `make test-vllm`.",
+    "HEDGESERVE_VM": "Set in the processes of the make-believe cloud: the machine that they belong to.",
+    "HEDGESERVE_WHEEL": "The wheel that `make install-service` installs, in place of the newest in `dist`.",
+}
+"""Our variables that are no settings, and what each is for: all of them, or they would be taken for mistakes."""
 _NEARLY = 0.8
 
 
@@ -25,14 +41,14 @@ def overlay(data: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[KeyP
     """Write the environment's settings into ``data``; which keys came from which variable, and the mistakes.
 
     A variable of a known table that names no key of it is a mistake, like an unknown key in the file, and so is
-    one that nearly names a setting, unless the file itself gives that name to a secret. Variables of other
-    names are none of our business.
+    one that nearly names a setting, unless it is one of :data:`OTHERS` or the file itself gives that name to a
+    secret. Variables of other names are none of our business.
     """
     origins: dict[KeyPath, str] = {}
     problems: list[Conflict] = []
-    secrets = set(_names_of_secrets(data))
+    known = {*OTHERS, *_names_of_secrets(data)}
     for variable in sorted(environ):
-        if variable in secrets or not variable.startswith(PREFIX):
+        if variable in known or not variable.startswith(PREFIX):
             continue
         info = _table_of(variable)
         if info is None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hedgeserve.modelfile.environ import variable_of
+from hedgeserve.modelfile.environ import OTHERS, variable_of
 from hedgeserve.modelfile.keys import Key, Kind, TableInfo, tables, to_toml
 from hedgeserve.modelfile.starter import starter_toml
 
@@ -27,7 +27,8 @@ probably meant.
 - **A flag stands above the environment, the environment above the file, the file above the default.** The
   variable of a key is `HEDGESERVE_<TABLE>_<KEY>`, such as `HEDGESERVE_REPLICAS_MIN=3`; lists, tables and what
   is under double brackets can only be written in the file.
-- **Unknown keys are mistakes**, never ignored, and so are variables that nearly name a setting.
+- **Unknown keys are mistakes**, never ignored, and so are variables that nearly name a setting. Some variables
+  of ours are [no settings](#variables-that-are-no-settings).
 - **Secrets never stand in this file**: it names variables and files that hold them.
 - **Relative paths** start where the file is, not where the command runs; `~` is your home directory.
 
@@ -48,7 +49,15 @@ This page is generated from the code. After a change there, run `make docs`.
 def configuration_markdown() -> str:
     """The text of ``docs/configuration.md``: one heading per table, one anchor per key (``#replicas.min``)."""
     overview = "".join(f"| [`{info.header}`](#{_anchor(info)}) | {_cell(info.help)} |\n" for info in tables())
-    return _INTRODUCTION + overview + "".join(_section(info) for info in tables())
+    return _INTRODUCTION + overview + "".join(_section(info) for info in tables()) + _others()
+
+
+def _others() -> str:
+    rows = "".join(f"| `{name}` | {_cell(help)} |\n" for name, help in OTHERS.items())
+    return (
+        "\n## Variables that are no settings\n\nThey may stand in the environment of any command.\n\n"
+        f"| Variable | What it is for |\n|---|---|\n{rows}"
+    )
 
 
 def _anchor(info: TableInfo) -> str:
