@@ -232,4 +232,15 @@ MIGRATIONS: tuple[str, ...] = (
         at TEXT NOT NULL
     ) STRICT;
     """,
+    # What model files asked for when they were last read, for a restart to tell whether one has changed.
+    """
+    CREATE TABLE files (
+        service TEXT NOT NULL,
+        role TEXT NOT NULL,
+        path TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        at TEXT NOT NULL,
+        PRIMARY KEY (service, role)
+    ) STRICT;
+    """,
 )

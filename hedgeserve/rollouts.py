@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from hedgeserve.errors import StateDirectoryError
@@ -28,6 +29,7 @@ from hedgeserve.hedge import (
     look,
     waits_for,
 )
+from hedgeserve.lastread import LastRead
 from hedgeserve.metrics import Metrics
 from hedgeserve.redaction import redact
 from hedgeserve.register import Register
@@ -36,11 +38,11 @@ from hedgeserve.spec import ModelSpec, Spec
 from hedgeserve.store import Store
 from hedgeserve.tables.replicas import StoredReplica
 from hedgeserve.tables.versions import StoredRollout
-from hedgeserve.trail import BACK, Trail
+from hedgeserve.trail import BACK, LEFT, Trail
 from hedgeserve.versions import Version, content_of, digest_of
 
 _FIRST = "first"
-_GOES_ON, _SWITCHED, _DONE, _BACK, _LEFT = "rolling", "switched", "done", BACK, "superseded"
+_GOES_ON, _SWITCHED, _DONE, _BACK, _LEFT = "rolling", "switched", "done", BACK, LEFT
 _MOST_LOOKS = 3
 _LONGEST_REASON = 240
 _LONGEST_BEGIN = 60
@@ -79,6 +81,7 @@ class Rollouts:
         self._journal = journal
         self._metrics = metrics
         self.register = Register(spec.service.name, store, environ)
+        self.last_read = LastRead(spec.service.name, store)
         self._history: list[StoredRollout] = []
         self._rollout: Rollout | None = None
         self._record: StoredRollout | None = None
@@ -178,7 +181,7 @@ class Rollouts:
             "left": step.left if step else None,
             "failures": self._failures,
             "waits_for": list(self.waits_for),
-            "can_roll_back": rollout.old_proven and rollout.strategy is not Strategy.ROLLBACK,
+            "can_roll_back": self.way_back() == rollout.old,
         }
 
     async def listing(self) -> dict[str, Any]:
@@ -204,12 +207,22 @@ class Rollouts:
     # Start
 
     async def open(self, alive: Sequence[StoredReplica]) -> None:
-        """Find which version is wanted: the recorded one, and where the file is another one, a roll-out to that.
+        """Find which version is wanted: the recorded one, and where the file has changed, a roll-out to that.
+
+        A file that asks for what it did at the last start has not: what was applied since stays.
 
         Raises:
             StateDirectoryError: The store cannot be read or written.
         """
-        number = await self.register.new_version(self.file, who="start", why="as model.toml says")
+        source, digest = self.file.origin.source, digest_of(content_of(self.file))
+        number = await self.register.new_version(self.file, who="start", why=f"as {Path(source).name} says")
+        await self.last_read.open()
+        await self._open(number, alive, source=source, digest=digest)
+        # Last: whoever is killed before has not begun what the file asks for, or goes on with it.
+        await self.last_read.started_with(source, digest)
+        self.compose()
+
+    async def _open(self, number: int, alive: Sequence[StoredReplica], *, source: str, digest: str) -> None:
         self._running = {one.version for one in alive}
         past = self._history = await self._store.rollouts(self._service, _MOST_REMEMBERED)
         if not past:
@@ -219,18 +232,21 @@ class Rollouts:
         self.wanted, self._record = last.to_version, last
         if last.state == _BACK:  # killed between the two halves of taking it back
             await self._begin_back(last.from_version, who="hedgeserve", why=last.outcome)
-        elif number == self.wanted or number in self.taken_back:
+        elif number == self.wanted or number in self.taken_back or self.last_read.is_as_before(digest):
             if last.state in _UNDER_WAY:
                 self._resume(last)
             if number != self.wanted:
-                await self._journal.event(
-                    EventKind.NOTE,
-                    f"model.toml asks for version {number}, which was taken back; version {self.wanted} stays "
-                    f"(`hedgeserve apply` brings version {number} in again)",
-                )
+                await self._journal.event(EventKind.NOTE, self._why_it_stays(number, source))
         else:
-            await self.begin_rollout(number, who="start", why="model.toml had changed when the service started")
-        self.compose()
+            await self.begin_rollout(number, who="start", why=self.last_read.why_anew(source))
+
+    def _why_it_stays(self, asked: int, source: str) -> str:
+        if asked in self.taken_back:
+            return (
+                f"{source} asks for version {asked}, which was taken back; version {self.wanted} stays "
+                f"(`hedgeserve apply` brings version {asked} in again)"
+            )
+        return self.last_read.stays(source, asked, self.register.versions[self.wanted])
 
     def begin(self, around: Around) -> None:
         """The service is there."""
@@ -377,7 +393,12 @@ class Rollouts:
         if number in self.taken_back:  # a step forward, whatever it is called: judged as any new version
             await self.begin_rollout(number, who=who, why=why)
         elif self.register.is_proven(number):
-            await self._close_record(f"{who} went back to version {number}")
+            outcome = f"{who} went back to version {number}"
+            rollout = self._rollout
+            if rollout is not None and rollout.strategy is not Strategy.ROLLBACK:
+                await self._mark_back(outcome)  # one that an apply leaves is superseded: nobody took it back
+            else:
+                await self._close_record(outcome)
             await self._begin_back(number, who=who, why=why)
         else:
             await self.begin_rollout(number, who=who, why=why, back=True)

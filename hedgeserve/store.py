@@ -11,6 +11,7 @@ from urllib.parse import quote
 from hedgeserve.errors import StateDirectoryError
 from hedgeserve.tables.database import BUSY_TIMEOUT_S
 from hedgeserve.tables.events import EventTable
+from hedgeserve.tables.files import FileTable
 from hedgeserve.tables.ledger import LedgerTable
 from hedgeserve.tables.memories import MemoryTable
 from hedgeserve.tables.pauses import PauseTable
@@ -20,7 +21,9 @@ from hedgeserve.tables.versions import VersionTable
 from hedgeserve.tables.wants import WantTable
 
 
-class Store(ReplicaTable, EventTable, LedgerTable, VersionTable, PauseTable, WantTable, MemoryTable, SampleTable):
+class Store(
+    ReplicaTable, EventTable, LedgerTable, VersionTable, FileTable, PauseTable, WantTable, MemoryTable, SampleTable
+):
     """The open journal. Each method is one SQL statement, committed before it returns.
 
     A disk that is full, or a file that has become unreadable, raises

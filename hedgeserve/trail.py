@@ -10,6 +10,8 @@ from typing import Protocol
 
 BACK = "rolled_back"
 """The state of a roll-out whose version was taken back."""
+LEFT = "superseded"
+"""The state of a roll-out that was left for another one; its version was not taken back by that."""
 ROLLBACK = "rollback"
 """The strategy of a roll-out that goes back."""
 
@@ -51,14 +53,21 @@ class Trail:
 
     @classmethod
     def of(cls, rollouts: Iterable[Walked]) -> "Trail":
-        """The way that these roll-outs describe, the oldest first."""
+        """The way that these roll-outs describe, the oldest first.
+
+        Who applies what the roll-out under way is leaving returns at once, too, and takes nothing back by it: what
+        was left without having failed is the version before.
+        """
         path: list[int] = []
         taken_back: dict[int, str] = {}
+        before: Walked | None = None
         for one in rollouts:
             new, old = one.to_version, one.from_version
             if old and not path:
                 path.append(old)
-            if one.strategy == ROLLBACK:
+            left_for_it = before is not None and before.state == LEFT and before.strategy != ROLLBACK
+            before = one
+            if one.strategy == ROLLBACK and not left_for_it:
                 left = path[path.index(new) + 1 :] if new in path else [old]
                 taken_back |= dict.fromkeys([*left, old], one.why)
                 path = [number for number in path if number not in left]

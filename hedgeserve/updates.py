@@ -149,6 +149,7 @@ class Updates:
             "usd_per_hour": _rounded(around.usd_per_hour(None)),
             "usd_per_hour_then": None if proposal.refused else _rounded(around.usd_per_hour(proposal.spec)),
             "supersedes": self._rollouts.document(),
+            "next_start": self._rollouts.last_read.next_start(proposal.path, proposal.digest),
         }
 
     async def applied(
@@ -191,6 +192,8 @@ class Updates:
             self._path = proposal.path
             self._rollouts.compose(proposal.spec)
             await self._rollouts.around.adopt()
+            await self._rollouts.last_read.applied(proposal.path, proposal.digest)
+            done["way_back"] = self._rollouts.way_back()
             if live:
                 more = f" and {len(live) - _SHOWN_CHANGES} more" if len(live) > _SHOWN_CHANGES else ""
                 told = ", ".join(str(change) for change in live[:_SHOWN_CHANGES])
@@ -240,7 +243,7 @@ class Updates:
         )
 
     async def _what_the_file_asks(self) -> str:
-        """What the next start or reload makes of the file; empty where it asks for what is wanted."""
+        """What the next start with the file, or a reload, makes of it; empty where it asks for what is wanted."""
         try:
             proposal = await self.propose()
         except SpecError:
@@ -255,7 +258,14 @@ class Updates:
                 "back into the file"
             )
         what = "a version that has never run" if asked is None else f"version {asked}"
-        return f"{self._path} asks for {what}: the next start, `hedgeserve apply` and a reload bring that in"
+        if self._rollouts.last_read.is_as_before(proposal.digest):
+            return (
+                f"{self._path} asks for {what}. A restart with it as it is leaves the service at version "
+                f"{wanted}; `hedgeserve apply` and a reload bring that in"
+            )
+        return (
+            f"{self._path} asks for {what}: the next start with it, `hedgeserve apply` and a reload bring that in"
+        )
 
 
 def _refusal(change: Change) -> str:

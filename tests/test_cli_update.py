@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from hedgeserve.console.admin import AdminClient
-from hedgeserve.console.update import print_versions, roll_back
+from hedgeserve.console.update import applied_in_words, print_versions, roll_back
 
 VERSION = {
     "digest": "abc",
@@ -59,6 +59,14 @@ def test_a_roll_back_names_both_versions_and_says_what_the_file_asks(capsys: pyt
     assert capsys.readouterr().err == (
         "Version 2 is taken back; version 1 returns.\nmodel.toml still asks for version 2.\n"
     )
+
+
+def test_what_apply_says_of_the_way_back_is_where_rollback_leads() -> None:
+    """A way back is named where there is one, and no other."""
+    begun = {"version": {"now": 1, "then": 2}, "rollout": {"strategy": "rolling"}}
+    assert "`hedgeserve rollback` goes back to version 1)" in applied_in_words({**begun, "way_back": 1})
+    assert "rollback" not in applied_in_words({**begun, "way_back": None})
+    assert applied_in_words({"rollout": None, "way_back": 1}) == "Applied."
 
 
 def test_a_version_that_was_taken_back_is_not_said_to_return(capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,9 +39,14 @@ FIRST = Step(0, 1, "first")
         ([FIRST, Step(1, 2), Step(2, 1)], [2, 1], []),
         ([FIRST, Step(1, 2), Step(2, 3, state=BACK), Step(3, 2)], [1, 2], [3]),
         ([Step(7, 8), Step(8, 9)], [7, 8, 9], []),
+        ([FIRST, Step(1, 2), Step(2, 1, state="superseded"), Step(1, 2, ROLLBACK)], [1, 2], []),
+        ([FIRST, Step(1, 2, state="superseded"), Step(2, 1, ROLLBACK)], [2, 1], []),
+        ([FIRST, Step(1, 2, state="superseded"), Step(2, 1, ROLLBACK, "superseded"), Step(1, 2, ROLLBACK)],
+         [2], [1]),
     ],
     ids=["the first", "forward", "back", "back twice", "back two steps", "back and again", "by itself", "left",
-         "the old file again", "to one that never served", "what was before is forgotten"],
+         "the old file again", "to one that never served", "what was before is forgotten", "returned to by apply",
+         "left at once", "left, and then taken back"],
 )  # fmt: skip
 def test_the_way_that_a_service_has_come(steps: list[Step], path: list[int], taken_back: list[int]) -> None:
     """Going back shortens it; what was taken back is known until somebody asks for it again."""

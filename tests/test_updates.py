@@ -309,6 +309,86 @@ async def test_a_file_that_was_edited_while_the_service_was_down_is_rolled_out(s
     assert processes_of(short_dir) == []
 
 
+def other(directory: Path, **changes: Any) -> Path:
+    """Another file, beside the one that the service is started with."""
+    file = directory / "other.toml"
+    file.write_text(small_toml(directory, **{"args": OTHER, "replicas": "count = 1", **changes}) + QUICK)
+    return file
+
+
+async def apply_other(service: Service, file: Path) -> dict[str, Any]:
+    """Have another file applied."""
+    return await service.updates.applied(str(file), who="tester", why="a test", dry=False, digest=None)
+
+
+async def test_a_restart_with_an_unedited_file_keeps_what_was_applied_since(short_dir: Path) -> None:
+    """It asks for nothing new, however often; a file that has been edited does, and for a true reason."""
+    keep: dict[str, Any] = {"service": 'on_exit = "keep"', "replicas": "count = 1"}
+    started = write(short_dir, **keep)
+    applied = other(short_dir, **keep)
+    async with Service(load_spec(started, {}), environ={}) as service:
+        await eventually(lambda: _proven(service))
+        done = await apply_other(service, applied)
+        assert done["way_back"] == 1
+        assert "the next start with that file keeps this version as long as" in done["next_start"]
+        assert f"started with {started}" in done["next_start"]
+        await eventually(lambda: service.status()["rollout"] is None)
+        ids = {one["id"] for one in replicas(service, "ready")}
+    for _ in range(2):
+        async with Service(load_spec(started, {}), environ={}) as service:
+            assert service.status()["model_version"] == 2
+            assert service.status()["rollout"] is None
+            assert {one["id"] for one in replicas(service)} == ids
+            told = (await messages(service, "note"))[-1]
+            assert f"version 2 of {applied}, applied at " in told
+            assert f"stays: {started} asks for version 1 as it did at the last start" in told
+            assert f"`hedgeserve apply {started}`" in told
+    write(short_dir, args='["--load-time", "0s", "--tokens-per-second", "60"]', replicas="count = 1")
+    async with Service(load_spec(started, {}), environ={}) as service:
+        rollout = service.status()["rollout"]
+        assert (rollout["from"], rollout["to"]) == (2, 3)
+        assert f"{started} asks for something else than when it was last read, at " in rollout["why"]
+        await eventually(lambda: service.status()["rollout"] is None)
+    assert processes_of(short_dir) == []
+
+
+async def test_a_start_with_another_file_than_the_last_one_brings_that_in(short_dir: Path) -> None:
+    """To be started with another file is to be asked for it, also where its words are old ones."""
+    started, second = write(short_dir, replicas="count = 1"), other(short_dir)
+    async with Service(load_spec(started, {}), environ={}):
+        pass
+    for file, last, version in ((second, started, 2), (started, second, 1)):
+        async with Service(load_spec(file, {}), environ={}) as service:
+            rollout = service.status()["rollout"]
+            assert rollout["to"] == version
+            assert rollout["why"] == f"the service was started with {file}, and the last time with {last}"
+    assert processes_of(short_dir) == []
+
+
+async def test_what_is_left_for_another_apply_was_not_taken_back(short_dir: Path) -> None:
+    """The version that an unfinished roll-out leaves is applied again: one may still go back to the other."""
+    started, second = write(short_dir, replicas="count = 1"), other(short_dir)
+    async with Service(load_spec(started, {}), environ={}) as service:
+        await eventually(lambda: _proven(service))
+        await apply_other(service, second)
+        await eventually(lambda: service.status()["rollout"] is None)
+        await eventually(lambda: _proven(service))
+        await apply_other(service, started)
+        done = await apply_other(service, second)
+        assert done["rollout"]["strategy"] == "rollback"
+        assert done["way_back"] == 1
+        listing = await service.updates.listing()
+        assert listing["way_back"] == 1
+        assert [one["taken_back"] for one in listing["versions"]] == [None, None]
+        assert service.status()["rollout"]["can_roll_back"]
+        back = await service.updates.roll_back(None, who="tester", why="it was slow")
+        assert (back["from"], back["to"]) == (2, 1)
+        listing = await service.updates.listing()
+        assert [one["taken_back"] for one in listing["versions"]] == [None, "it was slow"]
+        assert listing["way_back"] is None
+    assert processes_of(short_dir) == []
+
+
 async def test_each_name_is_answered_by_the_versions_that_know_it(short_dir: Path) -> None:
     """While `demo` becomes `sonnet`, both are served; afterwards only the new one, and a common alias always."""
     model = 'aliases = ["chat"]\n'

@@ -57,14 +57,20 @@ def apply_model(
     done = client.apply(path, dry=False, digest=plan["digest"], who=_who(), why=why)
     if as_json:
         click.echo(json.dumps(done))
-    elif done["rollout"] is None:
-        click.echo("Applied.", err=True)
-    else:
-        click.echo(
-            f"Applied; the roll-out of version {done['version']['then']} has begun (`hedgeserve status --watch` "
-            "shows it, `hedgeserve rollback` takes it back).",
-            err=True,
-        )
+        return
+    click.echo(applied_in_words(done), err=True)
+
+
+def applied_in_words(done: Mapping[str, Any]) -> str:
+    """What has been done, and which version `rollback` leads to, if any."""
+    if done["rollout"] is None:
+        return "Applied."
+    back = done["way_back"]
+    and_back = "" if back is None else f", `hedgeserve rollback` goes back to version {back}"
+    return (
+        f"Applied; the roll-out of version {done['version']['then']} has begun (`hedgeserve status --watch` "
+        f"shows it{and_back})."
+    )
 
 
 def roll_back(
@@ -175,6 +181,8 @@ def _told(plan: Mapping[str, Any]) -> list[str]:
             lines.append(f"Version {version['then']} was taken back before: {_plain(rollout['taken_back'])}")
     if plan["supersedes"] and rollout is not None:
         lines.append(f"The roll-out of version {plan['supersedes']['to']} that is under way is left for it")
+    if plan["next_start"]:
+        lines.append(_plain(f"{plan['next_start']}."))
     return lines
 
 
