@@ -1,6 +1,8 @@
 """The pool: slots that requests hold on replicas, for every coming and going of those."""
 
 import asyncio
+import functools
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -65,13 +67,20 @@ def test_counts_are_the_leases_held_and_never_negative(events) -> None:
         assert story.pool.in_flight == len(held)
 
 
+class Teller:
+    """A holder that does this when its replica has vanished."""
+
+    def __init__(self, vanished: Callable[[], None]) -> None:
+        self.vanished = vanished
+
+
 def test_a_lease_knows_at_once_that_its_replica_has_vanished() -> None:
     """The snapshot no longer shows the replica; whoever is talking to it is told, once."""
     story, told = PoolStory(), []
     story.show(target(IDS[0]))
     lease = story.pool.take(RETURNS)
     assert lease is not None
-    lease.on_vanish = lambda: told.append("gone")
+    lease.holder = Teller(lambda: told.append("gone"))
     story.show()
     story.show()
     assert lease.vanished
@@ -195,7 +204,7 @@ def test_one_that_is_given_up_tells_its_leases_and_is_avoided_but_not_gone() -> 
     leases = [story.pool.take(RETURNS) for _ in range(4)]
     for lease in leases:
         assert lease is not None
-        lease.on_vanish = lambda lease=lease: told.append(lease)  # type: ignore[misc]
+        lease.holder = Teller(functools.partial(told.append, lease))
     silent = leases[0].incarnation  # type: ignore[union-attr]
     story.pool.give_up(silent)
     assert {lease.target.id for lease in told} == {silent.target.id}

@@ -14,8 +14,9 @@ import pytest
 
 from hedgeserve.machines.authority import Authority
 from hedgeserve.metrics import FailurePhase
+from hedgeserve.proxy.head import Head
 from hedgeserve.proxy.outbox import Outbox
-from hedgeserve.proxy.wire import Endpoint, Head, Link, Wires
+from hedgeserve.proxy.wire import Endpoint, Link, Wires
 from hedgeserve.replica import Market, ReplicaId, RouteTarget, ZoneId
 from tests.tls import server_context
 from tests.upstreams import PATIENCE_S, until

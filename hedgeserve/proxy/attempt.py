@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final
 from hedgeserve.metrics import FailurePhase
 from hedgeserve.proxy.body import BLIND, CALL, ERROR, EVENTS, PLAIN, Held, body_of
 from hedgeserve.proxy.failover import Stream
+from hedgeserve.proxy.head import Head
 from hedgeserve.proxy.pace import Pace
 from hedgeserve.proxy.pool import Lease
 from hedgeserve.proxy.trials import TOLD_BYTES, Failure, is_their_fault, told_failure
-from hedgeserve.proxy.wire import Head, Link
+from hedgeserve.proxy.wire import Link
 from hedgeserve.units import format_duration
 
 if TYPE_CHECKING:

@@ -227,7 +227,7 @@ class Exchange:
         self.answer.attempts += 1
         self.answer.replica = lease.target.id
         self._lease = lease
-        lease.on_vanish = self._vanished
+        lease.holder = self
         if self.trace is not None:
             self._trace_attempt(self.trace, lease)
         if self.resumption is not None:
@@ -256,19 +256,6 @@ class Exchange:
         due_s = None if patient else self._asked_at_s + self.shared.timeouts.first_byte
         self._attempt = attempt = Attempt(self, lease, path, body, due_s, stream)
         attempt.ask()
-
-    def _vanished(self) -> None:
-        self.in_turn(self._fail_vanished)
-        # From here on nothing of the replica is heard: its turn to go on elsewhere comes in a moment.
-        self._drop_attempt()
-
-    def _fail_vanished(self) -> None:
-        if self._is_over or self._lease is None:
-            return
-        if self._lease.vanished:
-            self.failed(Failure(FailurePhase.VANISHED, "the replica is gone"))
-        else:
-            self.failed(Failure(FailurePhase.STALL, "the replica has fallen silent", timed_out=True))
 
     # What comes of an attempt
 
@@ -323,6 +310,20 @@ class Exchange:
         """A replica has replied to what was asked in order to go on."""
         assert self.resumption is not None
         self.follow(self.resumption.got(status, body))
+
+    def vanished(self) -> None:
+        """Its replica is gone, or given up (pool.Holder): nothing of it is heard from here on, and its turn to go
+        on elsewhere comes in a moment."""
+        self.in_turn(self._fail_vanished)
+        self._drop_attempt()
+
+    def _fail_vanished(self) -> None:
+        if self._is_over or self._lease is None:
+            return
+        if self._lease.vanished:
+            self.failed(Failure(FailurePhase.VANISHED, "the replica is gone"))
+        else:
+            self.failed(Failure(FailurePhase.STALL, "the replica has fallen silent", timed_out=True))
 
     def failed(self, failure: Failure) -> None:
         """This attempt has failed: go on elsewhere, try again, or tell."""
@@ -502,7 +503,7 @@ class Exchange:
     def _release(self) -> None:
         lease, self._lease = self._lease, None
         if lease is not None:
-            lease.on_vanish = None
+            lease.holder = None
             lease.release()
 
     def _drop_attempt(self) -> None:

@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable
 
 from hedgeserve.metrics import FailurePhase
+from hedgeserve.proxy.head import Head
 from hedgeserve.proxy.pool import Incarnation
-from hedgeserve.proxy.wire import Head, Link, Wires
+from hedgeserve.proxy.wire import Link, Wires
 
 _LONGEST_BYTES = 2 * 2**20
 _LONGEST_PAUSE_S = 300.0

@@ -10,11 +10,12 @@ import structlog
 
 from hedgeserve.metrics import FailurePhase
 from hedgeserve.proxy.gauges import Gauges
+from hedgeserve.proxy.head import Head
 from hedgeserve.proxy.moving import plan_moves
 from hedgeserve.proxy.parties import Shared
 from hedgeserve.proxy.pool import Incarnation
 from hedgeserve.proxy.reception import Reception
-from hedgeserve.proxy.wire import Head, Link
+from hedgeserve.proxy.wire import Link
 from hedgeserve.replica import ReplicaId
 from hedgeserve.spec import TimeoutsSpec
 from hedgeserve.units import format_duration

@@ -9,7 +9,7 @@ import math
 import ssl
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from hedgeserve.proxy.breaker import Breaker
 from hedgeserve.proxy.routing import Candidate, Router, Wants
@@ -81,18 +81,25 @@ class Incarnation:
         self.candidate.shunned_until_s = math.inf if self.silent else until_s
 
 
+class Holder(Protocol):
+    """Whose slot it is; named and not called back, for a method that is kept is an object more."""
+
+    def vanished(self) -> None:
+        """The replica is gone, or given up."""
+
+
 class Lease:
     """One attempt's slot on one incarnation; to be released at the end, whatever happens.
 
-    ``on_vanish`` is called at once when the incarnation leaves the snapshot or is given up.
+    Its ``holder`` is told at once when the incarnation leaves the snapshot or is given up.
     """
 
-    __slots__ = ("_pool", "incarnation", "on_vanish", "released", "tokens")
+    __slots__ = ("_pool", "holder", "incarnation", "released", "tokens")
 
     def __init__(self, pool: "Pool", incarnation: Incarnation, tokens: int) -> None:
         self._pool = pool
         self.incarnation = incarnation
-        self.on_vanish: Callable[[], None] | None = None
+        self.holder: Holder | None = None
         self.released = False
         self.tokens = tokens
         incarnation.leases.add(self)
@@ -346,9 +353,9 @@ class Pool:
     @staticmethod
     def _tell_leases(incarnation: Incarnation) -> None:
         for lease in tuple(incarnation.leases):
-            on_vanish, lease.on_vanish = lease.on_vanish, None  # once, though it be given up first and gone then
-            if on_vanish is not None:
-                on_vanish()
+            holder, lease.holder = lease.holder, None  # once, though it be given up first and gone then
+            if holder is not None:
+                holder.vanished()
 
     def _get_public_trust(self) -> ssl.SSLContext:
         if self._public_trust is None:
