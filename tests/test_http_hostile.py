@@ -663,6 +663,8 @@ def test_whenever_and_however_a_client_leaves_everything_of_it_is_gone(
         async with stage(engine) as it:
             leaving = await it.call()
             await when(it, leaving)
+            if when is waiting_for_an_answer:  # it is under way here a moment before the engine has it
+                await until(lambda: bool(engine.seen))
             match how:
                 case "closes":
                     leaving.writer.close()
