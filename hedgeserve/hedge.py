@@ -19,6 +19,7 @@ from hedgeserve.policy.ledger import (
     forecast_month_usd,
     price_now,
 )
+from hedgeserve.policy.means import Means
 from hedgeserve.policy.plan import (
     Action,
     Candidate,
@@ -61,6 +62,7 @@ __all__ = [
     "Leaving",
     "LoadSignal",
     "Marks",
+    "Means",
     "NewsKind",
     "Observation",
     "Past",

@@ -6,6 +6,7 @@ that a tick waits for no disk. What on demand alone would have cost is written o
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,13 +16,14 @@ import structlog
 
 from hedgeserve.balancer import Closed, Closure
 from hedgeserve.books import read_account
+from hedgeserve.budgets import budget_of
 from hedgeserve.errors import StateDirectoryError
 from hedgeserve.fleet import EventKind
 from hedgeserve.hedge import (
-    Budget,
     Cap,
     Held,
     Marks,
+    Means,
     Observation,
     Period,
     Plan,
@@ -38,8 +40,6 @@ from hedgeserve.store import Store
 
 _KEEP_EVERY_S = 60.0
 _TELL_AGAIN_S = 600.0
-_MARGIN_S = 60.0
-"""From the end of a drain to that of the VM, with time to spare."""
 
 _log = structlog.get_logger("hedgeserve.money")
 
@@ -71,7 +71,7 @@ class Money:
         self._service = spec.service.name
         self._store, self._journal, self._metrics, self._record = store, journal, metrics, record
         self._lease_s = spec.timeouts.lease
-        self._budget = _budget(spec)
+        self._budget = budget_of(spec)
         self._marks = Marks()
         self._purse, self._alone = Purse(), Purse()
         self._seen_s: float | None = None
@@ -87,7 +87,7 @@ class Money:
 
     def adopt(self, spec: Spec) -> None:
         """Hold to these caps from now on; one that was reached is looked at anew, by what is spent."""
-        self._budget = _budget(spec)
+        self._budget = budget_of(spec)
 
     async def recall(self, *, vms: bool) -> None:
         """Take up the sums of earlier runs.
@@ -116,10 +116,7 @@ class Money:
         """The plan within the caps; what they hold back and how near they are is told as it happens."""
         now = _now()
         self._count(plan, observation)
-        spent = Spent(
-            self._purse.spent(Period.DAY, now) + unbilled_usd,
-            self._purse.spent(Period.MONTH, now) + unbilled_usd,
-        )
+        spent = self._spent(now, unbilled_usd)
         held = self._budget.hold(plan, observation, now, spent)
         for cap, mark in self._marks.passed(held.caps, now):
             digits = 2 if cap.used_usd >= 1 else 4
@@ -187,6 +184,17 @@ class Money:
         except StateDirectoryError as error:
             _log.warning("the ledger cannot be read for a forecast", error=str(error))
 
+    def means(self, now_s: float, unbilled_usd: float) -> Means | None:
+        """What the caps would make of a plan, for whoever asks and does nothing; None: there is no cap."""
+        if not self._budget.periods:
+            return None
+        now = _now()
+        return Means(deepcopy(self._budget), self._spent(now, unbilled_usd), now, now_s)
+
+    def _spent(self, now: datetime, unbilled_usd: float) -> Spent:
+        day, month = self._purse.spent(Period.DAY, now), self._purse.spent(Period.MONTH, now)
+        return Spent(day + unbilled_usd, month + unbilled_usd)
+
     def closure(self, held: Held) -> Closure | None:
         """What a request is told while the caps leave nobody to answer it; None: somebody does, or will."""
         if held.shut is None:
@@ -233,14 +241,6 @@ class Money:
 def _baseline(seconds: float, rate: float | None, at: datetime) -> Baseline:
     usd = seconds * (rate or 0.0) / 3600
     return Baseline(f"{at:%Y-%m-%d}", seconds, usd, seconds if rate is None else 0.0)
-
-
-def _budget(spec: Spec) -> Budget:
-    ceilings: dict[str, float] = {}
-    for pool in spec.pools:
-        if pool.max_usd_per_hour is not None:
-            ceilings[pool.cloud] = max(pool.max_usd_per_hour, ceilings.get(pool.cloud, 0.0))
-    return Budget(spec.budget, drain_s=spec.timeouts.drain + _MARGIN_S, ceilings=ceilings)
 
 
 def _now() -> datetime:

@@ -129,6 +129,7 @@ class Picture:
             troubles=self._troubles(now),
             boot_s=self.fleet.boot_s(),
             rolling=self.rollouts.rolling,
+            means=self.money.means(now_s, self.fleet.unbilled_usd()),
         )
         answer = await explain(subject, scene, self.store, now.spec.service.name)
         return answer.document()

@@ -3,13 +3,15 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hedgeserve.hedge import Launch, make_policy
+from hedgeserve.console.plan import document, in_words
+from hedgeserve.hedge import Launch, Spent, make_policy
 from hedgeserve.modelfile.effects import Effect, changes
 from hedgeserve.modelfile.keys import tables
 from hedgeserve.replica import Market, Offer, Replica, State, ZoneId
@@ -182,6 +184,34 @@ def test_the_same_file_changes_nothing() -> None:
     assert made.prospect.usd_per_hour == pytest.approx(0.9)
     assert made.at_most is not None
     assert made.at_most.usd_per_hour == pytest.approx(1.5)
+
+
+def test_a_plan_keeps_within_the_caps_and_says_what_they_hold_back() -> None:
+    """A cap that leaves room for one VM: one is launched, no on-demand beside it, and the reason is told."""
+    worst = max(one.usd_per_hour for one in LOCAL)
+    capped = spec_of(MODEL + f'[budget]\nusd_per_hour = "{worst * 1.2:g} USD/h"\n')
+    made = plan_service(capped, LOCAL)
+    course = made.prospect.course
+    assert [step.replica.market for step in course.steps] == [Market.SPOT]
+    assert course.most_usd_per_hour <= worst * 1.2
+    [reason] = course.held_back
+    assert "budget.usd_per_hour" in reason
+    told = [*in_words(made)]
+    assert f"  {reason}" in told
+    [cap] = [line for line in told if line.startswith("cap: budget.usd_per_hour")]
+    assert "(lean: no spare replicas)" in cap
+    assert document(made)["held_back"] == [reason]
+    assert document(made)["caps"][0]["state"] == "lean"
+
+
+def test_a_plan_leaves_of_a_day_what_is_spent_already() -> None:
+    """At noon the rest of the day is to be paid for; what is spent is not there any more."""
+    capped = spec_of(MODEL + '[budget]\nusd_per_day = "60 USD/day"\n')
+    noon = datetime(2026, 7, 1, 12, tzinfo=UTC)
+    assert plan_service(capped, LOCAL, at=noon).prospect.course.fleet
+    spent = plan_service(capped, LOCAL, at=noon, spent=Spent(59.0, 59.0)).prospect.course
+    assert (spent.steps, spent.fleet) == ((), ())
+    assert spent.held_back
 
 
 def test_a_change_is_named_with_what_it_takes_and_what_comes_of_it() -> None:

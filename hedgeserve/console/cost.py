@@ -89,13 +89,20 @@ def _print(told: Mapping[str, Any], by: str | None) -> None:
         rows.append(["this month", format_usd(forecast), "forecast, if it goes on like the last day"])
     for cap in told["caps"]:
         used, limit = format_usd(cap["used_usd"]), f"{cap['limit_usd']:g} USD/{cap['period']}"
-        what = f"{cap['used_ratio']:.0%} of {limit}: {cap['state'].replace('_', ' ')}"
-        rows.append([cap["name"], used, what])
+        rows.append([cap["name"], used, f"{cap['used_ratio']:.0%} of {limit}; {_committed(cap)}"])
     for line in aligned(rows):
         click.echo(line.rstrip())
     if by is not None:
         click.echo()
         _print_split(told["by"][by], by)
+
+
+def _committed(cap: Mapping[str, Any]) -> str:
+    """What decides on the next launch: not what is used, but what that and all that runs may come to."""
+    goes_on = "at worst prices" if cap["period"] == Period.HOUR else "if what runs goes on at worst prices"
+    committed, state = format_usd(cap["committed_usd"]), cap["state"].replace("_", " ")
+    means = f", {told}" if (told := cap.get("means")) else ""
+    return f"{committed} ({cap['committed_usd'] / cap['limit_usd']:.0%}) {goes_on}: {state}{means}"
 
 
 def _print_split(found: list[Mapping[str, Any]], by: str) -> None:

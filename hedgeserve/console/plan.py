@@ -5,12 +5,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import click
 
+from hedgeserve.books import read_account
 from hedgeserve.console.admin import AdminClient
 from hedgeserve.console.check import print_problems
 from hedgeserve.console.clouds import aligned
@@ -19,8 +21,8 @@ from hedgeserve.core import Service
 from hedgeserve.drivers.catalogue import remarks_on
 from hedgeserve.drivers.offers import Quote
 from hedgeserve.drivers.static import static_places
-from hedgeserve.errors import HedgeServeError, NotRunningError, SpecError
-from hedgeserve.hedge import Rollout, Rule, Strategy
+from hedgeserve.errors import HedgeServeError, LimitError, NotRunningError, SpecError
+from hedgeserve.hedge import Period, Rollout, Rule, Spent, Strategy, begin_of
 from hedgeserve.modelfile.effects import Effect
 from hedgeserve.replica import Market, Replica
 from hedgeserve.simulate.granted import Step
@@ -48,6 +50,7 @@ def show_plan(model: str, directory: Path | None = None, *, as_json: bool) -> bo
     Raises:
         SpecError: The file cannot be served, and the mistakes are to be told as messages.
         HedgeServeError: Nothing could be launched from its pools, or what runs does not tell its spec.
+        LimitError: Its caps leave no room for a single VM.
     """
     try:
         spec = load_spec(model)
@@ -60,7 +63,10 @@ def show_plan(model: str, directory: Path | None = None, *, as_json: bool) -> bo
     made, quotes, remarks = make_plan(spec, directory)
     for remark in [*remarks, *remarks_on(spec.pools)]:
         click.echo(remark, err=True)
-    if not made.prospect.course.fleet:
+    course = made.prospect.course
+    if not course.fleet and course.held_back:
+        raise LimitError(f"nothing would be launched: {'; '.join(course.held_back)}; raise the cap in `[budget]`")
+    if not course.fleet:
         raise HedgeServeError(
             f"nothing can be launched from the pools of {model}: "
             f"{_why_nothing(quotes)}; `hedgeserve offers {model}` shows each offer with its reason"
@@ -88,7 +94,9 @@ def make_plan(
     running, remark = _what_runs(spec, directory)
     offers = [offer for quote in quotes if (offer := quote.offer) is not None]
     externals = [zone for zone, _ in static_places(spec.pools).values()]
-    made = plan_service(spec, offers, running, externals=externals, rollout=rollout)
+    now = datetime.now(UTC)
+    spent = _spent(spec, directory, now)
+    made = plan_service(spec, offers, running, externals=externals, rollout=rollout, spent=spent, at=now)
     return made, quotes, [*remarks, *remark]
 
 
@@ -109,6 +117,24 @@ def _what_runs(spec: Spec, directory: Path | None) -> tuple[Running | None, list
         raise HedgeServeError(
             f"the service at {directory} is of another release than this command: {error}; use its own command"
         ) from None
+
+
+def _spent(spec: Spec, directory: Path | None, now: datetime) -> Spent:
+    """What this day and month have cost, of which a cap leaves the rest; nothing where no cap asks."""
+    directory = directory or resolve_state_dir(spec.service.name, spec.service.state_dir, os.environ)
+
+    def since(period: Period) -> float:
+        begin, journal = begin_of(period, now), directory / "journal.db"
+        try:
+            return float(AdminClient(directory).cost(int(begin.timestamp()))["spent_usd"])
+        except NotRunningError:
+            return read_account(journal, begin, now)[0].spent_usd if journal.is_file() else 0.0
+
+    budget = spec.budget
+    return Spent(
+        day=since(Period.DAY) if budget.usd_per_day is not None else 0.0,
+        month=since(Period.MONTH) if budget.usd_per_month is not None else 0.0,
+    )
 
 
 def _why_nothing(quotes: Sequence[Quote]) -> str:
@@ -156,6 +182,7 @@ def outcome_in_words(made: ServicePlan, quotes: Sequence[Quote] = ()) -> Iterato
     yield from _indented(aligned([*_fleet(course.fleet)], frozenset({0, 4})))
     yield ""
     yield from _cost(made)
+    yield from _caps(made)
     yield ""
     rows = [["if it goes", "lost", "still ready", ""]]
     rows += [_loss(loss) for domain in Domain if (loss := made.prospect.worst(domain)) is not None]
@@ -267,6 +294,21 @@ def _cost(made: ServicePlan) -> Iterator[str]:
         yield f"at most: {_price(made.at_most)}, when the load needs {made.at_most.target}"
 
 
+def _caps(made: ServicePlan) -> Iterator[str]:
+    """What the caps hold back, and what they leave once the fleet rests."""
+    course = made.prospect.course
+    if course.held_back:
+        yield "held back by `[budget]`:"
+        yield from _indented(course.held_back)
+    yield from (f"cap: {cap.leaves}" for cap in course.caps)
+    if made.at_most is not None:
+        yield from (
+            f"cap, when the load needs {made.at_most.target}: {told}"
+            for told in made.at_most.course.held_back
+            if told not in course.held_back
+        )
+
+
 def _price(found: Prospect) -> str:
     told = f"{format_usd_per_hour(found.usd_per_hour)}, {found.usd_per_month:,.0f} USD a month"
     if found.on_demand_usd_per_hour:
@@ -336,6 +378,8 @@ def document(made: ServicePlan, quotes: Sequence[Quote] = ()) -> dict[str, Any]:
             for count, one in _alike(found.course.fleet)
         ],
         **_costs(found),
+        "caps": [cap.document() for cap in found.course.caps],
+        "held_back": list(found.course.held_back),
         "most_usd_per_hour": round(found.course.most_usd_per_hour, 4),
         "at_most": None if made.at_most is None else _costs(made.at_most),
         "losses": [

@@ -177,10 +177,19 @@ def _month(status: Mapping[str, Any], width: int) -> Text:
     if cost["forecast_month_usd"] is not None:
         parts.append(Text(f"forecast {format_usd(cost['forecast_month_usd'])}"))
     for cap in cost["budget"]:
-        style = "red" if cap["state"] == "reached" else "yellow" if cap["used_ratio"] >= 0.8 else ""
+        state = cap["state"]
+        style = "red" if state == "reached" else "" if state == "open" else "yellow"
         of = f"{cap['limit_usd']:g} USD/{cap['period']}"
-        parts.append(Text(f"{cap['used_ratio']:.0%} of {of} used", style=style))
+        step = "" if state == "open" else f" ({_committed_in_words(cap)})"
+        parts.append(Text(f"{cap['used_ratio']:.0%} of {of} used{step}", style=style))
     return _line(parts, width)
+
+
+def _committed_in_words(cap: Mapping[str, Any]) -> str:
+    """What decides on the next launch; a service of an earlier release does not say what its step means."""
+    step = str(cap.get("means") or cap["state"]).replace("_", " ")
+    ratio = cap.get("committed_ratio")
+    return step if ratio is None else f"{ratio:.0%} at worst prices: {step}"
 
 
 def _replicas(replicas: Sequence[Mapping[str, Any]], width: int, *, rolling: bool) -> Table:

@@ -6,6 +6,7 @@ is climbed: no spare replicas, no on-demand, no launches. What runs is left alon
 which it is a drain's length before the money is spent, so that the drain is paid for too.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,6 +18,7 @@ from hedgeserve.policy.ledger import Period, begin_of, end_of, price_now
 from hedgeserve.policy.plan import Action, Drain, Launch, Observation, Plan, Rule, Terminate
 from hedgeserve.policy.winddown import let_go
 from hedgeserve.replica import STARTING, GoneReason, Market, Offer, Replica, State
+from hedgeserve.units import format_duration, format_usd
 
 _LEAN_AT, _SPOT_ONLY_AT = 0.8, 0.9
 _MARKS = (0.5, 0.8, 1.0)
@@ -36,6 +38,20 @@ class Rung(IntEnum):
 
     def __str__(self) -> str:
         return self.name.lower()
+
+    @property
+    def words(self) -> str:
+        """What is not done any more."""
+        return _RUNGS[self]
+
+
+_RUNGS = {
+    Rung.OPEN: "every launch that fits",
+    Rung.LEAN: "no spare replicas",
+    Rung.SPOT_ONLY: "no spare and no on-demand replicas",
+    Rung.NO_LAUNCHES: "no launches",
+    Rung.REACHED: "what runs goes",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +93,28 @@ class Cap:
         """It in words."""
         return f"{self.name} ({self.limit_usd:g} {_UNITS[self.period]})"
 
+    @property
+    def left_usd(self) -> float:
+        """What is not committed yet; never below zero."""
+        return max(0.0, self.limit_usd - self.committed_usd)
+
+    @property
+    def leaves(self) -> str:
+        """In a sentence: what counts for the ladder, how far up it that is, and what is left for another VM."""
+        share = f"{self.committed_usd / self.limit_usd:.0%}"
+        if self.period is Period.HOUR:
+            told = f"what runs may cost {self.committed_usd:.2f} USD/h at worst prices ({share})"
+            left = f"{self.left_usd:.2f} USD/h left"
+        else:
+            span = format_duration(round(self.left_h * 3600))
+            told = (
+                f"{format_usd(self.used_usd)} spent, and {format_usd(self.committed_usd)} ({share}) if what runs "
+                f"goes on for {span} at worst prices"
+            )
+            most = self.left_usd / self.left_h if self.left_h else 0.0
+            left = f"{format_usd(self.left_usd)} left, enough for {most:.2f} USD/h more"
+        return f"{self.sentence}: {told}; {left} ({str(self.step).replace('_', ' ')}: {self.step.words})"
+
     def plus(self, usd_per_hour: float) -> "Cap":
         """With one more VM at this worst price."""
         committed = self.committed_usd + usd_per_hour * self.left_h
@@ -95,7 +133,9 @@ class Cap:
             "used_usd": round(self.used_usd, 6),
             "committed_usd": round(self.committed_usd, 6),
             "used_ratio": round(self.used_ratio, 4),
+            "committed_ratio": round(self.committed_usd / self.limit_usd, 4),
             "state": str(self.step),
+            "means": self.step.words,
             "ends_at": self.ends_at.isoformat(timespec="seconds"),
         }
 
@@ -112,7 +152,8 @@ class Shut:
 class Held:
     """A plan within the caps.
 
-    ``reasons`` say what was held back or taken away, and do not change with the clock.
+    ``plan`` wants no more than is launched or there; ``reasons`` say what was held back or taken away, and do not
+    change with the clock.
     """
 
     plan: Plan
@@ -210,6 +251,7 @@ class Budget:
         alive = sum(one.alive for one in replicas)
         admitted: list[Action] = []
         reasons: dict[str, None] = {}
+        refused: Counter[Market] = Counter()
         after = caps
         for action in plan.actions:
             if isinstance(action, Launch):
@@ -217,6 +259,7 @@ class Budget:
                 spare = action.offer.market is Market.SPOT and alive >= plan.target
                 if reason := _refusal(after, action.offer.market, worst, spare=spare):
                     reasons[reason] = None
+                    refused[action.offer.market] += 1
                     continue
                 after = tuple(cap.plus(worst) for cap in after)
                 alive += 1
@@ -228,7 +271,13 @@ class Budget:
         shut = None if serves or len(admitted) > len(plan.actions) else self._shut(after, offers, admitted)
         if shut is not None:
             reasons[shut.reason] = None
-        return Held(replace(plan, actions=tuple(admitted)), after, tuple(reasons), shut)
+        left = replace(
+            plan,
+            spot_wanted=max(0, plan.spot_wanted - refused[Market.SPOT]),
+            on_demand_wanted=max(0, plan.on_demand_wanted - refused[Market.ON_DEMAND]),
+            actions=tuple(admitted),
+        )
+        return Held(left, after, tuple(reasons), shut)
 
     def _end(self, plan: Plan, observation: Observation, now: datetime, caps: tuple[Cap, ...], cap: Cap) -> Held:
         reason = f"{cap.sentence} is reached: no VM until the {cap.period} ends ({cap.ends_at:%Y-%m-%d %H:%M} UTC)"

@@ -36,6 +36,7 @@ _LEAVING = frozenset({State.NOTICED, State.DRAINING, State.TERMINATING})
 _OF_THE_END = frozenset({"notice", "rebalance", "gone", "refused", "trouble", "reaped", "drill"})
 _LAST_STATES = ("ready", "draining", "terminating", "gone")
 _SUGGESTED = 5
+_MORE_MONEY = "a higher cap in `[budget]`, less that runs, or, for a day's or month's cap, the next one makes room"
 
 
 # The fleet
@@ -66,6 +67,7 @@ def explain_now(scene: Scene) -> Explanation:
         for one in seen.replicas
         if one.state is not State.READY
     ]
+    because += [*scene.held_back(), *scene.caps()]
     because += [note for note in scene.plan.notes if not any(note in told for told in because)]
     because += scene.troubles
     return Explanation(
@@ -109,6 +111,8 @@ def _why_nothing_starts(scene: Scene) -> Iterator[str]:
     if not candidates:
         yield "no pool offers anything that may be launched"
         yield from (f"{zone}: {why}" for zone, sentences in scene.outside.items() for why in sentences)
+    elif scene.means is not None and all(scene.unaffordable(one) for one in candidates):
+        yield "no zone is asked now, since the caps of `[budget]` leave no room for a VM"
     elif not any(one.rank is not None for one in candidates):
         yield "no zone is asked now"
         yield from (f"{one.offer.zone}: {_standing(scene, one)}" for one in candidates)
@@ -122,6 +126,8 @@ def _what_is_next(scene: Scene) -> Iterator[str]:
         return
     yield from _arrivals(scene, scene.starting())
     yield from _what_ends_the_halt(scene)
+    if scene.held_back():
+        yield _MORE_MONEY
     if found := foresee(scene, lambda _: True):
         yield found.words(scene)
     if scene.rolling is not None and (ends := foresee(scene, lambda action: not isinstance(action, Launch))):
@@ -297,11 +303,16 @@ def explain_zone(scene: Scene, zone: ZoneId) -> Explanation:
     because += [_standing(scene, one) for one in candidates]
     because += what_is_hidden(scene)
     because += scene.outside.get(zone, ())
+    if not scene.resting:
+        because += [why_not for one in candidates if (why_not := scene.unaffordable(one))]
+        because += scene.caps() if candidates else ()
     if scene.halts:
         because.append(f"nothing is launched anywhere while the journal cannot be written: {scene.halts}")
     if state := scene.policy.zone_states().get(zone):
         because.append(f"in a word, as `hedgeserve status --json` has it: {state}")
     changes = [*_what_ends_the_halt(scene)]
+    if not scene.resting and any(scene.unaffordable(one) for one in candidates):
+        changes.append(_MORE_MONEY)
     changes += [sentence for one in candidates for sentence in _what_opens(scene, one)]
     if candidates and scene.plan.spot_wanted <= len(scene.counted(Market.SPOT)):
         changes.append("no spot replica is missing now: the next is launched when one is lost, or more are needed")
@@ -318,6 +329,10 @@ def _zone_headline(scene: Scene, zone: ZoneId, candidates: Sequence[Candidate]) 
     if one.rank == 0:
         awake = " once the service runs again" if scene.resting else ""
         awake = awake or (" once the journal can be written again" if scene.halts else "")
+        if not scene.resting and scene.unaffordable(one):
+            return (
+                f"{zone} is where the next {market} replica would go, if the caps of `[budget]` left room for it"
+            )
         return f"{zone} is where the next {market} replica goes{awake}"
     if one.rank is not None:
         return f"{zone} may be asked for {market}: it is number {one.rank + 1} in the order"
@@ -370,7 +385,10 @@ def _next_spot(scene: Scene) -> Iterator[str]:
     if scene.resting or not spot:
         return
     if spot[0].rank == 0:
-        yield f"the next spot replica goes to {spot[0].offer.zone}: {spot[0].why}"
+        if why_not := scene.unaffordable(spot[0]):
+            yield f"the next spot replica would go to {spot[0].offer.zone}, but: {why_not}"
+        else:
+            yield f"the next spot replica goes to {spot[0].offer.zone}: {spot[0].why}"
         return
     ends = [(one.until_s, one) for one in spot if one.until_s is not None]
     if ends:

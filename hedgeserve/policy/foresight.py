@@ -42,7 +42,7 @@ def foresee(scene: Scene, wanted: Callable[[Action], bool]) -> Foreseen | None:
 
     First it is asked about the fleet as it is while time goes by; only then with replicas that start, those on
     spot or all, ready when they should be. In a roll-out, which waits for those that start and does not wait for
-    ever, it is what comes first of all these. Nothing is launched while that is halted.
+    ever, it is what comes first of all these. Nothing is launched while that is halted, nor above the caps.
     """
     if scene.resting:
         return None
@@ -78,6 +78,7 @@ def _look(scene: Scene, wanted: Callable[[Action], bool], arrivals_s: dict[Repli
         else:
             moment = rolling.go(scene.policy.plan, seen, at=at)
             plan, rolling = moment.plan, moment.after
+        plan = scene.allowed(plan, seen)
         for action in plan.actions:
             if wanted(action):
                 return Foreseen(action, at_s, tuple(one for one, ready_s in arrivals_s.items() if ready_s <= at_s))

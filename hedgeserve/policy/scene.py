@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from hedgeserve.policy.autoscale import ScaleDecision
+from hedgeserve.policy.means import Means, held
 from hedgeserve.policy.plan import Candidate, Observation, Plan, Policy
 from hedgeserve.policy.rolling import Rolling
 from hedgeserve.replica import STARTING, GoneReason, Market, Replica, ReplicaId, State, ZoneId
@@ -65,6 +66,7 @@ class Scene:
     to the policy: offers that are not made, kinds of VM that rest. ``resting`` says why the service runs nothing
     at all; empty: it is awake. ``halts`` says why a launch that is wanted is not made. ``boot_s`` is
     how long a replica takes until it is ready, going by the last ones. ``rolling`` is the roll-out under way.
+    ``means`` are the caps and what is spent of them (None: there are none), by which the tick holds its plans.
     ``doubted`` are replicas in doubt, and why; the observation shows them as the policy is shown them.
     """
 
@@ -81,6 +83,7 @@ class Scene:
     troubles: Sequence[str] = ()
     boot_s: float | None = None
     rolling: Rolling | None = None
+    means: Means | None = None
     doubted: Mapping[ReplicaId, str] = field(default_factory=dict)
 
     @property
@@ -94,6 +97,29 @@ class Scene:
     def now_s(self) -> float:
         """The monotonic time of all this."""
         return self.observation.now_s
+
+    def allowed(self, plan: Plan, observation: Observation) -> Plan:
+        """What the caps leave of a plan."""
+        return held(self.means, plan, observation)
+
+    def held_back(self) -> list[str]:
+        """What the caps hold back or take away now, and why."""
+        if self.means is None or self.resting:
+            return []
+        seen = self.observation
+        if self.rolling is None:
+            plan = self.policy.plan(seen)
+        else:
+            plan = self.rolling.go(self.policy.plan, seen, at=self.at).plan
+        return [*self.means.hold(plan, seen).reasons]
+
+    def caps(self) -> list[str]:
+        """What each cap leaves, in a sentence."""
+        return [] if self.means is None else [cap.leaves for cap in self.means.caps(self.observation)]
+
+    def unaffordable(self, one: Candidate) -> str:
+        """Why the caps leave no room for a launch there now; empty: they do, or there are none."""
+        return "" if self.means is None else self.means.refusal(one.offer, self.observation)
 
     def zones(self) -> list[str]:
         """Every zone that may be asked about: those of offers, made or not, and of replicas."""

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from hedgeserve.policy.budget import Cap
+from hedgeserve.policy.means import Means
 from hedgeserve.policy.plan import Action, Launch, NewsKind, Observation, Plan, Policy, ZoneNews
 from hedgeserve.policy.rolling import Rolling
 from hedgeserve.replica import STARTING, Market, Offer, Replica, ReplicaId, State
@@ -40,7 +42,8 @@ class Course:
     """How a fleet came to rest: all that was done, what ran in the end, the most that it cost an hour on the way.
 
     ``first`` is the first plan, of the fleet as it was. ``settled`` is false where the policy was still at it a
-    day later; the fleet is that of then. ``rolled_s`` is when a roll-out that was under way was done (None: there
+    day later; the fleet is that of then. ``held_back`` says what the caps did not allow on the way, ``caps`` how
+    they stand with the fleet at rest. ``rolled_s`` is when a roll-out that was under way was done (None: there
     was none, or it was not done).
     """
 
@@ -51,6 +54,8 @@ class Course:
     most_usd_per_hour: float
     settled: bool
     rolled_s: float | None = None
+    held_back: tuple[str, ...] = ()
+    caps: tuple[Cap, ...] = ()
 
     @property
     def after_s(self) -> float:
@@ -77,14 +82,16 @@ def settle(
     now_s: float = 0.0,
     cold_start_s: float = 120.0,
     rolling: Rolling | None = None,
+    means: Means | None = None,
 ) -> Course:
     """Let this policy have its way from these replicas on, until it has done nothing for :data:`QUIET_S`.
 
     Every launch is granted at once and ready after ``cold_start_s``; what is let go of is gone at once. Replicas
     that are on their way out at the begin are not counted. The policy learns, so it should be used for nothing
     else. ``rolling`` is a roll-out that begins or goes on meanwhile; no request fails, so it is never taken back.
+    ``means`` are the caps that the service holds to, as of ``now_s``.
     """
-    world = _Granted(policy, target, tuple(offers), replicas, now_s, cold_start_s, rolling)
+    world = _Granted(policy, target, tuple(offers), replicas, now_s, cold_start_s, rolling, means)
     first: Plan | None = None
     for _ in range(_MOST_STEPS):
         plan = world.plan()
@@ -110,6 +117,7 @@ class _Granted:
         now_s: float,
         cold_start_s: float,
         rolling: Rolling | None,
+        means: Means | None,
     ) -> None:
         self._policy, self._target, self._offers, self._cold_start_s = policy, target, offers, cold_start_s
         self.now_s = self._begun_s = self._moved_s = now_s
@@ -122,6 +130,8 @@ class _Granted:
         self._rolling = rolling
         self._wanted = 0 if rolling is None else rolling.rollout.new
         self._rolled_s: float | None = None
+        self._means = means
+        self._held_back: dict[str, None] = {}
         self._born = 0
         self._steps: list[Step] = []
         self._most_usd_per_hour = usd_per_hour(self._fleet.values())
@@ -130,8 +140,16 @@ class _Granted:
                 self._tell(one, NewsKind.READY)
 
     def plan(self) -> Plan:
-        """What the policy would do now, as a roll-out amends it."""
+        """What the policy would do now, as a roll-out amends it and the caps allow it."""
         seen = self._seen()
+        wanted = self._wanted_of(seen)
+        if self._means is None:
+            return wanted
+        held = self._means.hold(wanted, seen)
+        self._held_back |= dict.fromkeys(held.reasons)
+        return held.plan
+
+    def _wanted_of(self, seen: Observation) -> Plan:
         if self._rolling is None:
             return self._policy.plan(seen)
         moment = self._rolling.go(self._policy.plan, seen, at=self._at())
@@ -175,7 +193,17 @@ class _Granted:
         """All that has come to pass."""
         fleet = tuple(self._fleet.values())
         steps = tuple(self._steps)
-        return Course(self._target, first, steps, fleet, self._most_usd_per_hour, settled, self._rolled_s)
+        return Course(
+            self._target,
+            first,
+            steps,
+            fleet,
+            self._most_usd_per_hour,
+            settled,
+            self._rolled_s,
+            tuple(self._held_back),
+            () if self._means is None else self._means.caps(self._seen()),
+        )
 
     def _seen(self) -> Observation:
         return Observation(self.now_s, self._target, tuple(self._fleet.values()), self._offers)

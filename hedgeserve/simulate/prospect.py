@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from hedgeserve.hedge import Policy, Rolling, make_policy
+from hedgeserve.hedge import Means, Policy, Rolling, make_policy
 from hedgeserve.replica import Market, Offer, Replica
 from hedgeserve.simulate.granted import Course, settle
 from hedgeserve.spec import Cloud, HedgeSpec
@@ -86,11 +86,13 @@ def prospect(
     now_s: float = 0.0,
     cold_start_s: float = 120.0,
     rolling: Rolling | None = None,
+    means: Means | None = None,
 ) -> Prospect:
     """Where the policy that ``hedge`` names leads from these replicas, its launches granted.
 
     ``policy`` is one that has learnt something already, for use here alone; None: a new one. Replicas that
-    somebody else runs must be among ``replicas``. ``rolling`` is a roll-out that begins with it.
+    somebody else runs must be among ``replicas``. ``rolling`` is a roll-out that begins with it,
+    ``means`` the caps that are held to.
     """
     asked = make_policy(hedge) if policy is None else policy
     course = settle(
@@ -101,6 +103,7 @@ def prospect(
         now_s=now_s,
         cold_start_s=cold_start_s,
         rolling=rolling,
+        means=means,
     )
     on_demand = [offer.usd_per_hour for offer in offers if offer.market is Market.ON_DEMAND]
     return Prospect(course, min(on_demand) * target if on_demand else None, losses(course.fleet, target))

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from hedgeserve.hedge import Rolling, Rollout, Strategy, make_policy
+from hedgeserve.budgets import budget_of
+from hedgeserve.hedge import Means, Rolling, Rollout, Spent, Strategy, make_policy
 from hedgeserve.modelfile.effects import Change, Effect, changes
 from hedgeserve.replica import Market, Notice, Offer, Replica, ReplicaId, State, ZoneId
 from hedgeserve.simulate.fromspec import cold_starts_s
@@ -84,12 +85,15 @@ def plan_service(
     *,
     externals: Sequence[ZoneId] = (),
     rollout: Rollout | None = None,
+    spent: Spent | None = None,
+    at: datetime = _EPOCH,
 ) -> ServicePlan:
     """What serving ``spec`` would come to where its pools make these offers.
 
     Without ``running`` from nothing, else from the replicas and with the experience of the service that runs.
     ``externals`` are the zones of static servers, which are taken to answer. ``rollout`` is the one that would
-    begin, where that is known; else it is the one that the changed keys ask for. Nothing is asked of any cloud.
+    begin, where that is known; else it is the one that the changed keys ask for. ``spent`` is what today
+    and this month have cost by ``at``; the caps of the spec leave the rest. Nothing is asked of any cloud.
     """
     lowest, highest = spec.replicas.lowest, spec.replicas.highest
     # A service that may sleep is looked at awake: what it costs to keep none is known.
@@ -111,6 +115,9 @@ def plan_service(
     another = any(change.effect is Effect.VERSION for change in found)
     if running is not None and rollout is None:
         rollout = _next(running, Strategy(spec.update.strategy)) if another else running.rollout
+    means = None
+    if spec.budget.any:
+        means = Means(budget_of(spec), spent or Spent(0.0, 0.0), at, _NOW_S)
     return ServicePlan(
         spec=spec,
         running=running,
@@ -125,10 +132,19 @@ def plan_service(
             now_s=_NOW_S,
             cold_start_s=cold_start_s,
             rolling=None if rollout is None else Rolling(rollout, spec.update),
+            means=means,
         ),
         at_most=None
         if highest == target
-        else prospect(hedge, target=highest, offers=offers, replicas=theirs, cold_start_s=cold_start_s),
+        else prospect(
+            hedge,
+            target=highest,
+            offers=offers,
+            replicas=theirs,
+            now_s=_NOW_S,
+            cold_start_s=cold_start_s,
+            means=means,
+        ),
         rollout=rollout,
         cold_start_s=cold_start_s,
     )
