@@ -11,8 +11,18 @@ from pathlib import Path
 
 from hedgeserve.drills.lessons import Lessons
 from hedgeserve.errors import StateDirectoryError
-from hedgeserve.hedge import Launch, Observation, Plan, Policy, Rule, TypeRests, ZoneNews, make_policy
-from hedgeserve.replica import Offer, ZoneId
+from hedgeserve.hedge import (
+    Launch,
+    NewsKind,
+    Observation,
+    Plan,
+    Policy,
+    Rule,
+    TypeRests,
+    ZoneNews,
+    make_policy,
+)
+from hedgeserve.replica import Market, Offer, ZoneId
 from hedgeserve.spec import HedgeSpec, Spec
 from hedgeserve.store import Store
 from hedgeserve.transcript.writer import TranscriptWriter
@@ -95,6 +105,11 @@ class Adviser:
             if self._transcript is not None:
                 self._transcript.heard(told)
             self._memory_is_new = True
+
+    def forget(self, version: int) -> None:
+        """A version is taken back: that its boots failed is no reason to wait, should it ever be wanted again."""
+        nowhere = ZoneId("")  # it is no zone's news
+        self.learn(ZoneNews(nowhere, Market.EXTERNAL, NewsKind.TAKEN_BACK, _now_s(), version=version), ())
 
     async def remember(self, now_s: float) -> None:
         """Keep what is new in what it knows."""

@@ -247,6 +247,7 @@ class Service:
                 assign=self._fleet.assign,
                 adopt=self._adopt,
                 usd_per_hour=self._usd_per_hour,
+                forget=self._adviser.forget,
             )
         )
         self._metrics.watch_troubles(
@@ -438,6 +439,7 @@ class Service:
             decision.target,
             replicas=self._fleet.replicas(),
             offers=self._adviser.left(self._fleet.offers(), now_s),
+            runs=(self._rollouts.wanted,),
         )
         if standing.rest is not Rest.AWAKE:  # the policy is not asked, and a transcript has nothing to tell of it
             plan = rest_plan(standing, observation, datetime.now(UTC))

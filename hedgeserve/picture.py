@@ -114,7 +114,13 @@ class Picture:
         scene = Scene(
             at=datetime.now(UTC),
             observation=counted(
-                Observation(now_s, now.plan.target, self.fleet.replicas(), self.adviser.left(offers, now_s)),
+                Observation(
+                    now_s,
+                    now.plan.target,
+                    self.fleet.replicas(),
+                    self.adviser.left(offers, now_s),
+                    (self.rollouts.wanted,),
+                ),
                 self.fleet.in_doubt,
             ),
             doubted=self.fleet.in_doubt,

@@ -57,7 +57,8 @@ class Around:
 
     ``counts`` is what the replicas of each version have done with requests, ``assign`` says what they are for, and
     ``adopt`` has the service go by :attr:`Rollouts.spec`, its editions and its wanted version from now on.
-    ``usd_per_hour`` is what all costs now, or would by a spec once it has settled (None: nobody knows).
+    ``usd_per_hour`` is what all costs now, or would by a spec once it has settled (None: nobody knows). ``forget``
+    has the policy forget that boots of a version failed.
     """
 
     counts: Callable[[], Mapping[int, Count]]
@@ -65,6 +66,7 @@ class Around:
     assign: Callable[[Mapping[int, Role]], None]
     adopt: Callable[[], Awaitable[None]]
     usd_per_hour: Callable[[Spec | None], float | None]
+    forget: Callable[[int], None]
 
 
 class Rollouts:
@@ -376,6 +378,7 @@ class Rollouts:
             old = rollout.old if rollout.old != number else self.wanted
         if back:
             await self._mark_back(f"{who} went back to version {number}: {why}")
+            self._forget(old if rollout is None else rollout.new)
         else:
             await self._close_record(f"{who} asked for version {number}")
         await self._begin(number, old=old, strategy=strategy, state=_GOES_ON, who=who, why=why)
@@ -408,7 +411,12 @@ class Rollouts:
     async def _begin_back(self, number: int, *, who: str, why: str) -> None:
         left = self.wanted
         await self._begin(number, old=left, strategy=Strategy.ROLLBACK, state=_GOES_ON, who=who, why=why)
+        self._forget(left)
         await self._tell(f"version {left} is taken back, version {number} returns: {why}", who=who)
+
+    def _forget(self, left: int) -> None:
+        if self._around is not None:
+            self._around.forget(left)
 
     async def _close_record(self, outcome: str) -> None:
         if self._rollout is not None:

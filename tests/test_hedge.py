@@ -1,6 +1,7 @@
 """SpotHedge in stories: what it does when zones fill up, VMs are taken back and the load changes."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hedgeserve.hedge import (
     Launch,
     NewsKind,
     Rule,
+    ZoneNews,
 )
 from hedgeserve.replica import GoneReason, Market, Notice, Replica, State, ZoneId
 from tests.zoneworld import (
@@ -373,6 +375,35 @@ def test_an_image_that_crashes_does_not_burn_money() -> None:
     tell(policy, B, NewsKind.READY, at_s=now_s, market=ON_DEMAND)
     tell(policy, A, NewsKind.BOOT_FAILED, at_s=now_s)
     assert launches(policy.plan(see(now_s=now_s)))
+
+
+def test_boots_that_fail_are_counted_by_version_and_forgotten_once_it_is_taken_back() -> None:
+    policy = hedge()
+    for at_s in (0, 100, 200):
+        policy.observe(ZoneNews(A, SPOT, NewsKind.BOOT_FAILED, at_s, "it broke", version=3))
+    three = replace(see(now_s=201), runs=(3,))
+    assert not launches(plan := policy.plan(three))
+    assert plan.held == {3: plan.notes[0]}
+    assert plan.notes[0].startswith("launches of version 3 wait: 3 times in a row")
+    assert not any(one.rank == 0 for one in policy.candidates(three))
+    assert launches(policy.plan(replace(three, runs=(2,))))
+    assert launches(policy.plan(replace(three, runs=(2, 3))))
+    memory = json.loads(json.dumps(policy.export_memory(201)))
+    after = hedge()
+    after.restore_memory(memory, 201)
+    assert after.plan(three) == plan
+    policy.observe(ZoneNews(B, SPOT, NewsKind.READY, 201, version=2))
+    assert not launches(policy.plan(three))
+    policy.observe(ZoneNews(ZoneId(""), EXTERNAL, NewsKind.TAKEN_BACK, 201, version=3))
+    assert launches(policy.plan(three))
+
+
+def test_a_memory_of_before_versions_were_counted_is_read() -> None:
+    policy = hedge()
+    failed = {"count": 3, "age_s": 1.0, "why": "it broke"}
+    policy.restore_memory({"moves": [], "refusals": [], "quota": [], "boot_failures": failed}, 100)
+    assert list(policy.plan(see(now_s=100)).held) == [0]
+    assert launches(policy.plan(replace(see(now_s=100), runs=(1,))))
 
 
 def test_a_boot_that_failed_is_not_the_zones_fault() -> None:

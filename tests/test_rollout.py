@@ -70,7 +70,7 @@ class World:
         return BEGAN + timedelta(seconds=self.now_s)
 
     def seen(self) -> Observation:
-        return Observation(self.now_s, self.target, tuple(self.replicas.values()), OFFERS)
+        return Observation(self.now_s, self.target, tuple(self.replicas.values()), OFFERS, (self.wanted,))
 
     def ready(self, version: int | None = None) -> list[Replica]:
         return [
@@ -160,7 +160,7 @@ class World:
                     self._tell(ready, NewsKind.READY)
 
     def _tell(self, one: Replica, kind: NewsKind) -> None:
-        self.policy.observe(ZoneNews(one.zone, one.market, kind, self.now_s, held_s=1.0))
+        self.policy.observe(ZoneNews(one.zone, one.market, kind, self.now_s, held_s=1.0, version=one.version))
 
 
 def world(policy: str = "spothedge", *, target: int = 2, extra: int = 1, **update: object) -> World:
@@ -278,6 +278,46 @@ def test_a_version_that_never_comes_up_is_taken_back(strategy: Strategy) -> None
     assert house.reasons == [f"{house.update.max_failures} of its replicas failed, the last with: it broke"]
     assert house.wanted == 1
     assert set(versions(house.alive())) == {1}
+
+
+@pytest.mark.parametrize("policy", ["spothedge", "forecast"])
+def test_what_a_broken_version_breaks_holds_back_no_replacement_of_the_good_one(policy: str) -> None:
+    """Its boots failed again and again: its own launches wait, what a preemption takes is launched at once."""
+    house = world(policy, max_failures=9)
+    house.bad = frozenset({2})
+    house.begin(2)
+    while 2 not in (plan := house.tick()).held:
+        assert house.now_s < 2000
+    assert "launches of version 2 wait: 2 times in a row" in " ".join(plan.notes)
+    house.preempt(house.ready(1)[0].id)
+    launched = [one.version for one in house.tick().actions if isinstance(one, Launch)]
+    assert launched
+    assert set(launched) == {1}
+    assert 2 in house.tick().held
+    assert len(house.alive()) >= 3
+
+
+def test_without_a_surge_a_broken_version_has_no_good_replica_exchanged_for_a_good_one() -> None:
+    """The hole that was made for a trial is filled with the old version while the new one waits."""
+    house = world(max_failures=9, max_surge=0, max_unavailable=1)
+    house.bad = frozenset({2})
+    house.begin(2)
+    while 2 not in house.tick().held:
+        assert house.now_s < 2000
+    while 2 in (plan := house.tick()).held:
+        assert not any(isinstance(one, Drain) for one in plan.actions)
+
+
+def test_a_fix_is_launched_whatever_the_boots_of_the_old_version_came_to() -> None:
+    """Replicas of version 1 fail; those of version 2 need not wait for that."""
+    house = world()
+    for _ in range(4):
+        house.now_s += 100
+        house._tell(house.ready(1)[0], NewsKind.BOOT_FAILED)
+    house.begin(2)
+    plan = house.tick()
+    assert 1 in plan.held
+    assert [one.version for one in plan.actions if isinstance(one, Launch)] == [2]
 
 
 def test_a_version_that_is_not_ready_in_time_is_taken_back() -> None:

@@ -534,7 +534,18 @@ class ReplicaLife:
         held_s = now_s - self.begun_s if replica.vm_id is not None else None
         kind_of_vm = replica.offer.instance_type
         self._hands.news(
-            ZoneNews(replica.zone, replica.market, kind, now_s, detail, held_s, lead_s, kind_of_vm, self._staged)
+            ZoneNews(
+                replica.zone,
+                replica.market,
+                kind,
+                now_s,
+                detail,
+                held_s,
+                lead_s,
+                kind_of_vm,
+                self._staged,
+                replica.version,
+            )
         )
 
     def _tell_cloud(self, kind: NewsKind, detail: str) -> None:

@@ -4,7 +4,7 @@ The questions are those of :mod:`hedgeserve.policy.replacing`. One thing is done
 for: what has been replaced is let go.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from hedgeserve.policy.plan import Action, Drain, Launch, Observation, Plan, Rule, Terminate
@@ -19,13 +19,17 @@ _MOST_NAMED = 3
 def amend(step: Step, seen: Observation, plans: Sequence[Plan], *, update: UpdateSpec) -> Plan:
     """One plan of the policy's answers to the step's views: launches with their versions, and who makes room."""
     rollout, sides = step.rollout, sides_of(step.rollout, seen, bake_s_of(step.rollout, update))
-    main, room = plans[-1], _Room(rollout, seen, plans[-1])
+    main = plans[-1]
+    # Where the new version is not to be launched for now, nothing takes the place of what is hidden: only what is
+    # missing in the world as it is comes, and as the old version.
+    waits = rollout.new in main.held
+    room = _Room(replace(rollout, hidden=()) if waits else rollout, seen, main)
     actions: list[Action] = []
     for view, plan in zip(step.views, plans, strict=True):
         heeded = _heeded(view, _without_bridges(plan, view, seen, rollout), seen)
         if view.hidden:
             heeded = (one for one in heeded if not isinstance(one, Launch) or room.has_for(one))
-        actions += _told(view, _with_versions(view, heeded, rollout))
+        actions += _told(view, _with_versions(view, heeded, rollout, plan.held))
     if rollout.strategy is Strategy.ROLLING:
         actions = list(_old_first(_without_holes(actions, seen, rollout, update), rollout, sides, seen))
     # What the policy ends itself makes no room twice.
@@ -35,11 +39,13 @@ def amend(step: Step, seen: Observation, plans: Sequence[Plan], *, update: Updat
         Market.SPOT: min(plan.spot_wanted for plan in plans),
         Market.ON_DEMAND: main.on_demand_wanted,
     }
-    actions += _making_room(rollout, seen, left, wanted, update, launching=launching)
+    actions += _making_room(rollout, seen, left, wanted, update, launching=launching or waits)
     notes = tuple(dict.fromkeys(note for plan in plans for note in plan.notes))
     again = [plan.again_at_s for plan in plans if plan.again_at_s is not None]
     if rollout.hidden:
         notes = main.notes  # of the world as it is
+    runs = dict.fromkeys(version for view in step.views for version in view.observation.runs)
+    notes = tuple(dict.fromkeys([*notes, *(main.held[version] for version in runs if version in main.held)]))
     return replace(main, actions=tuple(actions), notes=notes, again_at_s=min(again, default=None))
 
 
@@ -100,8 +106,11 @@ def _without_bridges(plan: Plan, view: View, seen: Observation, rollout: Rollout
     return replace(plan, actions=kept)
 
 
-def _with_versions(view: View, actions: Iterable[Action], rollout: Rollout) -> Iterator[Action]:
-    tries = view.new_first
+def _with_versions(
+    view: View, actions: Iterable[Action], rollout: Rollout, held: Collection[int]
+) -> Iterator[Action]:
+    """The launches with what they run; those of a version whose boots fail wait."""
+    tries = 0 if rollout.new in held else view.new_first
     for action in actions:
         if not isinstance(action, Launch):
             yield action
@@ -109,7 +118,8 @@ def _with_versions(view: View, actions: Iterable[Action], rollout: Rollout) -> I
         version = view.version
         if tries:
             version, tries = rollout.new, tries - 1
-        yield replace(action, version=version, reason=f"version {version}: {action.reason}")
+        if version not in held:
+            yield replace(action, version=version, reason=f"version {version}: {action.reason}")
 
 
 def _told(view: View, actions: Iterable[Action]) -> Iterator[Action]:

@@ -30,7 +30,7 @@ from hedgeserve.policy.plan import (
     ranked,
 )
 from hedgeserve.policy.ways import Ground, SpotZone, Way, best_way
-from hedgeserve.policy.zonememory import Rest, ZoneMemory
+from hedgeserve.policy.zonememory import Rest, ZoneMemory, why_held
 from hedgeserve.replica import STARTING, GoneReason, Market, Offer, Replica, State, ZoneId
 from hedgeserve.spec import HedgeSpec
 from hedgeserve.units import format_count, format_duration
@@ -84,7 +84,8 @@ class Forecast:
         fleet = Muster.of(observation, self._hedge)
         spot, on_demand = self._spot_offers(observation.now_s), self._on_demand_offers(observation.now_s)
         now, chosen = self._choose(fleet, spot, on_demand=bool(on_demand))
-        held = self._memory.held(observation.now_s)
+        waiting = self._memory.held(observation.now_s)
+        held = why_held(waiting, observation.runs)
         wanted = fleet.always + max(chosen.on_demand, self._bridge(fleet, chosen) if on_demand else 0)
         actions: list[Action] = []
         if held is None:
@@ -99,6 +100,7 @@ class Forecast:
             actions=tuple(actions),
             notes=tuple(self._notes(fleet, on_demand, wanted, held)),
             again_at_s=self._again_at_s(fleet),
+            held=waiting,
         )
 
     def zone_states(self) -> Mapping[ZoneId, str]:
@@ -120,7 +122,8 @@ class Forecast:
     def candidates(self, observation: Observation) -> tuple[Candidate, ...]:
         """Each zone and market that might be launched into, in the order of asking; then those not asked."""
         now_s, found = observation.now_s, list[Candidate]()
-        held, held_until_s = self._memory.held(now_s), self._memory.held_until_s()
+        held = why_held(self._memory.held(now_s), observation.runs)
+        held_until_s = self._memory.held_until_s(observation.runs)
         asked: dict[Market, dict[ZoneId, Offer]] = {Market.SPOT: {}, Market.ON_DEMAND: {}}
         for market, free in asked.items():
             for zone, offer in cheapest_by_zone(observation.offers, market).items():

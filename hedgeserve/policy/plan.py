@@ -5,7 +5,7 @@ and the log, the journal, the metrics and the status all read that one object.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ class NewsKind(StrEnum):
     REACHABLE = "reachable"  # the cloud did not answer, and does again
     RELEASED = "released"  # we let a VM go of our own accord: it would have held for longer
     BOOT_FAILED = "boot_failed"  # a VM came, but no ready replica out of it: our fault more likely than the zone's
+    TAKEN_BACK = "taken_back"  # the version is wanted no more: that its boots failed is forgotten
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class ZoneNews:
     ``lead_s`` tells with a notice how long before the end it came, and with a preemption the same of its notice;
     0 or None: there was none. ``instance_type`` is empty where it is not known. ``staged`` where a drill has
     made it happen: a policy is told it like any other, and what is kept for later runs does not hold it.
+    ``version`` is what the replica runs; 0: nobody says.
     """
 
     zone: ZoneId
@@ -48,6 +50,7 @@ class ZoneNews:
     lead_s: float | None = None
     instance_type: str = ""
     staged: bool = False
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,14 @@ class Observation:
 
     ``now_s`` is on the same clock as the replicas' times. ``target`` is N_target, the replicas that the load
     needs. ``replicas`` holds every replica that is not gone; ``offers`` every kind of VM that the pools allow.
+    ``runs`` are the versions that launches may run: only where the boots of all of them fail does nothing start.
     """
 
     now_s: float
     target: int
     replicas: tuple[Replica, ...]
     offers: tuple[Offer, ...]
+    runs: tuple[int, ...] = (0,)
 
 
 class Rule(StrEnum):
@@ -121,7 +126,8 @@ class Plan:
     ``notes`` are sentences on what is *not* done and why (a zone that rests, a pool without offers); they
     change with the state of the world, not with the clock, so that they can be journalled when they change.
     ``again_at_s`` is the soonest time at which the same world, with no news, may be planned differently (a pause
-    ends, say); None: never. A simulator need not ask before.
+    ends, say); None: never. A simulator need not ask before. ``held`` are the versions of which none is
+    launched now, since their boots fail, each with the sentence that says so.
     """
 
     target: int
@@ -130,6 +136,7 @@ class Plan:
     actions: tuple[Action, ...] = ()
     notes: tuple[str, ...] = ()
     again_at_s: float | None = None
+    held: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def questions(
     """What to ask the policy at this moment, and the roll-out with what is hidden for it."""
     match rollout.strategy:
         case Strategy.ROLLBACK:
-            return rollout, (View(_without(seen, {one.id for one in sides.old}), rollout.new),)
+            return rollout, (View(_without(seen, {one.id for one in sides.old}, rollout.new), rollout.new),)
         case Strategy.BLUE_GREEN:
             return rollout, _blue_green(rollout, seen)
         case Strategy.ROLLING:
@@ -38,8 +38,9 @@ def questions(
             return rollout, _rolling(rollout, seen, sides, update)
 
 
-def _without(seen: Observation, hidden: set[ReplicaId]) -> Observation:
-    return replace(seen, replicas=tuple(one for one in seen.replicas if one.id not in hidden))
+def _without(seen: Observation, hidden: set[ReplicaId], *runs: int) -> Observation:
+    """The world without these, for launches that run these versions."""
+    return replace(seen, replicas=tuple(one for one in seen.replicas if one.id not in hidden), runs=runs)
 
 
 def _hidden(rollout: Rollout, seen: Observation, sides: Sides, update: UpdateSpec) -> tuple[Hidden, ...]:
@@ -97,7 +98,8 @@ def _rolling(rollout: Rollout, seen: Observation, sides: Sides, update: UpdateSp
     instead = min(tries, len(rest))
 
     def view(hidden: tuple[ReplicaId, ...], tries: int, part: Part) -> View:
-        return View(_without(seen, {*hidden, *useless}), version, tries, part, hidden)
+        runs = (rollout.new, version) if tries else (version,)
+        return View(_without(seen, {*hidden, *useless}, *runs), version, tries, part, hidden)
 
     if not both:
         return (view((), tries, Part.ALL),)
@@ -114,9 +116,9 @@ def _blue_green(rollout: Rollout, seen: Observation) -> tuple[View, ...]:
     blue = tuple(one for one in seen.replicas if one.version != rollout.new)
     if rollout.switched_s is not None:
         kept = {one.id for one in blue if one.version and one.alive}
-        return (View(_without(seen, kept), rollout.new, bridged=True),)
+        return (View(_without(seen, kept, rollout.new), rollout.new, bridged=True),)
     green = tuple(one for one in seen.replicas if one.version in (0, rollout.new))
     return (
-        View(replace(seen, replicas=green), rollout.new, bridged=True),
-        View(replace(seen, replicas=blue), rollout.old),
+        View(replace(seen, replicas=green, runs=(rollout.new,)), rollout.new, bridged=True),
+        View(replace(seen, replicas=blue, runs=(rollout.old,)), rollout.old),
     )

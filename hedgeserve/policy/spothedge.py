@@ -24,7 +24,7 @@ from hedgeserve.policy.plan import (
     ZoneNews,
     ranked,
 )
-from hedgeserve.policy.zonememory import Rest, ZoneMemory
+from hedgeserve.policy.zonememory import Rest, ZoneMemory, why_held
 from hedgeserve.replica import STARTING, GoneReason, Market, Offer, Replica, State, ZoneId
 from hedgeserve.spec import HedgeSpec
 from hedgeserve.units import format_count, format_duration
@@ -109,7 +109,8 @@ class SpotHedge:
             for market, cheapest in self._cheapest.items()
         }
         sums = self._sums(observation, spot_offered=bool(offers[Market.SPOT]))
-        held = self._memory.held(observation.now_s)
+        waiting = self._memory.held(observation.now_s)
+        held = why_held(waiting, observation.runs)
         launches: list[Launch] = []
         if held is None:
             launches += self._missing_spot(sums, offers[Market.SPOT], rests)
@@ -126,6 +127,7 @@ class SpotHedge:
             actions=tuple(actions),
             notes=tuple(self._notes(sums, offers, rests, held)),
             again_at_s=self._again_at_s(observation, sums),
+            held=waiting,
         )
 
     def zone_states(self) -> Mapping[ZoneId, str]:
@@ -152,7 +154,8 @@ class SpotHedge:
     def candidates(self, observation: Observation) -> tuple[Candidate, ...]:
         """Each zone and market that might be launched into, in the order of asking; then those not asked."""
         now_s, found = observation.now_s, list[Candidate]()
-        held, held_until_s = self._memory.held(now_s), self._memory.held_until_s()
+        held = why_held(self._memory.held(now_s), observation.runs)
+        held_until_s = self._memory.held_until_s(observation.runs)
         for market in _PRICED:
             cheapest = cheapest_by_zone(observation.offers, market)
             lost = self._memory.preempted(self._askable_spot(cheapest, now_s)) if market is Market.SPOT else {}

@@ -21,6 +21,8 @@ _MOST_LIFTS = 3
 """Pauses of a place that end early until a launch there is judged: a cloud that comes and goes is not hammered."""
 _QUOTA_REST_S = 600.0
 _LONGEST_HOLD_S = 600.0
+_VERSIONS_KEPT = 16
+"""Versions whose failed boots are counted; the longest ago is forgotten for one more."""
 _FORGET_S = 86400.0
 """What is older is not written to the store: a zone that was taken out of the pools must not stay for ever."""
 
@@ -63,6 +65,11 @@ class Rest:
     """When it ends by itself; None: never."""
 
 
+def why_held(held: Mapping[int, str], runs: Collection[int]) -> str | None:
+    """Why nothing at all is launched where launches may run these versions; None where one of them is free."""
+    return None if any(version not in held for version in runs) else next((held[one] for one in runs), None)
+
+
 class ZoneMemory:
     """The zones' news, and what follows from them (arXiv 2411.01438, Algorithm 1, with pauses added).
 
@@ -83,7 +90,8 @@ class ZoneMemory:
         self._lifts: dict[tuple[ZoneId, Market], int] = {}
         self._quota: dict[tuple[ZoneId, Market], _Refusals] = {}
         self._unsupported: dict[tuple[ZoneId, Market], str] = {}
-        self._boot_failures: _Refusals | None = None
+        # By version: what one of them breaks is no reason to hold back another.
+        self._boot_failures: dict[int, _Refusals] = {}
         # Z_P is asked for far more often than it changes: the last answer, until another zone counts or moves.
         self._preempted: tuple[frozenset[ZoneId], Mapping[ZoneId, tuple[str, float]]] | None = None
 
@@ -111,6 +119,8 @@ class ZoneMemory:
                 self._unsupported[place] = news.detail
             case NewsKind.BOOT_FAILED:
                 self._boot_failed(news)
+            case NewsKind.TAKEN_BACK:
+                self._boot_failures.pop(news.version, None)
 
     def _lift(self, place: tuple[ZoneId, Market]) -> None:
         """Its cloud answers again: what failed for its silence is no reason to wait any more."""
@@ -121,7 +131,7 @@ class ZoneMemory:
 
     def _ready(self, news: ZoneNews) -> None:
         place = (news.zone, news.market)
-        self._boot_failures = None
+        self._boot_failures.pop(news.version, None)
         self._refusals.pop(place, None)
         self._quota.pop(place, None)
         last = next((move for move in reversed(self._moves) if move.zone == news.zone), None)
@@ -151,12 +161,13 @@ class ZoneMemory:
         return float(refusals.at_s + self._retry_delay_s * 2 ** min(refusals.count - 1, _MOST_DOUBLINGS))
 
     def _boot_failed(self, news: ZoneNews) -> None:
-        before, why = self._boot_failures, f"{news.zone}: {news.detail}" if news.detail else str(news.zone)
-        if before is None:
-            self._boot_failures = _Refusals(1, news.at_s, why)
-        elif news.at_s >= self._held_until_s(before):
-            self._boot_failures = _Refusals(before.count + 1, news.at_s, why)
-        # As above: what fails during the hold was launched before it.
+        known, why = self._boot_failures, f"{news.zone}: {news.detail}" if news.detail else str(news.zone)
+        before = known.get(news.version)
+        if before is not None and news.at_s < self._held_until_s(before):
+            return  # as above: what fails during the hold was launched before it
+        known[news.version] = _Refusals(1 if before is None else before.count + 1, news.at_s, why)
+        if len(known) > _VERSIONS_KEPT:
+            del known[min(known, key=lambda version: known[version].at_s)]
 
     def _held_until_s(self, failures: _Refusals) -> float:
         if failures.count < 2:
@@ -165,22 +176,26 @@ class ZoneMemory:
         hold_s = self._retry_delay_s * 2 ** min(failures.count - 1, 20)
         return float(failures.at_s + min(hold_s, _LONGEST_HOLD_S))
 
-    def held(self, now_s: float) -> str | None:
-        """Why nothing at all is launched now: VMs come up, but no ready replica does, which is no zone's fault.
+    def held(self, now_s: float) -> dict[int, str]:
+        """Which versions are not launched now, and why: VMs come up, but no ready replica, no fault of a zone's.
 
-        None when launches are free. From the second failure in a row without a ready replica on, launches wait
-        for the retry delay doubled per failure, 10 minutes at most: an image that crashes must not burn money.
+        From the second failure in a row without a ready replica of it on, a version's launches wait for the retry
+        delay doubled per failure, 10 minutes at most: an image that crashes must not burn money.
         """
-        failures = self._boot_failures
-        if failures is None or now_s >= self._held_until_s(failures):
-            return None
-        return (
-            f"launches wait: {failures.count} times in a row no ready replica came of them (last {failures.why})"
-        )
+        return {
+            version: (
+                f"launches {f'of version {version} ' if version else ''}wait: {failures.count} times in a row no "
+                f"ready replica came of them (last {failures.why})"
+            )
+            for version, failures in self._boot_failures.items()
+            if now_s < self._held_until_s(failures)
+        }
 
-    def held_until_s(self) -> float | None:
-        """Until when :meth:`held` holds launches back, or held them; None where no boot has failed."""
-        return None if self._boot_failures is None else self._held_until_s(self._boot_failures)
+    def held_until_s(self, runs: Collection[int]) -> float | None:
+        """Until when the launches of all of these versions wait, or waited; None where one is free of failures."""
+        if not all(version in self._boot_failures for version in runs):
+            return None
+        return min((self._held_until_s(self._boot_failures[version]) for version in runs), default=None)
 
     def preempted(self, zones: Collection[ZoneId]) -> Mapping[ZoneId, tuple[str, float]]:
         """Z_P among these spot zones: for each of them, what was lost there and when."""
@@ -258,9 +273,7 @@ class ZoneMemory:
             if place in places
         ]
         ends_s += [quota.at_s + _QUOTA_REST_S for place, quota in self._quota.items() if place in places]
-        if self._boot_failures is not None:
-            ends_s.append(self._held_until_s(self._boot_failures))
-        return ends_s
+        return [*ends_s, *map(self._held_until_s, self._boot_failures.values())]
 
     def export(self, now_s: float) -> dict[str, Any]:
         """Everything but what holds only until a restart, JSON-able, with ages for times."""
@@ -278,7 +291,9 @@ class ZoneMemory:
                 if now_s - one.at_s < _FORGET_S
             ]
 
-        failures = self._boot_failures
+        def failures(version: int, one: _Refusals) -> dict[str, Any]:
+            return {"version": version, "count": one.count, "age_s": now_s - one.at_s, "why": one.why}
+
         return {
             "moves": [
                 {"zone": move.zone, "age_s": now_s - move.at_s, "lost": move.lost}
@@ -288,9 +303,9 @@ class ZoneMemory:
             "refusals": refusals(self._refusals),
             "errors": refusals(self._errors),
             "quota": refusals(self._quota),
-            "boot_failures": None
-            if failures is None
-            else {"count": failures.count, "age_s": now_s - failures.at_s, "why": failures.why},
+            # Of no version, as an earlier release knows them; then those by version.
+            "boot_failures": next((failures(0, one) for v, one in self._boot_failures.items() if not v), None),
+            "boot_failures_by_version": [failures(v, one) for v, one in self._boot_failures.items() if v],
         }
 
     def restore(self, memory: Mapping[str, Any], now_s: float) -> None:
@@ -306,8 +321,8 @@ class ZoneMemory:
             refusals = _restored(memory["refusals"], now_s)
             errors = _restored(memory.get("errors", []), now_s)
             quota = _restored(memory["quota"], now_s)
-            failures = memory["boot_failures"]
-            boot_failures = None if failures is None else _restored_one(failures, now_s)
+            failures = [memory["boot_failures"] or [], *memory.get("boot_failures_by_version", [])]
+            boot_failures = {int(one.get("version", 0)): _restored_one(one, now_s) for one in failures if one}
         except (KeyError, TypeError, ValueError, AttributeError):
             return
         self._moves = deque(moves, maxlen=_MOVES_KEPT)

@@ -90,6 +90,8 @@ class Encoder:
         document: dict[str, Any] = {"now_s": seen.now_s, "target": seen.target}
         if offers != self._offers:
             document["offers"] = self._offers = offers
+        if seen.runs != (0,):
+            document["runs"] = seen.runs
         document["replicas"] = [_replica_document(one, numbers[one.offer]) for one in seen.replicas]
         document["plan"] = {
             "target": plan.target,
@@ -99,6 +101,8 @@ class Encoder:
             "notes": list(plan.notes),
             "again_at_s": plan.again_at_s,
         }
+        if plan.held:
+            document["plan"]["held"] = [*plan.held.items()]
         lines.append(_line("plan", document))
         return lines
 
@@ -143,8 +147,10 @@ class Decoder:
             actions=tuple(self._action(one) for one in told["actions"]),
             notes=tuple(told["notes"]),
             again_at_s=told["again_at_s"],
+            held=dict(told.get("held", ())),
         )
-        return Planned(Observation(document["now_s"], document["target"], replicas, self._offered), plan)
+        runs = tuple(document.get("runs", (0,)))
+        return Planned(Observation(document["now_s"], document["target"], replicas, self._offered, runs), plan)
 
     def _action(self, document: Mapping[str, Any]) -> Action:
         rule, reason = Rule(document["rule"]), document["reason"]
@@ -207,6 +213,7 @@ def _news_document(news: ZoneNews) -> dict[str, Any]:
         "lead_s": news.lead_s,
         **({"instance_type": news.instance_type} if news.instance_type else {}),
         **({"staged": True} if news.staged else {}),
+        **({"version": news.version} if news.version else {}),
     }
 
 
@@ -221,6 +228,7 @@ def _news(document: Mapping[str, Any]) -> ZoneNews:
         document["lead_s"],
         document.get("instance_type", ""),
         document.get("staged", False),
+        document.get("version", 0),
     )
 
 
