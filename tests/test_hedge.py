@@ -288,6 +288,24 @@ def test_a_single_zone_stays_available() -> None:
 # Screenplays: refusals and pauses
 
 
+def test_a_zone_that_took_a_vm_back_before_it_served_was_not_refusing() -> None:
+    """It rests all the same, since launch after launch would be paid for there; also after a restart."""
+    policy = hedge(fallback=False)
+    for at_s in (1000.0, 1040.0):
+        policy.observe(ZoneNews(A, Market.SPOT, NewsKind.NO_CAPACITY, at_s, "the VM goes in 9 s", held_s=4.0))
+        if at_s == 1000.0:
+            rests = (
+                "local/east/a rests for 30s from spot: a VM was taken back before it served (the VM goes in 9 s)"
+            )
+            assert policy.plan(see(now_s=1001)).notes == (rests,)
+            again = hedge(fallback=False)
+            again.restore_memory(policy.export_memory(1001), 1)
+            assert again.plan(see(now_s=1)).notes == (rests,)
+    (told,) = policy.plan(see(now_s=1041)).notes
+    assert told.startswith("local/east/a rests for 1m from spot: a VM was taken back before it served (")
+    assert told.endswith("), 2 times in a row without one that served")
+
+
 def test_a_refused_zone_rests_and_a_note_says_so() -> None:
     policy = hedge(fallback=False)
     tell(policy, A, NewsKind.LAUNCH_ERROR, at_s=1000, detail="throttled")

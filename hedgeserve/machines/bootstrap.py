@@ -20,6 +20,7 @@ from hedgeserve.drivers.base import Machine
 from hedgeserve.engines.base import Engine, EngineCommand, EngineContext
 from hedgeserve.errors import BootstrapError
 from hedgeserve.machines.authority import EngineTls
+from hedgeserve.machines.lastwords import BETWEEN, LAST_WORDS
 from hedgeserve.machines.prepare import cloud_init_script, driver_script, scratch_script
 from hedgeserve.machines.remotetask import Done, run_task
 from hedgeserve.machines.ssh import Remote
@@ -131,8 +132,8 @@ class Bootstrap:
         if told.status != 0 or not told.stdout.strip():
             return ""
         code, _, tail = told.stdout.partition("\n")
-        words = " | ".join(line.strip() for line in tail.splitlines() if line.strip())
-        return f"the engine exited with status {code.strip()}" + (f"; its last words: {words}" if words else "")
+        words = BETWEEN.join(line.strip() for line in tail.splitlines() if line.strip())
+        return f"the engine exited with status {code.strip()}" + (f"{LAST_WORDS}{words}" if words else "")
 
     async def log_tail(self, remote: Remote, lines: int) -> str:
         """The last lines of the engine's log on the VM."""

@@ -21,6 +21,7 @@ from hedgeserve.machines.coldstart import ColdStart
 from hedgeserve.machines.ending import take_away
 from hedgeserve.machines.hands import Hands, Order, Past
 from hedgeserve.machines.journal import EventKind
+from hedgeserve.machines.lastwords import in_short
 from hedgeserve.machines.notices import Approved, NoticeSeen, Rebalance, Remark, Trouble, WatchEvent
 from hedgeserve.machines.probe import Identity, Prober
 from hedgeserve.machines.readiness import Readiness
@@ -503,7 +504,8 @@ class ReplicaLife:
         rule: Rule | None = None,
     ) -> None:
         # The step itself before anything that waits: two tasks of this life may have news at the same time.
-        why = redact(why)
+        said = redact(why)
+        why = in_short(said)
         before, now_s = self.replica, self._now_s()
         self.replica = before.to(state, now_s=now_s, why=why, gone=gone, vm_id=vm_id, notice=notice)
         if self._trace is not None:
@@ -512,6 +514,8 @@ class ReplicaLife:
         await self._bill.charge(before, now_s)
         await self._hands.journal.save(self.replica)
         data: dict[str, Any] = {"market": str(before.market)}
+        if said != why:
+            data["said"] = said
         if state is State.READY or (state is State.TERMINATING and before.state in STARTING):
             data["phases"] = self._cold_start.told()
         if self.replica.gone is not None:
@@ -529,7 +533,7 @@ class ReplicaLife:
         await self._hands.journal.event(kind, message, replica=self.replica.id, zone=self.replica.zone, data=data)
 
     def _tell(self, kind: NewsKind, detail: str, *, lead_s: float | None = None) -> None:
-        detail = redact(detail)
+        detail = in_short(redact(detail))
         replica, now_s = self.replica, self._now_s()
         held_s = now_s - self.begun_s if replica.vm_id is not None else None
         kind_of_vm = replica.offer.instance_type

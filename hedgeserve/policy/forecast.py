@@ -350,7 +350,8 @@ class Forecast:
             elif not self._cheapest[Market.SPOT]:
                 rule, why = Rule.ALWAYS_ON, "no pool offers spot"
             elif way.spot.total() >= fleet.need and have - fleet.always >= way.on_demand:
-                rule, why = Rule.FALLBACK, "on-demand in parallel until the spot launches are granted"
+                rule = Rule.FALLBACK
+                why = "on-demand in parallel until the spot launches are granted, since any of them may be refused"
             elif way.spot.total() >= fleet.need:
                 rule = Rule.FALLBACK
                 why = (

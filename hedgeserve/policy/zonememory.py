@@ -48,11 +48,15 @@ class _Move:
 
 @dataclass(frozen=True, slots=True)
 class _Refusals:
-    """Launches refused in a row, those aside that were under way when the first of them was refused."""
+    """Launches refused in a row, those aside that were under way when the first of them was refused.
+
+    One whose VM was taken back before it served is as good as refused; ``taken``: the last one was such a one.
+    """
 
     count: int
     at_s: float
     why: str
+    taken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,8 @@ class ZoneMemory:
             case NewsKind.REACHABLE:
                 self._lift(place)
             case NewsKind.NO_CAPACITY:
-                self._refused(self._refusals, place, news.at_s, why)
+                taken = news.held_s is not None
+                self._refused(self._refusals, place, news.at_s, (news.detail if taken else "") or why, taken=taken)
             case NewsKind.LAUNCH_ERROR:
                 self._refused(self._errors, place, news.at_s, why)
             case NewsKind.READY:
@@ -149,12 +154,14 @@ class ZoneMemory:
         place: tuple[ZoneId, Market],
         at_s: float,
         why: str,
+        *,
+        taken: bool = False,
     ) -> None:
         before = known.get(place)
         if before is None:
-            known[place] = _Refusals(1, at_s, why)
+            known[place] = _Refusals(1, at_s, why, taken)
         elif at_s >= self._rests_until_s(before):
-            known[place] = _Refusals(before.count + 1, at_s, why)
+            known[place] = _Refusals(before.count + 1, at_s, why, taken)
         # A refusal during the pause answers a launch from before it: the same asking, not one more in a row.
 
     def _rests_until_s(self, refusals: _Refusals) -> float:
@@ -255,9 +262,12 @@ class ZoneMemory:
         until_s = self._rests_until_s(refusals)
         pause = format_duration(until_s - refusals.at_s)
         times = "once" if refusals.count == 1 else f"{refusals.count} times in a row"
-        return Rest(
-            "resting", f"rests for {pause} from {_name(market)}: refused {times} ({refusals.why})", until_s
-        )
+        told = f"refused {times} ({refusals.why})"
+        if refusals.taken:
+            told = f"a VM was taken back before it served ({refusals.why})"
+            if refusals.count > 1:
+                told += f", {times} without one that served"
+        return Rest("resting", f"rests for {pause} from {_name(market)}: {told}", until_s)
 
     def rests(self, now_s: float) -> dict[tuple[ZoneId, Market], Rest]:
         """What :meth:`rest` says, for every zone and market that is not asked now."""
@@ -286,6 +296,7 @@ class ZoneMemory:
                     "count": one.count,
                     "age_s": now_s - one.at_s,
                     "why": one.why,
+                    "taken": one.taken,
                 }
                 for (zone, market), one in known.items()
                 if now_s - one.at_s < _FORGET_S
@@ -332,7 +343,8 @@ class ZoneMemory:
 
 
 def _restored_one(one: Mapping[str, Any], now_s: float) -> _Refusals:
-    return _Refusals(max(1, int(one["count"])), now_s - float(one["age_s"]), str(one["why"]))
+    taken = one.get("taken") is True  # a memory of before this was told apart has none
+    return _Refusals(max(1, int(one["count"])), now_s - float(one["age_s"]), str(one["why"]), taken)
 
 
 def _restored(many: list[Mapping[str, Any]], now_s: float) -> dict[tuple[ZoneId, Market], _Refusals]:
