@@ -119,6 +119,8 @@ class Exchange:
 
     def sweep(self, now_s: float) -> None:
         """See whether it has taken too long; called some ten times a second."""
+        if self._is_over:
+            return  # since the sweep began, by what became of another one
         if now_s >= self._total_due_s:
             self._out_of_time()
         elif self._attempt is not None:
