@@ -37,6 +37,7 @@ class Entrance:
         self._metrics = metrics
         self._certificates: list[Certificate] = []
         self._keys: tuple[IssuedKey, ...] = ()
+        self._issued = False
         self._used: dict[str, datetime] = {}
         self._stamps: dict[str, _Stamp] = {}
         self._troubles: dict[str, str] = {}
@@ -123,6 +124,11 @@ class Entrance:
         return gone
 
     @property
+    def asks_for_issued(self) -> bool:
+        """Whether a key was ever issued here: then every request needs one, also where all are revoked."""
+        return self._issued
+
+    @property
     def troubles(self) -> Sequence[str]:
         """What is wrong, in sentences."""
         return [text for text in self._troubles.values() if text]
@@ -142,7 +148,7 @@ class Entrance:
             self._accept(found or ())
 
     def _accept(self, keys: tuple[IssuedKey, ...]) -> None:
-        self._keys = keys
+        self._keys, self._issued = keys, True
         self._balancer.issue(keys)
 
     async def _renew_certificate(self, certificate: Certificate, changed_only: bool) -> None:

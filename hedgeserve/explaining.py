@@ -17,10 +17,11 @@ from hedgeserve.hedge import (
     explain_zone,
     near_misses,
 )
-from hedgeserve.replica import ReplicaId, ZoneId
+from hedgeserve.replica import ReplicaId, zones_meant
 from hedgeserve.store import Store
 
 _EVENTS_OF_A_REPLICA = 200
+_MOST_NAMED = 12
 
 
 async def explain(subject: str, scene: Scene, store: Store, service: str) -> Explanation:
@@ -38,8 +39,11 @@ async def explain(subject: str, scene: Scene, store: Store, service: str) -> Exp
     if replica is not None:
         return await asyncio.to_thread(explain_replica, scene, replica, await _story(store, replica.id))
     zones = scene.zones()
-    if subject in zones:
-        return await asyncio.to_thread(explain_zone, scene, ZoneId(subject))
+    meant_zones = zones_meant(subject, zones)
+    if len(meant_zones) == 1:
+        return await asyncio.to_thread(explain_zone, scene, meant_zones[0])
+    if meant_zones:
+        raise UnknownSubjectError(f'"{subject}" is more than one zone: {", ".join(meant_zones)}; name one in full')
     known = await store.known_replica(service, ReplicaId(subject))
     if known is not None:
         past = Past(
@@ -54,7 +58,12 @@ async def explain(subject: str, scene: Scene, store: Store, service: str) -> Exp
         return await asyncio.to_thread(explain_gone, scene, past)
     alive = [one.id for one in scene.observation.replicas]
     meant = near_misses(subject, [*alive, *zones, *await store.last_replicas(service), NOW])
-    hint = f"did you mean {', '.join(meant)}?" if meant else "`hedgeserve status` lists the replicas and zones"
+    named = ", ".join(zones[:_MOST_NAMED]) + (
+        f" and {more} more" if (more := len(zones) - _MOST_NAMED) > 0 else ""
+    )
+    known_zones = f"the zones are {named}" if zones else "there is no zone"
+    perhaps = f"did you mean {', '.join(meant)}? " if meant else ""
+    hint = f"{perhaps}{known_zones}; `hedgeserve status` lists the replicas"
     raise UnknownSubjectError(f'there is no replica or zone "{subject}" and no such replica before; {hint}')
 
 

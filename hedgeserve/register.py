@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from hedgeserve.engines import make_engine
 from hedgeserve.engines.base import Engine
@@ -10,7 +12,8 @@ from hedgeserve.errors import StateDirectoryError, UpdateRefusedError
 from hedgeserve.redaction import redact
 from hedgeserve.spec import Spec
 from hedgeserve.store import Store
-from hedgeserve.tables.versions import StoredVersion
+from hedgeserve.tables.versions import StoredVersion, versions_in
+from hedgeserve.trail import Trail
 from hedgeserve.versions import Version, content_of, digest_of
 
 
@@ -89,6 +92,29 @@ class Register:
                 engine = make_engine(self._versions[instead].model, self._environ)
             self._engines[number] = engine
         return engine
+
+
+def listing_in(path: Path) -> dict[str, Any]:
+    """All versions and the last roll-outs that a journal knows, in the shape that a service that runs tells them.
+
+    ``way_back`` is null: only a service can go back. Blocking.
+
+    Raises:
+        StateDirectoryError: There is no journal, or it cannot be read.
+    """
+    versions, rollouts, running = versions_in(path)
+    trail = Trail.of(rollouts)
+    wanted = rollouts[-1].to_version if rollouts else max((one.number for one in versions), default=0)
+    return {
+        "wanted": wanted,
+        "way_back": None,
+        "versions": [
+            _version(one).document()
+            | {"taken_back": trail.taken_back.get(one.number), "replicas": running[one.number]}
+            for one in versions
+        ],
+        "rollouts": [one.document() for one in rollouts],
+    }
 
 
 def _version(stored: StoredVersion) -> Version:

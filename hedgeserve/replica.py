@@ -4,6 +4,7 @@ Everything here is immutable data. A replica changes only through :meth:`Replica
 table of legal transitions; the fleet owns the current value, everybody else is handed copies.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -16,6 +17,13 @@ ReplicaId = NewType("ReplicaId", str)
 
 ZoneId = NewType("ZoneId", str)
 """A failure domain, ``cloud/region/zone``."""
+
+
+def zones_meant(name: str, zones: Iterable[str]) -> list[ZoneId]:
+    """The zone of this name, else all whose name ends so, as ``east/a`` and ``a`` do for ``local/east/a``."""
+    there = list(zones)
+    found = [name] if name in there else [zone for zone in there if zone.endswith(f"/{name}")]
+    return [ZoneId(zone) for zone in found]
 
 
 class Market(StrEnum):

@@ -114,6 +114,10 @@ def test_one_service_from_its_start_to_its_end(
         'there is no replica or zone "chatty-11" and no such replica before; did you mean chatty-1?' in lost.stderr
     )
 
+    nowhere = ask(environ, "explain", "nowhere")
+    assert (nowhere.returncode, "the zones are local/east/a" in nowhere.stderr) == (1, True)
+    assert ask(environ, "explain", "east/a").stdout == ask(environ, "explain", "local/east/a").stdout
+
     plan = json.loads(ask(environ, "plan", model, "--json").stdout)
     assert (plan["running"]["ready"], plan["changes"], plan["steps"]) == (1, [], [])
     text = Path(model).read_text()
@@ -129,6 +133,7 @@ def test_one_service_from_its_start_to_its_end(
     unknown = ask(environ, "logs", "chatty-9")
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert "there is no replica chatty-9" in unknown.stderr
+    assert "`hedgeserve events --replica chatty-9` has the last words" in unknown.stderr
 
     dry = json.loads(ask(environ, "down", "--dry-run", "--json").stdout)
     assert (dry["service"], [vm["id"] for vm in dry["vms"]], dry["done"]) == ("chatty", ["chatty-1"], False)
@@ -337,11 +342,22 @@ def test_keys_are_issued_listed_and_revoked(model: str, environ: dict[str, str])
         left = json.loads(ask(environ, "keys", "revoke", "alice", "--json").stdout)
         assert [key["name"] for key in left] == ["early"]
         assert (status_with(alice["key"]), status_with(early)) == (401, 200)
+        assert "From now on" not in added.stderr, "a key was asked for before"
         assert "no key named" in ask(environ, "keys", "revoke", "alice").stderr
     finally:
         process.send_signal(signal.SIGINT)
         said = "".join(process.communicate(timeout=60))
     assert [key["name"] for key in json.loads(ask(environ, "keys", "list", model, "--json").stdout)] == ["early"]
+    assert "From now on every request needs a key" in before.stderr
+    assert ask(environ, "keys", "revoke", "early", model).returncode == 0
+    none = ask(environ, "keys", "list", model)
+    assert (none.returncode, none.stdout) == (0, "")
+    assert "All keys that were issued are revoked, and every request still needs one" in none.stderr
+    assert "api_keys.json, and start it" in none.stderr
+    versions = ask(environ, "versions", model, "--json")
+    assert "this is what its journal says" in versions.stderr
+    listing = json.loads(versions.stdout)
+    assert (listing["wanted"], [one["version"] for one in listing["versions"]]) == (1, [1])
     everything = said.encode() + b"".join(
         path.read_bytes() for path in Path(environ["XDG_STATE_HOME"]).rglob("*") if path.is_file()
     )

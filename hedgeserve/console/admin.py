@@ -90,9 +90,11 @@ class AdminClient:
         told: dict[str, Any] = json.loads(self._ask("POST", "/admin/v1/resume"))
         return told
 
-    def keys(self) -> list[dict[str, Any]]:
-        """The issued keys, oldest first."""
-        return self._keys_after("GET", "/admin/v1/keys")
+    def keys(self) -> tuple[list[dict[str, Any]], bool]:
+        """The issued keys, oldest first, and whether there ever was one, so that requests need one."""
+        found: dict[str, Any] = json.loads(self._ask("GET", "/admin/v1/keys"))
+        keys: list[dict[str, Any]] = found["keys"]
+        return keys, bool(found.get("issued", keys))
 
     def add_key(self, key: dict[str, Any]) -> list[dict[str, Any]]:
         """Have a key accepted, of which only its hash is told; all keys then."""

@@ -41,6 +41,7 @@ def add_key(
         tokens_per_minute=tokens_per_minute,
         concurrency=concurrency,
     )
+    _, asked_before = _listed(client)
     try:
         client.add_key(issued.to_json())
         standing = "it is good at once"
@@ -52,7 +53,8 @@ def add_key(
         click.echo(json.dumps(shown | {"key": key}))
         return
     until = f" until {issued.expires_at:%Y-%m-%d %H:%M} UTC" if issued.expires_at else ""
-    click.echo("From now on every request needs a key: an issued one, or one that model.toml names.", err=True)
+    if not asked_before:
+        click.echo("From now on every request needs a key: an issued one, or one that model.toml names.", err=True)
     click.echo(
         f'The key of "{name}"{until}; {standing}. It is shown this once, and kept only as a hash:', err=True
     )
@@ -65,9 +67,17 @@ def list_keys(client: AdminClient, *, as_json: bool) -> None:
     Raises:
         HedgeServeError: They cannot be read.
     """
-    keys = _listed(client)
+    keys, asked = _listed(client)
     if as_json:
         click.echo(json.dumps(keys))
+        return
+    if not keys and asked:
+        click.echo(
+            "All keys that were issued are revoked, and every request still needs one: `hedgeserve keys add NAME` "
+            "issues one. To let in whoever asks again, stop the service, delete "
+            f"{KeyFile(client.directory).path}, and start it.",
+            err=True,
+        )
         return
     if not keys:
         click.echo("No key was issued; `hedgeserve keys add NAME` issues one.", err=True)
@@ -90,7 +100,7 @@ def revoke_key(client: AdminClient, name: str, *, as_json: bool) -> None:
     except NotRunningError:
         KeyFile(client.directory).revoke(name)
     if as_json:
-        click.echo(json.dumps(_listed(client)))
+        click.echo(json.dumps(_listed(client)[0]))
     click.echo(
         f'Nobody is let in with the key of "{name}" any more; what is being answered is answered. Every request '
         "goes on to need a key, also where this was the last one.",
@@ -98,18 +108,19 @@ def revoke_key(client: AdminClient, name: str, *, as_json: bool) -> None:
     )
 
 
-def _listed(client: AdminClient) -> list[dict[str, Any]]:
-    """All issued keys, as the service tells them, or as its state directory does."""
+def _listed(client: AdminClient) -> tuple[list[dict[str, Any]], bool]:
+    """All issued keys, and whether there ever was one, as the service or its state directory tells."""
     try:
         return client.keys()
     except NotRunningError:
         file = KeyFile(client.directory)
-        used = file.used()
-        return [
+        used, kept = file.used(), file.read()
+        keys = [
             {field: value for field, value in key.to_json().items() if field != "sha256"}
             | {"last_used_at": used[key.id].isoformat(timespec="seconds") if key.id in used else None}
-            for key in file.read() or ()
+            for key in kept or ()
         ]
+        return keys, kept is not None
 
 
 def _row(key: Mapping[str, Any], now: datetime) -> tuple[str, ...]:

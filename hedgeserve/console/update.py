@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from hedgeserve.console.admin import AdminClient
-from hedgeserve.errors import HedgeServeError, UpdateRefusedError
+from hedgeserve.errors import HedgeServeError, NotRunningError, UpdateRefusedError
 from hedgeserve.units import format_usd_per_hour
 
 _EFFECTS = {
@@ -102,8 +102,18 @@ def roll_back(
 
 
 def print_versions(client: AdminClient, *, as_json: bool) -> None:
-    """The versions that there ever were, and the last roll-outs."""
-    listing = client.versions()
+    """The versions that there ever were, and the last roll-outs; of one that has stopped, as its journal says.
+
+    Raises:
+        StateDirectoryError: No service runs there, and there is no journal that can be read.
+    """
+    try:
+        listing = client.versions()
+    except NotRunningError:
+        from hedgeserve.register import listing_in  # only here: it needs SQLite
+
+        listing = listing_in(client.directory / "journal.db")
+        click.echo("No service runs there; this is what its journal says.", err=True)
     if as_json:
         click.echo(json.dumps(listing))
         return

@@ -12,7 +12,7 @@ from enum import StrEnum
 from hedgeserve.drills.choice import choose, of_its_version
 from hedgeserve.drills.request import DrillError, DrillKind, DrillRequest
 from hedgeserve.hedge import Leaving
-from hedgeserve.replica import STARTING, Market, Replica, ReplicaId, State, ZoneId
+from hedgeserve.replica import STARTING, Market, Replica, ReplicaId, State, ZoneId, zones_meant
 from hedgeserve.units import format_count, format_duration
 
 _AWS_NOTICE_S = 120.0
@@ -120,7 +120,7 @@ def write_script(
 def _zones_of(request: DrillRequest, zones: Sequence[ZoneId], ready: Sequence[Replica]) -> tuple[ZoneId, ...]:
     """The zone that is meant, by its name or its end; where a kind needs one and none is named, the fullest."""
     if request.zone:
-        found = [zone for zone in zones if zone == request.zone or zone.endswith(f"/{request.zone}")]
+        found = zones_meant(request.zone, zones)
         if len(found) != 1:
             there = f"{request.zone!r} is {'more than one zone' if found else 'no zone'} of the pools"
             raise DrillError(

@@ -2,12 +2,19 @@
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from hedgeserve.tables.database import Database, text_of, time_of
+from hedgeserve.errors import StateDirectoryError
+from hedgeserve.tables.database import BUSY_TIMEOUT_S, Database, text_of, time_of
+
+_LAST = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +147,33 @@ class VersionTable(Database):
             "ORDER BY id DESC LIMIT 1) WHERE number IN (from_version, to_version))",
             service, keep,
         )  # fmt: skip
+
+
+def versions_in(path: Path) -> tuple[list[StoredVersion], list[StoredRollout], Counter[int]]:
+    """The versions of a journal, its last roll-outs, the oldest first, and how many replicas run each version.
+
+    Whether or not a process has it open. Blocking.
+
+    Raises:
+        StateDirectoryError: There is no journal, or it cannot be read.
+    """
+    try:
+        if not path.exists():
+            raise StateDirectoryError(f"there is no journal {path}: no service has run with this state directory")
+        uri = f"file:{quote(str(path))}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as database:
+            database.row_factory = sqlite3.Row
+            database.execute("BEGIN")  # all answers of one moment
+            versions = database.execute("SELECT * FROM versions ORDER BY number").fetchall()
+            rollouts = database.execute("SELECT * FROM rollouts ORDER BY id DESC LIMIT ?", (_LAST,)).fetchall()
+            running = database.execute("SELECT version FROM replicas WHERE state != 'gone'").fetchall()
+    except (sqlite3.Error, PermissionError) as error:
+        raise StateDirectoryError(f"the journal {path} cannot be read: {error}") from error
+    return (
+        [_stored_version(row) for row in versions],
+        [_stored_rollout(row) for row in rollouts][::-1],
+        Counter(row["version"] for row in running),
+    )
 
 
 def _stored_version(row: sqlite3.Row) -> StoredVersion:

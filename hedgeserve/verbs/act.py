@@ -104,10 +104,13 @@ def rollback(
 @target
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 def versions(model: str | None, state_dir: str | None, service: str | None, as_json: bool) -> None:
-    """List the versions of what replicas run, and the roll-outs."""
+    """List the versions of what replicas run, and the roll-outs.
+
+    Of a service that runs, or from the journal of one that has stopped.
+    """
     from hedgeserve.console.update import print_versions
 
-    print_versions(client_of(model, state_dir, service), as_json=as_json)
+    print_versions(client_of(model, state_dir, service, stopped=True), as_json=as_json)
 
 
 @verb()

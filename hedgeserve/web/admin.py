@@ -65,6 +65,10 @@ class Entrance(Protocol):
     def keys(self) -> Sequence[Mapping[str, Any]]:
         """The issued keys, oldest first, without what would let anybody in."""
 
+    @property
+    def asks_for_issued(self) -> bool:
+        """Whether a key was ever issued, so that every request needs one."""
+
     async def add_key(self, given: Mapping[str, Any]) -> object:
         """Let in who has this key; ValueError or LookupError where that is none."""
 
@@ -277,7 +281,8 @@ class Admin:
         raise _Refused(404, f"there is nothing at {request.path[:200]}")
 
     def _keys(self) -> Answer:
-        return _json({"keys": list(self._service.entrance.keys())})
+        entrance = self._service.entrance
+        return _json({"keys": list(entrance.keys()), "issued": entrance.asks_for_issued})
 
     async def _add_key(self, request: Request) -> Answer:
         try:
@@ -356,7 +361,12 @@ class Admin:
         try:
             return Answer(200, "text/plain", (await self._service.logs(replica, lines)).encode())
         except KeyError:
-            raise _Refused(404, f"there is no replica {replica} now; `hedgeserve status` lists them") from None
+            raise _Refused(
+                404,
+                f"there is no replica {replica} now; `hedgeserve status` lists those that are there. Of one that "
+                f"is gone, `hedgeserve events --replica {replica}` has the last words, and `hedgeserve explain "
+                f"{replica}` says why it went",
+            ) from None
         except BootstrapError as error:
             raise _Refused(409, str(error)) from None
 
