@@ -534,6 +534,71 @@ def test_whatever_happens_a_rollout_undercuts_nothing_and_ends(
     assert set(versions(house.alive())) <= {house.wanted}
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    policy=st.sampled_from(["spothedge", "forecast"]),
+    target=st.integers(1, 5),
+    extra=st.integers(0, 2),
+    seed=st.integers(0, 2**20),
+    trouble=st.sampled_from([0.0, 0.1]),
+)
+def test_a_roll_back_from_a_healthy_fleet_buys_no_bridge_and_undercuts_nothing(
+    policy: str, target: int, extra: int, seed: int, trouble: float
+) -> None:
+    """On-demand comes only for what is lost, as without a roll-back; nothing that serves goes before others do."""
+    house = world(policy, target=target, extra=extra)
+    house.begin(2, Strategy.ROLLBACK)
+    dice, began_s, whole = Random(seed), house.now_s, len(house.ready())
+    while house.rollout is not None and house.now_s - began_s < 300:
+        if house.now_s - began_s < 60 and house.ready() and dice.random() < trouble:
+            house.preempt(dice.choice(house.ready()).id)
+            whole = 0
+        house.now_s += 1.0
+        house._boot()
+        before, bridges = house.serving(), on_demand_of(house.policy.plan(house.seen()))
+        house.now_s -= 1.0
+        plan = house.tick()
+        assert on_demand_of(plan) <= bridges, plan.actions
+        assert house.serving() >= min(max(target, min(whole, target + extra)), before)
+    assert house.rollout is None
+    assert set(versions(house.alive())) == {2}
+    assert trouble or house.now_s - began_s <= house.boot_s + 3
+
+
+def on_demand_of(plan: Plan) -> int:
+    return sum(isinstance(one, Launch) and one.offer.market is Market.ON_DEMAND for one in plan.actions)
+
+
+def test_a_roll_back_from_what_does_not_serve_is_quick() -> None:
+    """Its requests fail, or none of it is ready: on-demand bridges until the good version's spot is there."""
+    for failing in (True, False):
+        house = world(target=3)
+        house.begin(2, Strategy.ROLLBACK)
+        if failing:
+            house.counts = {1: Count(served=1, failed=30)}
+        else:
+            for one in house.ready():
+                house.replicas[one.id] = replace(one, state=State.LOADING, since_s=house.now_s)
+        assert on_demand_of(house.tick(0.5)) == 3
+
+
+def test_a_roll_back_for_which_no_spot_comes_takes_on_demand_after_a_minute() -> None:
+    """What is taken back serves as long as that."""
+    house = world(target=3)
+    house.begin(2, Strategy.ROLLBACK)
+    house.refuses = frozenset(ZONES)
+    began_s = house.now_s
+    while not on_demand_of(house.tick()):
+        assert len(house.ready(1)) >= 3
+        assert house.now_s < began_s + 100
+    assert house.now_s >= began_s + 60
+    while house.rollout is not None:
+        house.tick()
+        assert house.serving() >= 3
+        assert house.now_s < began_s + 200
+    assert set(versions(house.alive())) == {2}
+
+
 def test_it_is_known_whom_a_roll_out_lets_go_next() -> None:
     """Whoever wants to take a replica away asks: one by one, the old set after the change-over, or all at once."""
     world = World(make_policy(HedgeSpec(policy="spothedge")), 3, UpdateSpec())

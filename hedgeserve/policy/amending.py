@@ -40,10 +40,9 @@ def amend(step: Step, seen: Observation, plans: Sequence[Plan], *, update: Updat
         Market.ON_DEMAND: main.on_demand_wanted,
     }
     actions += _making_room(rollout, seen, left, wanted, update, launching=launching or waits)
-    notes = tuple(dict.fromkeys(note for plan in plans for note in plan.notes))
+    told = plans[-1:] if any(view.part is not Part.ALL for view in step.views) else plans
+    notes = tuple(dict.fromkeys(note for plan in told for note in plan.notes))  # of the world as it is, if asked
     again = [plan.again_at_s for plan in plans if plan.again_at_s is not None]
-    if rollout.hidden:
-        notes = main.notes  # of the world as it is
     runs = dict.fromkeys(version for view in step.views for version in view.observation.runs)
     notes = tuple(dict.fromkeys([*notes, *(main.held[version] for version in runs if version in main.held)]))
     return replace(main, actions=tuple(actions), notes=notes, again_at_s=min(again, default=None))
@@ -198,8 +197,11 @@ def _making_room(
             spare = len(sides.new_ready) + sides.external_ready + len(sides.old_ready) - seen.target
             yield from _end(sides.old, _at_most(spare), Rule.UPDATE, why) if baked else ()
         case Strategy.ROLLBACK:
-            # Whatever of it serves is a spare as long as too few of the good ones do.
-            spare = len(sides.new_ready) + sides.external_ready + len(sides.old_ready) - seen.target
+            # Whatever of it serves is a spare as long as too few of the good ones do; until then one goes for one
+            # that has come.
+            good = len(sides.new_ready) + sides.external_ready
+            enough = max(seen.target, sum(wanted.values()) + sides.external_ready) if good < seen.target else good
+            spare = good + len(sides.old_ready) - enough
             yield from _end(sides.old, _at_most(spare), Rule.ROLLBACK, f"back to version {rollout.new}")
         case Strategy.ROLLING:
             yield from _rolling_room(rollout, seen, sides, wanted, update, launching=launching)

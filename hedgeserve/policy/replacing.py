@@ -8,6 +8,9 @@ What a rolling update hides serves on, and two things follow. It stays hidden un
 hidden in its place, the policy would see one too many here and one too few there, and end what it has just
 launched. And only spot is asked for as if it were missing: on-demand, which bridges real losses, is decided in the
 world as it is, or one loss would be bridged twice.
+
+A roll-back hides all of what is taken back at once, and asks in the same two ways: what of it serves still serves
+until enough of the good version does, and needs no bridge.
 """
 
 from collections.abc import Sequence
@@ -25,12 +28,16 @@ SETTLED_S = 900.0
 
 
 def questions(
-    rollout: Rollout, seen: Observation, sides: Sides, update: UpdateSpec
+    rollout: Rollout, seen: Observation, sides: Sides, update: UpdateSpec, *, old_helps: bool = True
 ) -> tuple[Rollout, tuple[View, ...]]:
-    """What to ask the policy at this moment, and the roll-out with what is hidden for it."""
+    """What to ask the policy at this moment, and the roll-out with what is hidden for it.
+
+    ``old_helps`` says whether what is taken back answers as it should, as far as is known.
+    """
     match rollout.strategy:
         case Strategy.ROLLBACK:
-            return rollout, (View(_without(seen, {one.id for one in sides.old}, rollout.new), rollout.new),)
+            rollout = replace(rollout, hidden=_hidden_by_a_rollback(rollout, seen, sides))
+            return rollout, _rollback(rollout, seen, sides, helps=old_helps)
         case Strategy.BLUE_GREEN:
             return rollout, _blue_green(rollout, seen)
         case Strategy.ROLLING:
@@ -83,6 +90,41 @@ def _impatient(
         first = sorted(able, key=lambda one: one.market is Market.SPOT)
         return [one for one in stay if one not in waited], first
     return [replace(one, gives_up_spot=one.gives_up_spot or one in waited) for one in stay], list(able)
+
+
+def _hidden_by_a_rollback(rollout: Rollout, seen: Observation, sides: Sides) -> tuple[Hidden, ...]:
+    """All of what is taken back; given up for on-demand where no spot has come for it for long."""
+    known = {one.replica: one for one in rollout.hidden}
+    comes = any(one.market is Market.SPOT and one.state in STARTING for one in sides.new)
+    hidden: list[Hidden] = []
+    for one in sides.old:
+        before = known.get(one.id, Hidden(one.id, seen.now_s))
+        if comes and not before.gives_up_spot:
+            before = replace(before, since_s=seen.now_s)
+        waited = one.market is Market.SPOT and seen.now_s >= before.since_s + _PATIENCE_S
+        hidden.append(replace(before, gives_up_spot=before.gives_up_spot or waited))
+    return tuple(hidden)
+
+
+def _rollback(rollout: Rollout, seen: Observation, sides: Sides, *, helps: bool) -> tuple[View, ...]:
+    old = {one.id for one in sides.old}
+    bare = _without(seen, old, rollout.new)
+    if not sides.old_ready or not helps:  # of what is taken back nothing helps: as if it were gone already
+        return (View(bare, rollout.new),)
+    spot_offered = any(one.market is Market.SPOT for one in seen.offers)
+    given_up = {one.replica for one in rollout.hidden if one.gives_up_spot}
+    # What does not serve yet never will; on-demand that is more than a bridge is replaced by on-demand.
+    rest = {
+        one.id
+        for one in sides.old
+        if one.state in STARTING
+        or one.id in given_up
+        or (one.market is not Market.SPOT and (not spot_offered or _is_settled(one, seen.now_s)))
+    }
+    return (
+        View(bare, rollout.new, part=Part.SPOT),
+        View(_without(seen, rest, rollout.new), rollout.new, part=Part.REST),
+    )
 
 
 def _rolling(rollout: Rollout, seen: Observation, sides: Sides, update: UpdateSpec) -> tuple[View, ...]:

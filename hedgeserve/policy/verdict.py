@@ -43,7 +43,8 @@ def look(rollout: Rollout, seen: Observation, *, at: datetime, update: UpdateSpe
     cleared_s = None if left else seen.now_s if rollout.cleared_s is None else rollout.cleared_s
     rollout = replace(rollout, cleared_s=cleared_s, new_proven=rollout.new_proven or bool(sides.baked))
     verdict, reason = _verdict(rollout, seen, sides, at=at, update=update, health=health)
-    rollout, views = questions(rollout, seen, sides, update)
+    helps = not _is_failing(health.counts.get(rollout.old, Count()), Count(), update)
+    rollout, views = questions(rollout, seen, sides, update, old_helps=helps)
     roles = _roles(rollout, seen, sides)
     return Step(rollout, verdict, reason, roles, views, left, len(sides.new_ready))
 
@@ -96,7 +97,7 @@ def _why_back(rollout: Rollout, sides: Sides, *, at: datetime, update: UpdateSpe
         if one.state in STARTING and one.vm_id is not None and age_s > update.ready_timeout:
             return f"{one.id} was not ready {format_duration(update.ready_timeout)} after its launch"
     new, old = (health.counts.get(version, Count()) for version in (rollout.new, rollout.old))
-    if new.attempts < (_LEAST_ALL_BAD if new.failed == new.attempts else _LEAST_JUDGED):
+    if not _is_judged(new):
         return ""
     if _is_worse(new.failed, new.attempts, old.failed, old.attempts, update.error_margin):
         shares = f"{_share(new.failed, new.attempts)} of its attempts fail"
@@ -105,6 +106,19 @@ def _why_back(rollout: Rollout, sides: Sides, *, at: datetime, update: UpdateSpe
         shares = f"{_share(new.refused, new.attempts)} of its answers are refusals (4xx)"
         return f"{shares}, {_share(old.refused, old.attempts)} on the old"
     return ""
+
+
+def _is_judged(count: Count) -> bool:
+    """Whether there have been enough attempts for their failures to be a rate."""
+    return count.attempts >= (_LEAST_ALL_BAD if count.failed == count.attempts else _LEAST_JUDGED)
+
+
+def _is_failing(count: Count, before: Count, update: UpdateSpec) -> bool:
+    """Whether a version fails or refuses more than another one, or than none where nothing is known of that."""
+    return _is_judged(count) and (
+        _is_worse(count.failed, count.attempts, before.failed, before.attempts, update.error_margin)
+        or _is_worse(count.refused, count.attempts, before.refused, before.attempts, update.error_margin)
+    )
 
 
 def _is_worse(bad: int, of: int, bad_before: int, of_before: int, margin: float) -> bool:
