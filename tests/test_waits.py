@@ -68,7 +68,7 @@ def test_a_roll_back_tells_of_spares_and_of_those_that_finish_their_requests() -
     house.begin(1, Strategy.ROLLBACK)
     house.tick()
     assert told(house)[-1] == (
-        "2 replicas of what was taken back stay as spares until as many of version 1 are ready as the load "
+        "3 replicas of what was taken back stay as spares until as many of version 1 are ready as the load "
         "needs: 0 of 2"
     )
     who = house.ready(2)[0]

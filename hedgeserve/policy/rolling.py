@@ -54,6 +54,7 @@ class Rolling:
             verdicts.append((step.verdict, step.reason))
             after = going._after(step, seen.now_s)
             if after is None:
+                seen = replace(seen, runs=(step.rollout.new,))  # which may have been another a verdict ago
                 return Moment(ask(seen), None, None, tuple(verdicts))
             going = after
             if step.verdict is Verdict.GOES_ON:
