@@ -6,6 +6,7 @@ from typing import Final
 
 from hedgeserve.balancer import Balancer
 from hedgeserve.fleet import EventKind, Fleet, Journal
+from hedgeserve.hedge import compares
 from hedgeserve.money import Money, Run
 from hedgeserve.race import race
 from hedgeserve.spec import Cloud, OnExit, Spec
@@ -15,7 +16,6 @@ from hedgeserve.winddown import Resting
 _TERMINATE_IN_A_HURRY_S: Final = 10.0
 _TERMINATE_LIMIT_S: Final = 300.0
 _TAKE_DOWN_LIMIT_S: Final = 1800.0
-_COMPARABLE_S: Final = 600.0
 
 
 class Orders:
@@ -83,7 +83,7 @@ async def depart(
 def spent_in_words(run: Run, ran_s: float) -> str:
     """What a run has cost; beside on-demand alone only once that says more than how both boot."""
     told = f"{format_usd(run.usd)} spent in {format_duration(round(ran_s)) or '0s'}"
-    if run.unpriced_s or run.seconds < _COMPARABLE_S or run.alone_usd <= 0:
+    if run.unpriced_s or not compares(run.seconds) or run.alone_usd <= 0:
         return told
     saved = run.alone_usd - run.usd
     than = "less than" if saved >= 0 else "more than"

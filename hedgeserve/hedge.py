@@ -10,12 +10,14 @@ from hedgeserve.policy.doubt import counted, spared
 from hedgeserve.policy.explain import NOW, explain_gone, explain_now, explain_replica, explain_zone, near_misses
 from hedgeserve.policy.forecast import Forecast
 from hedgeserve.policy.ledger import (
+    COMPARABLE_S,
     KEYS,
     Account,
     Period,
     Purse,
     baseline_usd_per_hour,
     begin_of,
+    compares,
     forecast_month_usd,
     price_now,
 )
@@ -44,6 +46,7 @@ from hedgeserve.policy.winddown import Pause, Rest, Standing, WindDown, rest_pla
 from hedgeserve.spec import HedgeSpec
 
 __all__ = [
+    "COMPARABLE_S",
     "KEYS",
     "NOW",
     "Account",
@@ -92,6 +95,7 @@ __all__ = [
     "amend",
     "baseline_usd_per_hour",
     "begin_of",
+    "compares",
     "counted",
     "explain_gone",
     "explain_now",

@@ -32,6 +32,7 @@ from hedgeserve.hedge import (
     Spent,
     baseline_usd_per_hour,
     begin_of,
+    compares,
 )
 from hedgeserve.metrics import Metrics
 from hedgeserve.policy.ledger import Baseline, Line
@@ -74,6 +75,7 @@ class Money:
         self._budget = budget_of(spec)
         self._marks = Marks()
         self._purse, self._alone = Purse(), Purse()
+        self._compared_s = Purse()  # seconds, of which on demand alone has been counted
         self._seen_s: float | None = None
         self._rate: float | None = 0.0
         self._unkept_s: dict[float | None, float] = {}
@@ -105,6 +107,7 @@ class Money:
             begin = begin_of(period, now)
             self._purse.put(period, now, await self._store.spent_usd(begin))
             self._alone.put(period, now, await self._store.baseline_usd(begin))
+            self._compared_s.put(period, now, await self._store.baseline_s(begin))
         await self._foresee()
 
     def paid(self, at: datetime, usd: float) -> None:
@@ -152,6 +155,7 @@ class Money:
             self._unkept_s[self._rate] = self._unkept_s.get(self._rate, 0.0) + seconds
             usd = seconds * (self._rate or 0.0) / 3600
             self._alone.pay(_now(), usd)
+            self._compared_s.pay(_now(), seconds)
             self._metrics.on_demand_alone(usd)
             run = self.run_so_far
             run.alone_usd += usd
@@ -214,6 +218,7 @@ class Money:
             "spent_usd": round(spent, 6),
             "baseline_usd": round(alone, 6),
             "saved_usd": round(alone - spent, 6),
+            "compares": compares(self._compared_s.spent(Period.MONTH, now)),
             "forecast_month_usd": None if self._forecast_usd is None else round(self._forecast_usd, 2),
             "budget": [cap.document() for cap in self.caps],
         }

@@ -110,6 +110,7 @@ BUSY = status(
         "spent_usd": 1062.31,
         "baseline_usd": 3211.8,
         "saved_usd": 2149.49,
+        "compares": True,
         "forecast_month_usd": 2095.12,
         "budget": [{"limit_usd": 80, "period": "day", "used_ratio": 0.85, "state": "no_spares"}],
     },
@@ -159,6 +160,7 @@ def month(**changes: Any) -> str:
         "spent_usd": 0.0116,
         "baseline_usd": 0.0078,
         "saved_usd": -0.0037,
+        "compares": False,
         "forecast_month_usd": None,
         "budget": [],
     }
@@ -168,7 +170,11 @@ def month(**changes: Any) -> str:
 def test_small_sums_have_the_digits_that_tell_something_and_nothing_is_compared_too_early() -> None:
     """While spot and on-demand boot side by side, "34% more" would speak of the boots alone."""
     assert month().rstrip() == "this month 0.012 USD spent"
-    later = {"spent_usd": 0.2, "baseline_usd": 0.5, "saved_usd": 0.3}
+    early = {"spent_usd": 0.2, "baseline_usd": 0.5, "saved_usd": 0.3}
+    assert month(**early).rstrip() == "this month 0.20 USD spent", (
+        "the same rule as that of `cost`, also in a pause"
+    )
+    later = early | {"compares": True}
     assert month(**later).rstrip() == "this month 0.20 USD spent, 0.30 USD (60%) saved against on-demand alone"
     assert month(spent_usd=0.0).rstrip() == "this month 0.00 USD spent"
 

@@ -14,12 +14,10 @@ from hedgeserve.console.admin import AdminClient
 from hedgeserve.console.clouds import aligned
 from hedgeserve.console.since import parse_since
 from hedgeserve.console.which import answers
-from hedgeserve.hedge import Period, begin_of
+from hedgeserve.hedge import COMPARABLE_S, Period, begin_of, compares
 from hedgeserve.units import format_duration, format_usd
 
-_COMPARABLE_S = 600.0
-"""Before that spot and on-demand boot side by side, and a comparison would speak of the start alone."""
-_COMPARABLE = format_duration(_COMPARABLE_S)
+_COMPARABLE = format_duration(COMPARABLE_S)
 
 
 def show_cost(client: AdminClient, *, since: str | None, by: str | None, as_csv: bool, as_json: bool) -> None:
@@ -78,7 +76,7 @@ def _print(told: Mapping[str, Any], by: str | None) -> None:
         why = f"without {format_duration(round(partly))} in which no price was known" if partly >= 1 else ""
         rows.append(["on demand", format_usd(alone), why or "what the same targets would have cost"])
         ran_s = told["baseline_s"]
-        if ran_s >= _COMPARABLE_S:
+        if told.get("compares", compares(ran_s)):
             share = f"{abs(saved) / alone:.0%} of that" if alone else ""
             rows.append(["saved" if saved >= 0 else "lost", format_usd(abs(saved)), share])
         elif ran_s:

@@ -30,7 +30,6 @@ _WIDE_ENOUGH = 10_000
 _WHY_CHARACTERS = 70
 _WHY_LEAST_CHARACTERS = 24
 _LEAST_EVENTS = 2
-_COMPARABLE_H = 10 / 60
 
 
 def print_status(status: Mapping[str, Any]) -> None:
@@ -170,10 +169,10 @@ def _month(status: Mapping[str, Any], width: int) -> Text:
     cost = status["cost"]
     parts = [Text(f"this month {format_usd(cost['spent_usd'])} spent")]
     saved, alone = cost["saved_usd"], cost["baseline_usd"]
-    # In its first minutes a service boots spot and on-demand side by side: that is no measure of what it saves.
-    if alone > 0 and alone >= (status["on_demand_usd_per_hour"] or 0.0) * _COMPARABLE_H:
+    if cost.get("compares") and (alone or saved):
         more = "saved against" if saved >= 0 else "more than"
-        parts.append(Text(f"{format_usd(abs(saved))} ({abs(saved) / alone:.0%}) {more} on-demand alone"))
+        share = f" ({abs(saved) / alone:.0%})" if alone else ""
+        parts.append(Text(f"{format_usd(abs(saved))}{share} {more} on-demand alone"))
     if cost["forecast_month_usd"] is not None:
         parts.append(Text(f"forecast {format_usd(cost['forecast_month_usd'])}"))
     for cap in cost["budget"]:

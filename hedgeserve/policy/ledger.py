@@ -17,6 +17,8 @@ from hedgeserve.replica import Market, Offer, Replica
 _INSTANT = timedelta(microseconds=1)
 _PERIODS_KEPT = 4
 _COSTLIEST = 200
+COMPARABLE_S = 600.0
+"""From then on it is said what was saved."""
 _LEAST_FOR_A_FORECAST = timedelta(hours=1)
 """Less than this is the boots of a start, and says nothing of a month."""
 DAY = timedelta(days=1)
@@ -153,6 +155,14 @@ class Baseline:
     unpriced_s: float
 
 
+def compares(seconds: float) -> bool:
+    """Whether on demand alone has been counted for long enough to say what was saved: ten minutes.
+
+    Before, spot and on-demand boot side by side, and a comparison would speak of the start alone.
+    """
+    return seconds >= COMPARABLE_S
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """All that was spent from ``since`` to ``until``, and what it would have been on demand."""
@@ -216,6 +226,7 @@ class Account:
             "baseline_on_demand_usd": None if baseline is None else round(baseline, 6),
             "baseline_s": round(sum(one.seconds for one in self.baseline), 1),
             "baseline_unpriced_s": round(sum(one.unpriced_s for one in self.baseline), 1),
+            "compares": compares(sum(one.seconds for one in self.baseline)),
             "saved_usd": None if saved is None else round(saved, 6),
             "saved_ratio": None if saved is None or not baseline else round(saved / baseline, 4),
             "by": {key: self.by(key) for key in KEYS},

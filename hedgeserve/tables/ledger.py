@@ -115,3 +115,12 @@ class LedgerTable(Database):
             text_of(since)[:13], text_of(since)[:10],
         )  # fmt: skip
         return float(usd)
+
+    async def baseline_s(self, since: datetime) -> float:
+        """For how long on demand alone has been counted since this hour (UTC); of what is added up, this day."""
+        [[seconds]] = await self._run(
+            "SELECT (SELECT total(seconds) FROM baseline WHERE hour >= ?) "
+            "+ (SELECT total(seconds) FROM baseline_days WHERE day >= ?)",
+            text_of(since)[:13], text_of(since)[:10],
+        )  # fmt: skip
+        return float(seconds)
