@@ -55,7 +55,10 @@ def test_an_explanation_promises_no_launch_that_the_caps_refuse() -> None:
     """It says which cap leaves no room, how much it leaves, and what would make room."""
     free = explain_now(scene(ONE))
     assert "would be launched" in " ".join(free.would_change)
-    answer = explain_now(scene(ONE, means=means(**ROOM_FOR_ONE)))
+    capped = scene(ONE, means=means(**ROOM_FOR_ONE))
+    assert capped.means is not None
+    capped = replace(capped, plan=capped.means.hold(capped.plan, capped.observation).plan)  # as the tick left it
+    answer = explain_now(capped)
     assert "would be launched" not in " ".join(answer.would_change)
     assert any(told.startswith("not launched: budget.usd_per_hour (") for told in answer.because)
     assert any("USD/h left (lean: no spare replicas)" in told for told in answer.because)
@@ -65,10 +68,14 @@ def test_an_explanation_promises_no_launch_that_the_caps_refuse() -> None:
 
 def test_a_zone_that_the_caps_leave_no_room_for_is_not_where_the_next_one_goes() -> None:
     there = scene(ONE, means=means(**ROOM_FOR_ONE))
+    there = replace(there, plan=means(**ROOM_FOR_ONE).hold(there.plan, there.observation).plan)
     [nearest] = [one.offer.zone for one in there.candidates(market=ONE.market) if one.rank == 0]
     answer = explain_zone(there, nearest)
     assert "would go, if the caps of `[budget]` left room for it" in answer.headline
     assert "leaves no room for a VM" in text(answer)
+    assert "no spot replica is missing now" not in text(answer)
+    [second] = [one.offer.zone for one in there.candidates(market=ONE.market) if one.rank == 1]
+    assert explain_zone(there, second).headline.endswith("the caps of `[budget]` leave no room for it")
     roomy = explain_zone(replace(there, means=means(usd_per_hour="100 USD/h")), nearest)
     assert roomy.headline.endswith("is where the next spot replica goes")
     assert "budget.usd_per_hour (100 USD/h): what runs may cost" in text(roomy)

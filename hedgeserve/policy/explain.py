@@ -85,12 +85,12 @@ def _bridge(scene: Scene) -> str:
     there, always = len(scene.counted(Market.ON_DEMAND)), scene.hedge.always_on_demand
     many = format_count(max(1, there - always), "on-demand replica")
     spot_ready = sum(one.state is State.READY for one in scene.counted(Market.SPOT))
-    spot_wanted = scene.plan.spot_wanted
+    spot_wanted = scene.wanted.spot_wanted
     if there <= always:
         return f"{format_count(there, 'on-demand replica')} at all times, as `hedge.always_on_demand` says"
-    if not spot_wanted and there <= scene.plan.on_demand_wanted:
+    if not spot_wanted and there <= scene.wanted.on_demand_wanted:
         return f"{many}, since no spot is to be had"
-    if there > scene.plan.on_demand_wanted:
+    if there > scene.wanted.on_demand_wanted:
         return f"{many} still there, until spot has proved itself"
     stands = "stand" if there - always > 1 else "stands"
     if spot_ready < spot_wanted:
@@ -132,7 +132,7 @@ def _what_is_next(scene: Scene) -> Iterator[str]:
         yield found.words(scene)
     if scene.rolling is not None and (ends := foresee(scene, lambda action: not isinstance(action, Launch))):
         yield ends.words(scene)
-    if scene.plan.spot_wanted > len(scene.counted(Market.SPOT)):
+    if scene.wanted.spot_wanted > len(scene.counted(Market.SPOT)):
         yield from _next_spot(scene)
     yield from _scaling(scene)
 
@@ -230,12 +230,12 @@ def _what_ends_on_demand(scene: Scene, replica: Replica) -> Iterator[str]:
         yield found.words(scene)
     elif len(scene.counted(Market.ON_DEMAND)) <= hedge.always_on_demand:
         yield f"a lower `hedge.always_on_demand` than {hedge.always_on_demand} lets it go"
-    elif scene.plan.spot_wanted:
-        missing = scene.plan.spot_wanted - len(scene.counted(Market.SPOT))
+    elif scene.wanted.spot_wanted:
+        missing = scene.wanted.spot_wanted - len(scene.counted(Market.SPOT))
         lacks = f"; {format_count(missing, 'spot replica', verb=True)} missing" if missing > 0 else ""
         yield f"it goes when spot carries the load again{lacks}"
         yield from _next_spot(scene)
-    if hedge.fallback and scene.plan.spot_wanted:
+    if hedge.fallback and scene.wanted.spot_wanted:
         yield "with `hedge.fallback = false` nothing would stand in for spot, and requests would wait for it"
 
 
@@ -314,7 +314,7 @@ def explain_zone(scene: Scene, zone: ZoneId) -> Explanation:
     if not scene.resting and any(scene.unaffordable(one) for one in candidates):
         changes.append(_MORE_MONEY)
     changes += [sentence for one in candidates for sentence in _what_opens(scene, one)]
-    if candidates and scene.plan.spot_wanted <= len(scene.counted(Market.SPOT)):
+    if candidates and scene.wanted.spot_wanted <= len(scene.counted(Market.SPOT)):
         changes.append("no spot replica is missing now: the next is launched when one is lost, or more are needed")
     return Explanation(str(zone), _zone_headline(scene, zone, candidates), once(because), once(changes))
 
@@ -335,6 +335,8 @@ def _zone_headline(scene: Scene, zone: ZoneId, candidates: Sequence[Candidate]) 
             )
         return f"{zone} is where the next {market} replica goes{awake}"
     if one.rank is not None:
+        if not scene.resting and scene.unaffordable(one):
+            return f"{zone} is not asked for {market} now: the caps of `[budget]` leave no room for it"
         return f"{zone} may be asked for {market}: it is number {one.rank + 1} in the order"
     until = f" until {scene.clock(one.until_s)}" if one.until_s is not None else ""
     return f"{zone} is not asked for {market} now{until}"

@@ -62,12 +62,13 @@ class Explanation:
 class Scene:
     """All that an answer is made of, at one moment: ``at`` is the wall clock's reading at ``observation.now_s``.
 
-    ``plan`` and ``scale`` are the last decisions. ``outside`` holds, by zone, sentences on what is not even shown
-    to the policy: offers that are not made, kinds of VM that rest. ``resting`` says why the service runs nothing
-    at all; empty: it is awake. ``halts`` says why a launch that is wanted is not made. ``boot_s`` is
-    how long a replica takes until it is ready, going by the last ones. ``rolling`` is the roll-out under way.
-    ``means`` are the caps and what is spent of them (None: there are none), by which the tick holds its plans.
-    ``doubted`` are replicas in doubt, and why; the observation shows them as the policy is shown them.
+    ``plan`` and ``scale`` are the last decisions, the plan as the caps have left it. ``outside`` holds, by zone,
+    sentences on what is not even shown to the policy: offers that are not made, kinds of VM that rest.
+    ``resting`` says why the service runs nothing at all; empty: it is awake. ``halts`` says why a launch that is
+    wanted is not made. ``boot_s`` is how long a replica takes until it is ready, going by the last ones.
+    ``rolling`` is the roll-out under way. ``means`` are the caps and what is spent of them (None: there are
+    none), by which the tick holds its plans. ``doubted`` are replicas in doubt, and why; the observation shows
+    them as the policy is shown them.
     """
 
     at: datetime
@@ -102,16 +103,20 @@ class Scene:
         """What the caps leave of a plan."""
         return held(self.means, plan, observation)
 
+    @property
+    def wanted(self) -> Plan:
+        """What the policy wants, before the caps hold it back: the reasons speak of that."""
+        if self.means is None or self.resting:
+            return self.plan
+        if self.rolling is None:
+            return self.policy.plan(self.observation)
+        return self.rolling.go(self.policy.plan, self.observation, at=self.at).plan
+
     def held_back(self) -> list[str]:
         """What the caps hold back or take away now, and why."""
         if self.means is None or self.resting:
             return []
-        seen = self.observation
-        if self.rolling is None:
-            plan = self.policy.plan(seen)
-        else:
-            plan = self.rolling.go(self.policy.plan, seen, at=self.at).plan
-        return [*self.means.hold(plan, seen).reasons]
+        return [*self.means.hold(self.wanted, self.observation).reasons]
 
     def caps(self) -> list[str]:
         """What each cap leaves, in a sentence."""
