@@ -151,6 +151,7 @@ class Picture:
             "policy": policy.name,
             "memory": policy.export_memory(_now_s()),
             "boot_s": self.fleet.boot_s(),
+            "versions": {one.digest: number for number, one in self.rollouts.versions.items()},
         }
 
     def _troubles(self, now: Present) -> list[str]:

@@ -32,6 +32,11 @@ class Register:
         """By number."""
         return self._versions
 
+    @property
+    def next_number(self) -> int:
+        """The number that words get which no version has yet."""
+        return max(self._versions, default=0) + 1
+
     async def read(self) -> None:
         """Take up what the store knows.
 

@@ -133,7 +133,7 @@ class Updates:
             "refused": [_refusal(change) for change in proposal.refused],
             "version": {
                 "now": self._rollouts.wanted,
-                "then": self._rollouts.wanted if same else proposal.version,
+                "then": self._rollouts.wanted if same else proposal.version or self._rollouts.register.next_number,
                 "digest": proposal.digest,
             },
             "rollout": None

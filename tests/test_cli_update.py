@@ -1,11 +1,19 @@
 """What `apply`, `rollback` and `versions` print, by answers of a service."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from hedgeserve.console.admin import AdminClient
 from hedgeserve.console.update import applied_in_words, print_versions, roll_back
+from hedgeserve.drivers.offers import Quote
+from hedgeserve.errors import NotRunningError
+from hedgeserve.hedge import Rollout, Strategy
+from hedgeserve.simulate.serviceplan import ServicePlan, plan_service, read_running
+from hedgeserve.spec import Spec
+from tests.test_plan import LOCAL, MODEL, THERE, running_as, spec_of
 
 VERSION = {
     "digest": "abc",
@@ -21,7 +29,7 @@ class Answers:
     """An admin client that answers what it was made with."""
 
     def __init__(self, *, way_back: int | None, done: dict[str, Any] | None = None) -> None:
-        self._listing = {
+        self._listing: dict[str, Any] = {
             "wanted": 2,
             "way_back": way_back,
             "versions": [
@@ -31,6 +39,9 @@ class Answers:
             "rollouts": [],
         }
         self._done = done
+
+    def spec(self) -> dict[str, Any]:
+        raise NotRunningError("it is gone")
 
     def versions(self) -> dict[str, Any]:
         return self._listing
@@ -57,6 +68,7 @@ def test_a_roll_back_names_both_versions_and_says_what_the_file_asks(capsys: pyt
     done = {"from": 2, "to": 1, "strategy": "rollback", "note": "model.toml still asks for version 2"}
     assert asked(Answers(way_back=1, done=done)) == ["Go back from version 2 to version 1?"]
     assert capsys.readouterr().err == (
+        "what it comes to cannot be told here: it is gone\n"
         "Version 2 is taken back; version 1 returns.\nmodel.toml still asks for version 2.\n"
     )
 
@@ -69,11 +81,47 @@ def test_what_apply_says_of_the_way_back_is_where_rollback_leads() -> None:
     assert applied_in_words({"rollout": None, "way_back": 1}) == "Applied."
 
 
+@pytest.mark.parametrize(("to", "strategy"), [(3, Strategy.ROLLBACK), (1, Strategy.ROLLING)])
+def test_what_a_roll_back_launches_and_costs_is_shown_before_it_is_asked_about(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, to: int, strategy: Strategy
+) -> None:
+    """By the roll-out that begins: at once what has served and was not taken back, else as the file has it."""
+    shown: list[str] = []
+
+    class Told(Answers):
+        directory = Path("nowhere")
+
+        def spec(self) -> dict[str, Any]:
+            return running_as(spec_of(MODEL), *THERE)[0]
+
+        def status(self) -> dict[str, Any]:
+            return running_as(spec_of(MODEL), *THERE)[1]
+
+        def roll_back(self, to: int | None, *, who: str, why: str) -> dict[str, Any]:
+            shown.append(capsys.readouterr().out)
+            return {"from": 2, "to": to, "strategy": str(strategy), "note": ""}
+
+    def planned(spec: Spec, directory: Path, *, rollout: Rollout) -> tuple[ServicePlan, list[Quote], list[str]]:
+        assert (rollout.old, rollout.new, rollout.strategy) == (2, to, strategy)
+        running = read_running(*running_as(spec, *(replace(one, version=2) for one in THERE)))
+        return plan_service(spec, LOCAL, running, rollout=rollout), [], []
+
+    monkeypatch.setattr("hedgeserve.console.plan.make_plan", planned)
+    client = Told(way_back=3)
+    served = {"version": 3, "proven_at": "2026-01-01", "taken_back": None, **VERSION}
+    client.versions()["versions"].append(served)
+    asked(client, to)
+    [told] = shown
+    assert "what would be done" in told
+    assert "cost: " in told
+    assert "on-demand  " not in told.partition("then: ")[0]
+
+
 def test_a_version_that_was_taken_back_is_not_said_to_return(capsys: pytest.CaptureFixture[str]) -> None:
     """`--to` leads there by a roll-out, which is judged."""
     done = {"from": 2, "to": 1, "strategy": "rolling", "note": ""}
     assert asked(Answers(way_back=None, done=done), 1) == ["Go back from version 2 to version 1?"]
-    assert capsys.readouterr().err.startswith("Version 1 takes the place of version 2, rolling: it has not served")
+    assert "\nVersion 1 takes the place of version 2, rolling: it has not served" in capsys.readouterr().err
 
 
 def test_the_versions_say_which_one_was_taken_back(capsys: pytest.CaptureFixture[str]) -> None:

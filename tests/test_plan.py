@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hedgeserve.console.plan import document, in_words
-from hedgeserve.hedge import Launch, Spent, make_policy
+from hedgeserve.hedge import Launch, Rollout, Spent, Strategy, make_policy
 from hedgeserve.modelfile.effects import Effect, changes
 from hedgeserve.modelfile.keys import tables
 from hedgeserve.replica import Market, Offer, Replica, State, ZoneId
@@ -20,6 +20,7 @@ from hedgeserve.simulate.prospect import Domain, losses
 from hedgeserve.simulate.serviceplan import plan_service, read_running
 from hedgeserve.spec import HedgeSpec, Spec
 from hedgeserve.specfile import parse_spec
+from hedgeserve.versions import content_of, digest_of
 from tests.shell import in_a_clean_shell, run
 from tests.zoneworld import THREE, A, B, C, offer, replica
 
@@ -229,6 +230,28 @@ def test_a_change_is_named_with_what_it_takes_and_what_comes_of_it() -> None:
     [first, *_] = made.prospect.course.steps
     assert (first.launches, first.at_s, first.replica.market) == (True, 0.0, Market.SPOT)
     assert not made.needs_restart
+
+
+@pytest.mark.parametrize(("known", "number"), [({}, 4), ({"another": 6}, 7), (None, 2)])
+def test_a_version_is_called_by_the_number_that_it_gets(known: dict[str, int] | None, number: int) -> None:
+    """Words that there have been keep their number; others get the next one that no version has had."""
+    new = spec_of(MODEL.replace("[model]", '[model]\nargs = ["--seed", "1"]'))
+    document, status = running_as(spec_of(MODEL), *THERE)
+    versions = {digest_of(content_of(new)): 2} if known is None else known
+    running = read_running({**document, "versions": versions}, {**status, "model_version": 3})
+    made = plan_service(new, LOCAL, running)
+    assert made.rollout == Rollout(3, number, Strategy.ROLLING)
+
+
+def test_what_a_roll_out_under_way_leaves_comes_back_at_once() -> None:
+    """As `hedgeserve apply` has it."""
+    old = spec_of(MODEL)
+    new = spec_of(MODEL.replace("[model]", '[model]\nargs = ["--seed", "1"]'))
+    document, status = running_as(new, *THERE)
+    told = {"from": 1, "to": 2, "strategy": "rolling", "state": "rolling"}
+    versions = {digest_of(content_of(old)): 1, digest_of(content_of(new)): 2}
+    running = read_running({**document, "versions": versions}, {**status, "model_version": 2, "rollout": told})
+    assert plan_service(old, LOCAL, running).rollout == Rollout(2, 1, Strategy.ROLLBACK)
 
 
 @pytest.mark.parametrize("strategy", ["rolling", "blue-green"])

@@ -84,6 +84,8 @@ def roll_back(
     listing = client.versions()
     goal = listing["way_back"] if to is None else to
     if goal is not None:  # the service says why there is none
+        if not as_json:
+            _show_way_back(client, listing, goal)
         agreed(f"Go back from version {listing['wanted']} to version {goal}?")
     done = client.roll_back(to, who=_who(), why=why)
     if as_json:
@@ -166,6 +168,31 @@ def _show_outcome(client: AdminClient, path: str | None, plan: dict[str, Any], *
         plan["plan"] = document(made, quotes)
         return
     click.echo()
+    for line in outcome_in_words(made, quotes):
+        click.echo(line)
+
+
+def _show_way_back(client: AdminClient, listing: Mapping[str, Any], goal: int) -> None:
+    """What going back would launch, let go and cost, as far as that can be told here."""
+    from hedgeserve.console.plan import make_plan, outcome_in_words
+    from hedgeserve.hedge import Rollout, Strategy
+    from hedgeserve.simulate.serviceplan import read_running
+
+    known = next((one for one in listing["versions"] if one["version"] == goal), None)
+    if known is None or goal == listing["wanted"]:  # the service says what is wrong with that
+        return
+    try:
+        # What pools offer and cost does not hang on the version.
+        running = read_running(client.spec(), client.status())
+        returns = known["proven_at"] is not None and known["taken_back"] is None
+        strategy = Strategy.ROLLBACK if returns else Strategy(running.spec.update.strategy)
+        rollout = Rollout(listing["wanted"], goal, strategy, new_proven=returns)
+        made, quotes, remarks = make_plan(running.spec, client.directory, rollout=rollout)
+    except (HedgeServeError, ValueError) as error:
+        click.echo(f"what it comes to cannot be told here: {error}", err=True)
+        return
+    for remark in remarks:
+        click.echo(remark, err=True)
     for line in outcome_in_words(made, quotes):
         click.echo(line)
 

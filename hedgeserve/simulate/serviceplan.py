@@ -5,7 +5,7 @@ given the spec, what its pools offer, and what runs, and tells nothing but what 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from hedgeserve.replica import Market, Notice, Offer, Replica, ReplicaId, State,
 from hedgeserve.simulate.fromspec import cold_starts_s
 from hedgeserve.simulate.prospect import Prospect, prospect
 from hedgeserve.spec import Cloud, Spec
+from hedgeserve.versions import content_of, digest_of
 
 _NOW_S = 1e6
 """The clock's reading now: far enough from 0 that what is long past is still after it."""
@@ -29,7 +30,8 @@ class Running:
     ``memory`` is what :meth:`~hedgeserve.hedge.Policy.export_memory` of the policy ``policy`` gives.
     ``overridden`` are keys that an option or the environment has set: they stand above the file, and are no change
     of it. ``version`` is the one that is wanted, ``rollout`` the roll-out under way, ``boot_s`` how long a replica
-    takes until it is ready, going by the last ones (None: nobody knows yet).
+    takes until it is ready, going by the last ones (None: nobody knows yet). ``versions`` are the numbers of all
+    versions that there have been, by their digests.
     """
 
     spec: Spec
@@ -41,6 +43,7 @@ class Running:
     version: int = 1
     rollout: Rollout | None = None
     boot_s: float | None = None
+    versions: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def ready(self) -> int:
@@ -114,7 +117,7 @@ def plan_service(
         found = tuple(one for one in changes(running.spec, spec) if one.key not in running.overridden)
     another = any(change.effect is Effect.VERSION for change in found)
     if running is not None and rollout is None:
-        rollout = _next(running, Strategy(spec.update.strategy)) if another else running.rollout
+        rollout = _next(running, spec) if another else running.rollout
     means = None
     if spec.budget.any:
         means = Means(budget_of(spec), spent or Spent(0.0, 0.0), at, _NOW_S)
@@ -150,10 +153,14 @@ def plan_service(
     )
 
 
-def _next(running: Running, strategy: Strategy) -> Rollout:
-    """The roll-out of a version that there has not been yet."""
-    known = (running.version, *(one.version for one in running.replicas))
-    return Rollout(old=running.version, new=max(known) + 1, strategy=strategy)
+def _next(running: Running, spec: Spec) -> Rollout:
+    """The roll-out of the version that these words are: one that there has been, or the next number."""
+    known = (running.version, *running.versions.values(), *(one.version for one in running.replicas))
+    number = running.versions.get(digest_of(content_of(spec)), max(known) + 1)
+    left, strategy = running.rollout, Strategy(spec.update.strategy)
+    if left is not None and left.strategy is not Strategy.ROLLBACK and number == left.old:
+        strategy = Strategy.ROLLBACK  # what a roll-out under way leaves has never been left altogether
+    return Rollout(old=running.version, new=number, strategy=strategy)
 
 
 def read_running(document: Mapping[str, Any], status: Mapping[str, Any]) -> Running:
@@ -173,6 +180,7 @@ def read_running(document: Mapping[str, Any], status: Mapping[str, Any]) -> Runn
             version=int(status.get("model_version", 1)),
             rollout=_rollout(status.get("rollout")),
             boot_s=document.get("boot_s"),
+            versions={str(digest): int(number) for digest, number in document.get("versions", {}).items()},
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{error!r}") from error
