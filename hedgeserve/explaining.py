@@ -69,4 +69,6 @@ async def explain(subject: str, scene: Scene, store: Store, service: str) -> Exp
 
 async def _story(store: Store, replica: ReplicaId) -> tuple[Told, ...]:
     events = await store.events(limit=_EVENTS_OF_A_REPLICA, replica=replica)
-    return tuple(Told(one.at, one.kind, one.message) for one in events)
+    # What was found out late is told where it belongs.
+    told = [Told(one.at, one.kind, one.message) for one in events]
+    return tuple(sorted(told, key=lambda one: one.at))

@@ -198,6 +198,7 @@ class Fleet:
                 f"{', '.join(strangers)} may still run in a cloud that the pools no longer name; put that pool "
                 "back, or take the service down with the model file as it was (`hedgeserve down`)"
             )
+        self._boots_s.extend(await self._parts.journal.last_boots_s(_BOOTS_REMEMBERED))
         for known in stored:  # though the pools may name its region no more
             self._parts.drivers[known.offer.cloud].watch([known.offer.zone.split("/")[1]])
         listed: list[Machine] = []
@@ -212,7 +213,9 @@ class Fleet:
             if (found := await adoption.judge(known, machine)) is not None:
                 replica, past = found
                 self._live(self._make_life(replica, known.token, past))
-                await self._tell(EventKind.ADOPTED, f"taken up again as {replica.state}", replica)
+                served = replica.state is State.BOOTING and past.served
+                as_what = "it has served, and is looked at" if served else f"as {replica.state}"
+                await self._tell(EventKind.ADOPTED, f"taken up again{': ' if served else ' '}{as_what}", replica)
         for machine in listed:
             await self._reaper.reap(machine, "it belongs to no replica that the journal knows")
         for cloud, driver in self._parts.drivers.items():

@@ -36,7 +36,7 @@ from hedgeserve.policy.plan import (
     ZoneNews,
 )
 from hedgeserve.policy.rolling import Leaving, Rolling
-from hedgeserve.policy.rollout import Count, Health, Rollout, Step, Strategy, Verdict
+from hedgeserve.policy.rollout import LEAVING, Count, Health, Rollout, Step, Strategy, Verdict
 from hedgeserve.policy.scene import Explanation, Past, Scene, Told
 from hedgeserve.policy.spothedge import SpotHedge
 from hedgeserve.policy.typerests import TypeRests
@@ -48,6 +48,7 @@ from hedgeserve.spec import HedgeSpec
 __all__ = [
     "COMPARABLE_S",
     "KEYS",
+    "LEAVING",
     "NOW",
     "Account",
     "Action",

@@ -90,7 +90,7 @@ class Picture:
             tasks=len(asyncio.all_tasks()),
             recent=self.journal.recent,
             model_version=self.rollouts.wanted,
-            rollout=self.rollouts.document(),
+            rollout=self.rollouts.document(stopping=now.state == "stopping"),
         )
         return glance.document()
 

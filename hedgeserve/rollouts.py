@@ -15,6 +15,7 @@ from typing import Any
 from hedgeserve.errors import StateDirectoryError
 from hedgeserve.fleet import Edition, EventKind, Journal
 from hedgeserve.hedge import (
+    LEAVING,
     Count,
     Health,
     Leaving,
@@ -166,11 +167,15 @@ class Rollouts:
         numbers = [rollout.old] if rollout is not None and both else []
         return {number: self.register.versions[number].model for number in (*numbers, self.wanted)}
 
-    def document(self) -> dict[str, Any] | None:
-        """The roll-out under way, for the status; None while there is none."""
+    def document(self, *, stopping: bool = False) -> dict[str, Any] | None:
+        """The roll-out under way, for the status; None while there is none. In a ``stopping`` service it rests."""
         record, step, rollout = self._record, self._step, self._rollout
         if record is None or rollout is None:
             return None
+        waits: tuple[str, ...] = self.waits_for
+        if stopping:
+            waits = (*waits[:1], "The service is stopping: the next start goes on with this")
+        there = self.around.replicas()
         return {
             "from": rollout.old,
             "to": rollout.new,
@@ -179,10 +184,12 @@ class Rollouts:
             "began_at": record.began_at.isoformat(timespec="seconds"),
             "who": record.who,
             "why": record.why,
-            "ready": step.ready if step else 0,
-            "left": step.left if step else None,
+            "ready": sum(one.version == rollout.new and one.state is State.READY for one in there),
+            "left": sum(one.version not in (0, rollout.new) and one.state not in LEAVING for one in there)
+            if step
+            else None,
             "failures": self._failures,
-            "waits_for": list(self.waits_for),
+            "waits_for": list(waits),
             "can_roll_back": self.way_back() == rollout.old,
         }
 

@@ -187,15 +187,16 @@ def test_a_roll_out_says_what_it_waits_for_and_each_replica_its_version() -> Non
     ]
     rollout = {
         "from": 1, "to": 2, "strategy": "rolling", "ready": 1, "left": 1, "failures": 0, "why": "asked for",
-        "waits_for": waits, "can_roll_back": True,
+        "who": "ann", "waits_for": waits, "can_roll_back": True,
     }  # fmt: skip
     both = [replica(version=1), replica(id="chatty-2", version=2)]
     told = drawn(status(rollout=rollout, replicas=both)).splitlines()
-    at = told.index("version 1 → 2 (rolling): 1 of the new are ready, 1 to replace; asked for")
-    assert told[at + 1] == "  chatty-2 has been ready for 5s of the 30s  [31m"
-    assert told[at + 2] == "  `hedgeserve rollback` takes it back to version 1"
-    assert told[at + 3].split()[:5] == ["replica", "zone", "market", "version", "state"]
-    assert told[at + 5].split()[:5] == ["chatty-2", "local/east/a", "spot", "2", "ready"]
+    at = told.index("version 1 → 2 (rolling): 1 of the new are ready, 1 to replace")
+    assert told[at + 1] == "  begun by ann: asked for"
+    assert told[at + 2] == "  chatty-2 has been ready for 5s of the 30s  [31m"
+    assert told[at + 3] == "  `hedgeserve rollback` takes it back to version 1"
+    assert told[at + 4].split()[:5] == ["replica", "zone", "market", "version", "state"]
+    assert told[at + 6].split()[:5] == ["chatty-2", "local/east/a", "spot", "2", "ready"]
     assert "version" in drawn(status(replicas=both))
     assert "version" not in drawn(status(replicas=both[:1]))
     assert "version" not in drawn(status(rollout=rollout, replicas=both), width=30).splitlines()[-3]

@@ -127,6 +127,20 @@ def test_a_rolling_update_is_the_first_thing_to_be_told() -> None:
     assert any(line.startswith(f"{first.id} goes at about ") for line in answer.would_change)
 
 
+def test_the_sums_of_a_rolling_update_are_told_once_and_of_the_world_as_it_is() -> None:
+    """What is hidden is told apart, and that nothing stands in for what serves on."""
+    house = rolling_world()
+    house.tick()
+    while len(house.alive()) < 4:
+        house.tick()
+    answer = explain_now(scene_of(house))
+    [spot] = [line for line in answer.because if "spot replicas are wanted" in line]
+    assert spot.startswith("3 spot replicas are wanted")
+    assert "; 4 run or start, " in spot
+    assert " alone: " not in text(answer)
+    assert any(line.startswith("nothing on demand stands in for what is only hidden") for line in answer.because)
+
+
 def test_without_a_roll_out_nothing_is_told_of_versions() -> None:
     """The words are those of before."""
     house = world()
@@ -169,7 +183,7 @@ def test_of_a_blue_green_update_both_sets_are_told() -> None:
     answer = explain_now(scene_of(house))
     assert "version 1 is being replaced by version 2 (blue-green)" in answer.headline
     assert any(line.startswith("for version 2 alone: 3 spot replicas are wanted") for line in answer.because)
-    assert any(line.startswith("for version 1 alone: 3 spot replicas are wanted") for line in answer.because)
+    assert any(line.startswith("for the old set alone: 3 spot replicas are wanted") for line in answer.because)
     assert any("All requests change over".lower() in line.lower() for line in answer.because)
     whole = "the old set goes as a whole, 30s (`update.bake_time`) after the new one has taken over: "
     assert f"{whole}{', '.join(sorted(one.id for one in house.ready(1)))}" in answer.because

@@ -343,6 +343,11 @@ async def test_a_restart_with_an_unedited_file_keeps_what_was_applied_since(shor
             assert f"version 2 of {applied}, applied at " in told
             assert f"stays: {started} asks for version 1 as it did at the last start" in told
             assert f"`hedgeserve apply {started}`" in told
+            [adopted] = (await messages(service, "adopted"))[-1:]
+            assert adopted == "taken up again: it has served, and is looked at"
+            assert service._fleet.boot_s() is not None, (
+                "boots are measured by the last launches, also after a restart"
+            )
     write(short_dir, args='["--load-time", "0s", "--tokens-per-second", "60"]', replicas="count = 1")
     async with Service(load_spec(started, {}), environ={}) as service:
         rollout = service.status()["rollout"]

@@ -21,8 +21,8 @@ def test_a_rolling_update_tells_of_the_start_the_bake_and_the_watch_at_the_end()
     house.tick()
     assert told(house) == [
         "Version 2 (rolling): 0 of 3 ready replicas run it, the load needs 2",
-        "It waits for r-0006 to become ready (booting for 1s; not ready 5m after its launch (in 4m59s), it has "
-        "the version taken back)",
+        "It waits for r-0006 to become ready (booting for 1s; if it is not in 4m59s, the version "
+        "is taken back: `update.ready_timeout` is 5m)",
     ]
     for _ in range(10):
         house.tick()

@@ -117,9 +117,11 @@ def _rollout(rollout: Mapping[str, Any]) -> Iterator[Text]:
     failures = f", {rollout['failures']} failed" if rollout["failures"] else ""
     said = f"{rollout['ready']} of the new are ready{left}{failures}"
     yield Text(
-        f"version {rollout['from']} → {rollout['to']} ({rollout['strategy']}): {said}; {_clean(rollout['why'])}",
+        f"version {rollout['from']} → {rollout['to']} ({rollout['strategy']}): {said}",
         style="bold",
     )
+    by = "at the start" if rollout["who"] == "start" else f"by {_clean(rollout['who'])}"
+    yield Text(f"  begun {by}: {_clean(rollout['why'])}")
     for told in rollout.get("waits_for", ())[1:]:  # the first sentence says how far it is
         yield Text(f"  {_clean(told)}")
     if rollout["can_roll_back"]:

@@ -125,6 +125,13 @@ class Journal:
         await self._write(self._store.record_event(kind, message, replica=replica, zone=zone, data=data, at=at))
         self.heard()
 
+    async def last_boots_s(self, limit: int) -> list[float]:
+        """How long the last launches took until they were ready; none where the store cannot be read."""
+        try:
+            return await self._store.last_boots_s(limit)
+        except StateDirectoryError:
+            return []
+
     async def unbilled_s(self, replica: ReplicaId, created_at: datetime) -> float:
         """Seconds of this replica's life that the ledger does not hold: those since its last line about it."""
         until = await self._store.charged_until(replica) or created_at

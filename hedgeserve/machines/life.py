@@ -386,7 +386,10 @@ class ReplicaLife:
         """SSH answers: from here on the engine is being started."""
         if self.replica.state is State.BOOTING:
             self._timed_once("ssh")
-            await self._to(State.LOADING, "SSH answers; the engine is being started")
+            engine = (
+                "its engine, which has served, is looked at" if self._served else "the engine is being started"
+            )
+            await self._to(State.LOADING, f"SSH answers{' after the restart' if self._past else ''}; {engine}")
 
     async def lost(self) -> None:
         """The connection ended: have the cloud asked at once whether the VM is still there, and the engine too."""

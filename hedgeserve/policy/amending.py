@@ -14,6 +14,7 @@ from hedgeserve.spec import UpdateSpec
 from hedgeserve.units import format_duration
 
 _MOST_NAMED = 3
+_NOT_COUNTING = " (not counting "
 
 
 def amend(step: Step, seen: Observation, plans: Sequence[Plan], *, update: UpdateSpec) -> Plan:
@@ -130,7 +131,7 @@ def _told(view: View, actions: Iterable[Action]) -> Iterator[Action]:
         if not view.hidden or action.rule is Rule.NOTICE:
             yield action
         else:
-            yield replace(action, reason=f"{action.reason} (not counting {names}{more}, {are} being replaced)")
+            yield replace(action, reason=f"{action.reason}{_NOT_COUNTING}{names}{more}, {are} being replaced)")
 
 
 def _without_holes(
@@ -169,12 +170,17 @@ def _old_first(actions: Iterable[Action], rollout: Rollout, sides: Sides, seen: 
         if isinstance(action, Launch) or action.rule is not Rule.SCALE_DOWN or action.replica not in new:
             yield action
         elif instead and instead[0].state in STARTING:
-            yield Terminate(instead.pop(0).id, action.rule, action.reason, action.gone)
+            yield Terminate(instead.pop(0).id, action.rule, _of_all(action.reason), action.gone)
         elif instead and spare > 0:
             spare -= 1
-            yield Drain(instead.pop(0).id, action.rule, action.reason, action.gone)
+            yield Drain(instead.pop(0).id, action.rule, _of_all(action.reason), action.gone)
         else:
             yield action
+
+
+def _of_all(reason: str) -> str:
+    """The reason without what its sums leave out: said of a replica that is left out it would be no reason."""
+    return reason.partition(_NOT_COUNTING)[0]
 
 
 # Who makes room

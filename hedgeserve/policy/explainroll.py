@@ -7,7 +7,7 @@ Told from what decides: who goes next from the order in which replicas are repla
 from collections.abc import Iterator, Sequence
 
 from hedgeserve.policy.rolling import Rolling
-from hedgeserve.policy.rollout import Strategy, bake_s_of
+from hedgeserve.policy.rollout import Part, Strategy, bake_s_of
 from hedgeserve.policy.scene import NAMES, Scene
 from hedgeserve.policy.waits import waits_for
 from hedgeserve.replica import Market, Replica, State
@@ -62,7 +62,7 @@ def what_is_hidden(scene: Scene) -> Iterator[str]:
         "comes before what had it goes"
     )
     views = scene.rolling.views(scene.observation, at=scene.at)
-    if views[0].bridged and any(
+    if (views[0].bridged or views[0].part is Part.SPOT) and any(
         one.id in hidden and one.state is State.READY for one in scene.observation.replicas
     ):
         yield "nothing on demand stands in for what is only hidden, as long as it serves and spot is to be had"

@@ -9,6 +9,7 @@ from hedgeserve.policy.autoscale import ScaleDecision
 from hedgeserve.policy.means import Means, held
 from hedgeserve.policy.plan import Candidate, Observation, Plan, Policy
 from hedgeserve.policy.rolling import Rolling
+from hedgeserve.policy.rollout import Strategy
 from hedgeserve.replica import STARTING, GoneReason, Market, Replica, ReplicaId, State, ZoneId
 from hedgeserve.spec import HedgeSpec, ReplicasSpec
 from hedgeserve.units import format_duration
@@ -144,14 +145,19 @@ class Scene:
         return [one for one in self.observation.replicas if one.state in STARTING]
 
     def sums(self) -> list[str]:
-        """Why so many are wanted, by the policy's own arithmetic on what it is shown."""
+        """Why so many are wanted, by the policy's own arithmetic on what it is shown.
+
+        Of a rolling update in the world as it is, as on-demand and the plan's own sums are: what is hidden so that
+        its replacement comes is told apart. Of a blue-green one and on the way back for each set that is asked.
+        """
         if self.rolling is None:
             return [*self.policy.sums(self.observation)]
         views = self.rolling.views(self.observation, at=self.at)
-        if len(views) == 1:
-            return [*self.policy.sums(views[0].observation)]
+        new = self.rolling.rollout.new
+        if self.rolling.rollout.strategy is Strategy.ROLLING:
+            return [*self.policy.sums(views[-1].observation)]
         return [
-            f"for version {view.version} alone: {told}"
+            f"for {f'version {new}' if view.version == new else 'the old set'} alone: {told}"
             for view in views
             for told in self.policy.sums(view.observation)
         ]

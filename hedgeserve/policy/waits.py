@@ -121,8 +121,8 @@ def _starting(
         if judged and one.vm_id is not None:
             left_s = update.ready_timeout - (at - one.created_at).total_seconds()
             until = (
-                f"; not ready {format_duration(update.ready_timeout)} after its launch (in {_span(left_s)}), "
-                "it has the version taken back"
+                f"; if it is not in {_span(left_s)}, the version is taken back: `update.ready_timeout` is "
+                f"{format_duration(update.ready_timeout)}"
             )
         yield f"It waits for {one.id} to become ready ({since}{until})"
     yield from _more(starting)
@@ -151,7 +151,7 @@ def _nothing_old(rollout: Rollout, seen: Observation, sides: Sides, update: Upda
 def _leaving(rollout: Rollout, seen: Observation) -> Iterator[str]:
     leaving = [one for one in seen.replicas if one.version not in (0, rollout.new) and one.state in LEAVING]
     for one in leaving[:_MOST_NAMED]:
-        does = "finishes its requests" if one.state is State.DRAINING else "is ended by its cloud"
+        does = "finishes its requests" if one.state is State.DRAINING else "is being ended"
         yield f"{one.id} of version {one.version} {does}, for {_span(seen.now_s - one.since_s)} now"
     yield from _more(leaving)
 

@@ -77,6 +77,16 @@ class EventTable(Database):
         events = [_event(row) for row in rows]
         return events[::-1] if newest else events
 
+    async def last_boots_s(self, limit: int) -> list[float]:
+        """How long the last launches took until they were ready, the oldest of them first; no drill's."""
+        rows = await self._run(
+            "SELECT json_extract(data, '$.phases[#-1].to_s') AS took_s FROM events WHERE kind = 'state' "
+            "AND message LIKE '% → ready: %' AND json_extract(data, '$.phases[#-1].to_s') IS NOT NULL "
+            "AND json_extract(data, '$.staged') IS NULL ORDER BY id DESC LIMIT ?",
+            limit,
+        )  # fmt: skip
+        return [float(row["took_s"]) for row in rows][::-1]
+
     async def prune_events(self, keep: int) -> int:
         """Forget all events but the newest ``keep``; returns how many were forgotten. Their ids stay used."""
         forgotten = await self._run(
