@@ -218,7 +218,7 @@ def _told(plan: Mapping[str, Any]) -> list[str]:
             lines.append(f"Version {version['then']} was taken back before: {_plain(rollout['taken_back'])}")
     if plan["supersedes"] and rollout is not None:
         lines.append(f"The roll-out of version {plan['supersedes']['to']} that is under way is left for it")
-    if plan["next_start"]:
+    if plan.get("next_start"):
         lines.append(_plain(f"{plan['next_start']}."))
     return lines
 
