@@ -569,6 +569,19 @@ def on_demand_of(plan: Plan) -> int:
     return sum(isinstance(one, Launch) and one.offer.market is Market.ON_DEMAND for one in plan.actions)
 
 
+def test_a_roll_back_whose_replicas_come_up_one_by_one_buys_no_bridge_at_its_end() -> None:
+    """The last one still starts when as many as the load needs are ready: one of the old serves until then."""
+    house = world(target=3)
+    house.begin(2, Strategy.ROLLBACK)
+    house.tick()
+    for place, one in enumerate(new for new in house.alive() if new.version == 2):
+        house.replicas[one.id] = replace(one, since_s=one.since_s + 2 * place)
+    for _ in range(30):
+        assert on_demand_of(house.tick()) == 0
+        assert len(house.ready()) >= 4
+    assert house.rollout is None
+
+
 def test_a_roll_back_from_what_does_not_serve_is_quick() -> None:
     """Its requests fail, or none of it is ready: on-demand bridges until the good version's spot is there."""
     for failing in (True, False):

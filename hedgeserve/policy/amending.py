@@ -203,10 +203,11 @@ def _making_room(
             spare = len(sides.new_ready) + sides.external_ready + len(sides.old_ready) - seen.target
             yield from _end(sides.old, _at_most(spare), Rule.UPDATE, why) if baked else ()
         case Strategy.ROLLBACK:
-            # Whatever of it serves is a spare as long as too few of the good ones do; until then one goes for one
-            # that has come.
+            # Whatever of it serves is a spare as long as too few of the good ones do; until then, and while more
+            # of these come up, one goes for one that has come, or the policy would bridge what went too soon.
             good = len(sides.new_ready) + sides.external_ready
-            enough = max(seen.target, sum(wanted.values()) + sides.external_ready) if good < seen.target else good
+            comes = good < seen.target or any(one.state in STARTING for one in sides.new)
+            enough = max(seen.target, sum(wanted.values()) + sides.external_ready) if comes else good
             spare = good + len(sides.old_ready) - enough
             yield from _end(sides.old, _at_most(spare), Rule.ROLLBACK, f"back to version {rollout.new}")
         case Strategy.ROLLING:
