@@ -382,7 +382,7 @@ def test_an_edited_file_is_applied_refused_or_found_wrong(
     until(lambda: json.loads(ask(environ, "status", "--json").stdout)["ready"] == 1)
     file.write_text(text.replace("[model]", '[model]\naliases = ["other"]'))
     shown = ask(environ, "apply", "--dry-run").stdout
-    assert "Replicas: version 1 → a new version, rolling: 1 replaced in turn" in shown
+    assert "Replicas: version 1 → version 2, rolling: 1 replaced in turn" in shown
     assert "\nthe roll-out takes about " in shown
     assert re.search(r"now +launch +spot .* version 2\n", shown)
     assert "let go chatty-1 " in shown

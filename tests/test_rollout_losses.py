@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hedgeserve.hedge import Drain, Launch, Plan, Rule, Terminate
@@ -27,7 +27,8 @@ class Watched(World):
 
     def _plan(self) -> Plan:
         seen, rollout = self.seen(), self.rollout
-        alone = self.policy.plan(seen)  # as if there were one version
+        # As if there were one version, whose boots do not fail.
+        alone = self.policy.plan(seen if rollout is None else replace(seen, runs=(rollout.old,)))
         there = {one.id: one for one in seen.replicas}
         plan = super()._plan()
         if rollout is None or self.rollout is None or self.rollout.new != rollout.new:
@@ -134,6 +135,17 @@ MOMENTS = ["lost", "hidden", "noticed", "refused", "granted", "wait", "wait"]
     bad=st.booleans(),
     happens=st.lists(st.tuples(st.sampled_from(MOMENTS), st.integers(0, 40)), max_size=25),
     seed=st.integers(0, 2**20),
+)
+@example(
+    policy="forecast",
+    target=2,
+    extra=0,
+    surge=0,
+    unavailable=1,
+    boot_s=0.2,
+    bad=True,
+    happens=[("lost", 0)],
+    seed=0,
 )
 def test_whatever_is_lost_an_update_costs_no_more_than_its_surge(
     policy: str,

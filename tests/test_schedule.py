@@ -5,7 +5,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hedgeserve.policy.autoscale import Bounds
@@ -210,6 +210,7 @@ WHEN = st.builds(
     st.datetimes(datetime(2026, 1, 1), datetime(2026, 12, 31)),
     st.integers(0, 3 * 3600),
 )
+@example("Europe/Berlin", ["Mon-Sun 00:00-05:57", "Mon-Sun 05:54-01:45"], [], datetime(2026, 12, 1, 0, 0, 11), 132)
 def test_the_answer_holds_until_it_is_time_to_look_again(
     zone: str, sleep: list[str], busy: list[str], now: datetime, lead_s: int
 ) -> None:

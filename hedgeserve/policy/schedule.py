@@ -72,6 +72,7 @@ class Schedule:
             for text in hours.when
         ]
         self._known_for: date | None = None
+        self._known_until = datetime.min.replace(tzinfo=UTC)
         self._stretches: tuple[_Stretch, ...] = ()
         self._edges: tuple[datetime, ...] = ()
 
@@ -112,6 +113,8 @@ class Schedule:
 
     def _next(self, said: _Said, ahead: Sequence[datetime]) -> tuple[datetime | None, str]:
         for edge in ahead:
+            if edge >= self._known_until:
+                break  # what begins there is not worked out: windows that meet for ever have no end
             then = self._say(edge)
             if (then.asleep, then.lowest, then.highest) != (said.asleep, said.lowest, said.highest):
                 what = "asleep" if then.asleep else _range(then.lowest, then.highest)
@@ -138,6 +141,7 @@ class Schedule:
         if today == self._known_for:
             return
         self._known_for = today
+        self._known_until = datetime(today.year, today.month, today.day, tzinfo=UTC) + timedelta(days=_DAYS_AHEAD)
         self._stretches = tuple(self._stretches_around(today))
         self._edges = tuple(sorted({edge for one in self._stretches for edge in (one.begin, one.end)}))
 
