@@ -13,6 +13,15 @@ from hedgeserve.spectable import Conflict, Duration, Shape, Size, Table
 Endpoint = Annotated[str, Shape(r"(https?://[^\s?#@]+[^\s?#@/])?", "is not a base URL, such as https://host")]
 """An API's base URL without a slash at the end; empty: the cloud's public one."""
 
+RoleArn = Annotated[
+    str,
+    Shape(
+        r"(arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]{1,512})?",
+        'is not the ARN of an IAM role; write one such as "arn:aws:iam::123456789012:role/hedgeserve-fis"',
+    ),
+]
+"""A role of an AWS account, in full; empty: none."""
+
 
 class VmSpec(Table):
     """What all VMs of the clouds have in common; `local` and `static` pools take nothing from here."""
@@ -58,10 +67,12 @@ class AwsSpec(Table):
     """Security group by region, made by you; left out: HedgeServe makes one that lets only `vm.allow_from` in."""
     instance_profile: str = ""
     """Name of an instance profile for the VMs, such as one that may read weights from a bucket."""
+    fis_role: RoleArn = ""
+    """Role that AWS's Fault Injection Service takes on to give VMs real notices in a drill; empty: drills play them."""
     placement_scores: bool = False
     """Ask for spot placement scores every hour and write them into the log (needs `ec2:GetSpotPlacementScores`)."""
     endpoint: Endpoint = ""
-    """Base URL of the EC2 API in place of the public one of each region, such as a VPC endpoint or an emulator."""
+    """Base URL of the EC2 API in place of the public one of each region, such as a VPC endpoint or an emulator; drills ask FIS there too, unless `AWS_ENDPOINT_URL_FIS` names another."""
 
 
 class GcpSpec(Table):

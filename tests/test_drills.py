@@ -43,6 +43,7 @@ def script(
     busy: Sequence[int] = (),
     boot_s: float | None = 100.0,
     leaving: Leaving = NOBODY,
+    fis: bool = False,
     **asked: Any,
 ) -> Script:
     return write_script(
@@ -52,6 +53,7 @@ def script(
         wanted=2,
         boot_s=boot_s,
         local_notice_s=10.0,
+        fis=fis,
         outstanding=lambda one: 5 * (int(one.rpartition("-")[2]) in busy),
         leaving=leaving,
     )
@@ -207,6 +209,39 @@ def test_each_cloud_is_drilled_by_the_means_that_it_has() -> None:
         script("preempt", [replica(2, zone=gcp), replica(3, zone=gcp)], replica="svc-2", notice_s=5, **both)
     found = script("vanish", [replica(1, zone=aws), replica(2, zone=gcp)], replica="svc-1", **both)
     assert found.victims[0].means is Means.TERMINATE
+
+
+AWS = "aws/us-east-1/us-east-1a"
+
+
+def test_aws_itself_gives_the_notice_where_it_has_a_role_for_that() -> None:
+    """EC2 takes the VM so long after it was asked; the plan says so before anybody says yes."""
+    there = [replica(1, zone=AWS), replica(2, zone=AWS)]
+    found = script("preempt", there, zones=[AWS], fis=True)
+    assert (found.victims[0].means, found.victims[0].notice_s) == (Means.CLOUD, 120.0)
+    assert found.sentences[1] == (
+        "by AWS's Fault Injection Service EC2 takes it 2m after the experiment has begun, "
+        "and tells the VM 2m before"
+    )
+    assert found.within_s == 15 + 120 + 60 + 2 * 100
+    found = script("preempt", there, zones=[AWS], fis=True, notice_s=300)
+    assert found.victims[0].notice_s == 300.0
+    assert found.sentences[1].endswith("tells the VM 2m before; until then the VM is only recommended to move")
+    for wrong in (30, 119, 901, 150.5):
+        with pytest.raises(DrillError, match=r"AWS takes a VM 2m to 15m after it was asked to, in whole seconds"):
+            script("preempt", there, zones=[AWS], fis=True, notice_s=wrong)
+    assert script("vanish", there, zones=[AWS], fis=True).victims[0].means is Means.TERMINATE
+
+
+def test_a_notice_that_is_played_says_what_would_make_it_real() -> None:
+    """With the key; it may be of any length then."""
+    there = [replica(1, zone=AWS), replica(2, zone=AWS)]
+    found = script("preempt", there, zones=[AWS], notice_s=30)
+    assert (found.victims[0].means, found.victims[0].notice_s) == (Means.ANNOUNCE, 30.0)
+    assert any(
+        "with [aws] fis_role in model.toml EC2 itself would give the notice" in one for one in found.sentences
+    )
+    assert not any("fis_role" in one for one in script("preempt", [replica(1), replica(2)], fis=True).sentences)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,7 +16,8 @@ from hedgeserve.console.drill import _as_agreed
 from hedgeserve.core import Service
 from hedgeserve.drills.request import DrillRequest
 from hedgeserve.drills.script import Means
-from hedgeserve.errors import LimitError, TraceError
+from hedgeserve.drivers.local import LocalDriver
+from hedgeserve.errors import CloudError, LimitError, TraceError
 from hedgeserve.simulate.record import record
 from hedgeserve.simulate.replaying import replay_transcript
 from tests.conftest import eventually, messages, replicas, small_spec, small_toml
@@ -130,6 +131,41 @@ async def test_a_notice_that_its_cloud_cannot_give_is_given_and_kept(short_dir: 
         assert "the VM goes in 6 s (a drill: HedgeServe itself)" in told[0]
         assert "gone: preempted" in told[-1]
         await service.wait_ready(2)
+
+
+async def test_what_a_cloud_says_after_its_notice_was_heard_is_no_trouble(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An experiment of AWS fails where its VM has drained and been ended before; the drill has not."""
+    async with running(short_dir) as service:
+        driver = service.drills._cast.drivers["local"]
+        preempt = cast(LocalDriver, driver).preempt
+
+        async def and_fail(machine_id: str, *, notice_s: float | None = None) -> None:
+            await preempt(machine_id, notice_s=notice_s)
+            await eventually(lambda: any(one["state"] in ("noticed", "draining") for one in replicas(service)))
+            raise CloudError("the experiment has failed: its VM is not there")
+
+        monkeypatch.setattr(driver, "preempt", and_fail)
+        report = await done(service, kind="preempt")
+        assert report["ok"], report
+        assert report["cut_short"] == ""
+
+
+async def test_a_cloud_that_gives_no_notice_is_told_of_in_its_own_words(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The drill ends at once, and has failed; the replica stays."""
+    async with running(short_dir) as service:
+
+        async def fail(machine_id: str, *, notice_s: float | None = None) -> None:
+            raise CloudError("FIS says that the role cannot be assumed")
+
+        monkeypatch.setattr(service.drills._cast.drivers["local"], "preempt", fail)
+        report = await done(service, kind="preempt")
+        assert not report["ok"]
+        assert report["cut_short"].endswith("could not be taken: FIS says that the role cannot be assumed")
+        assert len(replicas(service, "ready")) == 2
 
 
 async def test_an_on_demand_replica_can_vanish_too(short_dir: Path) -> None:

@@ -16,11 +16,15 @@ from hedgeserve.replica import STARTING, Market, Replica, ReplicaId, State, Zone
 from hedgeserve.units import format_count, format_duration
 
 _AWS_NOTICE_S = 120.0
+_FIS_LEAST_S, _FIS_MOST_S = 120.0, 900.0
+"""What FIS takes as the time before an interruption."""
 _UNKNOWN_BOOT_S = 900.0
 _BOOTS_WITHIN = 2.0
 _GRACE_S = 15.0
 _CLOUD_TAKES_S = {"gcp": 120.0, "azure": 1830.0}
 """From the question to the VM's end: GCP's event may take a minute to begin, Azure says "within 30 minutes"."""
+_FIS_BEGINS_S = 60.0
+"""For so long an experiment of FIS may be about to begin."""
 
 
 class Means(StrEnum):
@@ -68,13 +72,14 @@ def write_script(
     wanted: int,
     boot_s: float | None,
     local_notice_s: float,
+    fis: bool,
     outstanding: Callable[[ReplicaId], int],
     leaving: Leaving,
 ) -> Script:
     """What this drill does in a fleet of these replicas, of which ``wanted`` are meant to be ready.
 
-    ``zones`` are all that the pools name, ``boot_s`` is how long a boot takes, where that is known; ``leaving``
-    whom a roll-out ends.
+    ``zones`` are all that the pools name, ``boot_s`` is how long a boot takes, where that is known; ``fis``
+    whether AWS may be asked for notices ([aws] fis_role is given); ``leaving`` whom a roll-out ends.
 
     Raises:
         DrillError: It cannot be done here; says why, and what can be.
@@ -83,7 +88,7 @@ def write_script(
     where = _zones_of(request, zones, ready)
     cloud = _cloud_of(request, zones, where)
     doomed, going = choose(request, replicas, where, outstanding, leaving)
-    victims = tuple(_victim(request, replica) for replica in doomed)
+    victims = tuple(_victim(request, replica, fis=fis) for replica in doomed)
     left = len(ready) - sum(replica.state is State.READY for replica in doomed)
     refusal = going
     if doomed and left < 1:
@@ -148,14 +153,22 @@ def _cloud_of(request: DrillRequest, zones: Sequence[ZoneId], where: Sequence[Zo
     return clouds[0] if len(clouds) == 1 else ""
 
 
-def _victim(request: DrillRequest, replica: Replica) -> Victim:
+def _victim(request: DrillRequest, replica: Replica, *, fis: bool) -> Victim:
     cloud, spot = replica.offer.cloud, replica.market is Market.SPOT
     notice_s = request.notice_s
     if request.kind in (DrillKind.VANISH, DrillKind.BLACKOUT):
         means = Means.SILENCE if cloud == "local" and spot else Means.TERMINATE
         notice_s = None
+    elif cloud == "aws" and fis:
+        means, notice_s = Means.CLOUD, _AWS_NOTICE_S if notice_s is None else notice_s
+        if not _FIS_LEAST_S <= notice_s <= _FIS_MOST_S or notice_s % 1:
+            raise DrillError(
+                f"--notice {format_duration(notice_s) or '0s'}: AWS takes a VM {format_duration(_FIS_LEAST_S)} to "
+                f"{format_duration(_FIS_MOST_S)} after it was asked to, in whole seconds; without [aws] fis_role "
+                "HedgeServe plays notices of any length"
+            )
     elif cloud == "aws":
-        # Only FIS gives a real notice, by an experiment and a role that the user has set up in the account.
+        # Only FIS gives a real notice, with a role that the user has made for it in the account.
         if replica.state in STARTING:
             raise DrillError(f"{replica.id} is {replica.state}: on aws only a ready one can be given a notice")
         means, notice_s = Means.ANNOUNCE, _AWS_NOTICE_S if notice_s is None else notice_s
@@ -169,10 +182,14 @@ def _victim(request: DrillRequest, replica: Replica) -> Victim:
 
 def _end_s(victim: Victim, local_notice_s: float) -> float:
     if victim.notice_s is not None:
-        return victim.notice_s
+        return victim.notice_s + (_FIS_BEGINS_S if _by_fis(victim) else 0.0)
     if victim.means is Means.CLOUD:
         return _CLOUD_TAKES_S.get(victim.cloud, local_notice_s)
     return 0.0
+
+
+def _by_fis(victim: Victim) -> bool:
+    return victim.cloud == "aws" and victim.means is Means.CLOUD
 
 
 def _trouble(
@@ -182,6 +199,15 @@ def _trouble(
     yield from (f"{victim.replica} in {victim.zone}: {victim.means}" for victim in victims)
     if any(victim.cloud == "azure" and victim.means is Means.CLOUD for victim in victims):
         yield "azure carries a simulated eviction out within 30 minutes, not at once"
+    if asked := [victim for victim in victims if _by_fis(victim)]:
+        after_s = asked[0].notice_s or 0.0
+        early = "" if after_s == _FIS_LEAST_S else "; until then the VM is only recommended to move"
+        yield (
+            f"by AWS's Fault Injection Service EC2 takes it {format_duration(after_s)} after the experiment has "
+            f"begun, and tells the VM {format_duration(_FIS_LEAST_S)} before{early}"
+        )
+    if any(victim.cloud == "aws" and victim.means is Means.ANNOUNCE for victim in victims):
+        yield "with [aws] fis_role in model.toml EC2 itself would give the notice, and the VM hear it"
     match request.kind:
         case DrillKind.BLACKOUT | DrillKind.REFUSE:
             yield f"launches in {where[0]} are refused for {for_}"

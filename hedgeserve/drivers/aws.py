@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import ClassVar, TypeVar
 
@@ -12,8 +13,10 @@ from hedgeserve.drivers.awscloud import images, market, network, things
 from hedgeserve.drivers.awscloud.credentials import Credentials
 from hedgeserve.drivers.awscloud.ec2 import Action, Ec2, Ec2Fault, Keys
 from hedgeserve.drivers.awscloud.faults import GONE, explain
+from hedgeserve.drivers.awscloud.fis import TEMPLATE, Fis
 from hedgeserve.drivers.awscloud.images import Image
 from hedgeserve.drivers.awscloud.instances import STATES, Place, machine, run_parameters
+from hedgeserve.drivers.awscloud.interruption import interrupt
 from hedgeserve.drivers.base import Dialect, LaunchRequest, Leftover, Machine
 from hedgeserve.drivers.catalogue import find_type, types_of, zones_of
 from hedgeserve.drivers.cloudinit import cloud_config
@@ -157,13 +160,25 @@ class AwsDriver(RemoteDriver[Ec2]):
 
         return await self._ask(region, terminate, f"terminate {native_id} in {region}")
 
+    async def preempt(self, machine_id: str, *, notice_s: float | None = None) -> None:
+        """Have EC2 interrupt a spot VM, by an experiment of FIS, ``notice_s`` after it has begun; for drills."""
+        region, _, native_id = machine_id.partition("/")
+        await interrupt(self, region, native_id, notice_s)
+
     async def things(self, region: str) -> Sequence[Leftover]:
-        """Volumes, interfaces, security groups, key pairs and spot requests."""
-        return await self._ask(region, things.find, f"list what is left in {region}")
+        """Volumes, interfaces, security groups, key pairs, spot requests; with a role for it, what drills left."""
+        found = await self._ask(region, things.find, f"list what is left in {region}")
+        if self.spec.aws.fis_role:
+            with suppress(UnsupportedError):  # where there is no FIS, there is nothing of it
+                found += await self.ask_fis(region, Fis.templates, f"list the experiment templates in {region}")
+        return found
 
     async def remove(self, leftover: Leftover) -> None:
         """Take one away; a CloudError while something refers to it."""
         what = f"remove the {leftover.kind} {leftover.id} in {leftover.region}"
+        if leftover.kind == TEMPLATE:
+            await self.ask_fis(leftover.region, lambda fis: fis.delete(leftover.id), what)
+            return
         await self._ask(leftover.region, lambda ec2: things.remove(ec2, leftover), what)
         self._keys = {known for known in self._keys if known[0] != leftover.region}
 
@@ -195,6 +210,30 @@ class AwsDriver(RemoteDriver[Ec2]):
         return await self.ask(
             region, lambda _: read(Session(), self._credentials.keys(), endpoint), "read the quotas"
         )
+
+    async def ask_fis(self, region: str, work: Callable[[Fis], R], what: str) -> R:
+        """As :meth:`ask`, of the Fault Injection Service."""
+
+        def asked(_: Ec2) -> R:
+            client = self._credentials.client("fis", region)
+            try:
+                return work(Fis(client, region))
+            finally:
+                client.close()
+
+        return await self.ask(region, asked, what)
+
+    async def ask_account(self, region: str) -> str:
+        """Whose credentials these are: the number of the account, which needs no permission."""
+
+        def asked(_: Ec2) -> str:
+            client = self._credentials.client("sts", region)
+            try:
+                return str(client.get_caller_identity()["Account"])
+            finally:
+                client.close()
+
+        return await self.ask(region, asked, "ask which account this is")
 
     @property
     def _public(self) -> bool:

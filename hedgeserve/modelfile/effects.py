@@ -63,6 +63,7 @@ _ROWS: tuple[tuple[str, Effect, str], ...] = (
     ("vm", Effect.LIVE, "driver_wait"),
     ("vm", Effect.RESTART, "address allow_from whoami call_threads"),
     ("aws", Effect.VERSION, "images instance_profile"),
+    ("aws", Effect.LIVE, "fis_role"),
     ("aws", Effect.RESTART, "profile user subnets security_groups placement_scores endpoint"),
     ("gcp", Effect.VERSION, "image service_account"),
     ("gcp", Effect.RESTART, "project credentials_file user network subnetworks notice endpoint"),

@@ -39,8 +39,9 @@ def drill(
     """Make trouble on purpose, and see that nothing is lost.
 
     KIND: preempt (with a notice), vanish (without a word) and blackout (of a zone) take VMs of a running service
-    away as a cloud would; refuse (launches), slow-boot and api-down set a condition for a while. Reports what came
-    of it. Exits with 1 where a request was lost or capacity was not back in time.
+    away as a cloud would; refuse (launches), slow-boot and api-down set a condition for a while. Where a cloud can
+    be asked for real notices it is (AWS: with model.toml's [aws] fis_role). Reports what came of it. Exits with 1
+    where a request was lost or capacity was not back in time.
     """
     from hedgeserve.console.drill import run_drill
 

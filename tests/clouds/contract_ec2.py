@@ -21,7 +21,7 @@ from botocore.model import ServiceModel
 _OPEN = {"InstanceType"}
 """Enumerations that are out of date by nature."""
 _AUTHORIZATION = re.compile(
-    r"AWS4-HMAC-SHA256 Credential=([^/]+)/(\d{8})/([a-z0-9-]+)/ec2/aws4_request, "
+    r"AWS4-HMAC-SHA256 Credential=([^/]+)/(\d{8})/([a-z0-9-]+)/([a-z0-9]+)/aws4_request, "
     r"SignedHeaders=([a-z0-9;-]+), Signature=([0-9a-f]{64})"
 )
 _SIGNED_AT_LEAST = {"host", "x-amz-date"}
@@ -67,15 +67,15 @@ def check_parameters(pairs: Sequence[tuple[str, str]]) -> list[str]:
     return [*problems, *_walk(tree, shape, action)]
 
 
-def check_signature(request: Received, secret: str) -> list[str]:
+def check_signature(request: Received, secret: str, service: str = "ec2") -> list[str]:
     """Whether the request is signed with this secret key, by SigV4, over what matters, at the right time."""
-    if request.method != "POST":
+    if service == "ec2" and request.method != "POST":
         return [f"{request.method} in place of POST"]
     authorization = request.headers.get("authorization", "")
     found = _AUTHORIZATION.fullmatch(authorization)
-    if found is None:
-        return [f"Authorization: {authorization[:40]!r} is not SigV4 for EC2"]
-    _, day, region, names, signature = found.groups()
+    if found is None or found[4] != service:
+        return [f"Authorization: {authorization[:40]!r} is not SigV4 for {service}"]
+    _, day, region, _, names, signature = found.groups()
     signed = names.split(";")
     if missing := _SIGNED_AT_LEAST - set(signed):
         return [f"not signed: {', '.join(sorted(missing))}"]
@@ -101,10 +101,10 @@ def check_signature(request: Received, secret: str) -> list[str]:
             payload,
         ]
     )
-    scope = f"{day}/{region}/ec2/aws4_request"
+    scope = f"{day}/{region}/{service}/aws4_request"
     told = "\n".join(["AWS4-HMAC-SHA256", moment, scope, hashlib.sha256(canonical.encode()).hexdigest()])
     key = f"AWS4{secret}".encode()
-    for part in (day, region, "ec2", "aws4_request"):
+    for part in (day, region, service, "aws4_request"):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
     right = hmac.new(key, told.encode(), hashlib.sha256).hexdigest()
     return [] if hmac.compare_digest(right, signature) else ["Signature: not of this request"]

@@ -3,8 +3,10 @@
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import botocore.exceptions as trouble  # type: ignore[import-untyped]
+from botocore.config import Config  # type: ignore[import-untyped]
 from botocore.configprovider import ConfigChainFactory  # type: ignore[import-untyped]
 from botocore.credentials import ContainerProvider, EnvProvider  # type: ignore[import-untyped]
 from botocore.loaders import Loader  # type: ignore[import-untyped]
@@ -15,6 +17,7 @@ from hedgeserve.drivers.awscloud.ec2 import Keys
 from hedgeserve.errors import AuthError, CloudError
 
 _FORGET_EVERY_S = 30.0
+_CLIENT = Config(connect_timeout=10, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3})
 _AT_MOST = 300
 
 
@@ -74,6 +77,31 @@ class Credentials:
         if place is None:
             raise CloudError(f"AWS has no region {region}; look at the pools' regions and zones")
         return f"https://{place['hostname']}"
+
+    def client(self, service: str, region: str) -> Any:
+        """Botocore's client of another service in this region, with the keys of now; to be closed by the caller.
+
+        It asks three times where no answer comes, each time with the same token. At the endpoint that the
+        environment names for this service, else that of model.toml, else the public one.
+        """
+        keys, named = self.keys(), f"AWS_ENDPOINT_URL_{service.upper()}"
+        given = self._environ.get(named) or self._endpoint or self._environ.get("AWS_ENDPOINT_URL")
+        if self._environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+            given = self._endpoint
+        with self._lock:
+            try:
+                return self._opened().create_client(
+                    service,
+                    region_name=region,
+                    aws_access_key_id=keys.access_key,
+                    aws_secret_access_key=keys.secret_key,
+                    aws_session_token=keys.token,
+                    endpoint_url=given or None,
+                    config=_CLIENT,
+                )
+            except (trouble.BotoCoreError, ValueError) as error:
+                told = str(error).splitlines()[0][:_AT_MOST]
+                raise CloudError(f"AWS's {service} in {region} cannot be asked: {told}") from None
 
     def _opened(self) -> Session:
         if self._session is None:

@@ -69,6 +69,8 @@ class Keys:
 class Ec2Fault(Exception):
     """EC2 answered with an error; ``code`` is its own word for it."""
 
+    service = "EC2"
+
     def __init__(self, status: int, code: str, message: str) -> None:
         self.status = status
         self.code = code

@@ -9,6 +9,7 @@ from botocore.session import Session  # type: ignore[import-untyped]
 
 from hedgeserve.drivers.awscloud import images, network
 from hedgeserve.drivers.awscloud.ec2 import Action, Ec2, Ec2Fault, Keys, Look, Parameter, filtered, tagged
+from hedgeserve.drivers.awscloud.fis import INTERRUPT, Fis, FisAction
 from hedgeserve.drivers.examine import Examination, Wanted, judge_offered, judge_quota, most_replicas, wanted_in
 from hedgeserve.errors import AuthError, CloudError
 from hedgeserve.replica import Market
@@ -68,6 +69,34 @@ async def inspect(driver: "AwsDriver", region: str, found: Examination) -> None:
         judge_offered(found, "aws", one, offered)
         for market in one.markets:
             await _judge_quota(driver, one, market, found)
+    if driver.spec.aws.fis_role:
+        await _judge_notices(driver, region, found)
+
+
+async def _judge_notices(driver: "AwsDriver", region: str, found: Examination) -> None:
+    """Whether a drill's notices can be asked for here. Only a warning where not: serving needs none of it."""
+    subject, role = f"aws {region} drill notices", driver.spec.aws.fis_role
+    account = await found.step(subject, driver.ask_account(region), else_=found.warn)
+    if account is None:
+        return
+    if account != role.split(":")[4]:
+        found.warn(
+            subject,
+            f"these credentials are of account {account}, and FIS takes on roles of that one only; [aws] fis_role "
+            f"is of account {role.split(':')[4]}",
+        )
+        return
+
+    def look(fis: Fis) -> int:
+        fis.ask(FisAction.ACTION, id=INTERRUPT)
+        return len(fis.templates())
+
+    if await found.step(subject, driver.ask_fis(region, look, "look at FIS"), else_=found.warn) is not None:
+        found.ok(
+            subject,
+            f"FIS answers and has {INTERRUPT}; whether this login may hand it [aws] fis_role, and what that role "
+            "may do, is only seen in a drill",
+        )
 
 
 def _offered(ec2: Ec2, name: str) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import requests
+from botocore import exceptions as trouble  # type: ignore[import-untyped]
 
 from hedgeserve.drivers.awscloud.ec2 import Ec2Fault
 from hedgeserve.drivers.codes import Group, NoAnswerError
@@ -25,6 +26,7 @@ _API = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.h
 _COMMON = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/CommonErrors.html"
 _LAUNCH = "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/troubleshooting-launch.html"
 _THROTTLING = "https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html"
+_FIS = "https://docs.aws.amazon.com/fis/latest/APIReference/API_StartExperiment.html"
 
 
 GROUPS = (
@@ -170,6 +172,13 @@ GROUPS = (
         "a VM was asked for with this token before; it is found by its name",
     ),
     Group(
+        CloudError,
+        # Not QuotaError: that one rests pools, and nothing was to be launched.
+        frozenset({"ServiceQuotaExceededException"}),
+        _FIS,
+        "wait until other experiments have ended, or ask for more in Service Quotas, AWS Fault Injection Service",
+    ),
+    Group(
         NoAnswerError,
         frozenset({"InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable"}),
         _COMMON,
@@ -193,6 +202,8 @@ def explain(error: Exception, what: str) -> CloudError:
         return error
     if isinstance(error, Ec2Fault):
         return _explain_fault(error, what)
+    if isinstance(error, trouble.HTTPClientError):  # botocore's, whose words name the host and no more
+        return NoAnswerError(f"could not {what}: {str(error)[:_AT_MOST]}; look at the network and DNS")
     if isinstance(error, requests.RequestException):
         return NoAnswerError(f"could not {what}: {_explain_silence(error)}")
     return CloudError(f"could not {what}: {type(error).__name__}: {str(error)[:_AT_MOST]}")
@@ -218,7 +229,9 @@ def _explain_fault(fault: Ec2Fault, what: str) -> CloudError:
     elif fault.status >= 500:
         error = NoAnswerError
     hint = f"; {group.hint}" if group is not None and group.hint else ""
-    return error(f"could not {what}: EC2 says {fault.code}" + (f": {message}" if message else "") + hint)
+    return error(
+        f"could not {what}: {fault.service} says {fault.code}" + (f": {message}" if message else "") + hint
+    )
 
 
 def _explain_silence(error: requests.RequestException) -> str:

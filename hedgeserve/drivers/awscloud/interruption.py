@@ -1,0 +1,78 @@
+"""One spot VM interrupted by FIS, for a drill: begun, followed to its end, stopped where nobody waits for it."""
+
+import asyncio
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import structlog
+
+from hedgeserve.drivers.awscloud.fis import Standing, template_for
+from hedgeserve.drivers.tags import tags_for
+from hedgeserve.errors import CloudError
+
+if TYPE_CHECKING:
+    from hedgeserve.drivers.aws import AwsDriver
+
+_USUAL_S = 120.0
+"""From the question to the VM's end where nobody says: as long as EC2's own notice is."""
+_LOOK_EVERY_S = 5.0
+_LATE_S = 120.0
+"""For so long after the VM's end an experiment is followed."""
+_STOP_S = 10.0
+
+_log = structlog.get_logger("hedgeserve.drivers")
+
+
+async def interrupt(driver: "AwsDriver", region: str, instance: str, notice_s: float | None) -> None:
+    """Have EC2 interrupt this VM; returns when FIS says that the experiment is over.
+
+    Raises:
+        CloudError: FIS does not do it, in its own words. Where the wait is given up, the experiment is stopped.
+    """
+    role, what = driver.spec.aws.fis_role, f"have {instance} in {region} interrupted"
+    if not role:
+        raise CloudError(f"could not {what}: model.toml names no [aws] fis_role")
+    wait_s = _USUAL_S if notice_s is None else notice_s
+    template = template_for(
+        instance, region, role, notice_s=wait_s, tags=tags_for(driver.service, driver.spec.timeouts.lease)
+    )
+    given_up = threading.Event()
+    try:
+        experiment = await driver.ask_fis(region, lambda fis: fis.interrupt(template, given_up=given_up), what)
+    except asyncio.CancelledError:
+        given_up.set()  # the thread goes on: it stops what it has begun, and takes its template away
+        raise
+    try:
+        standing = await _follow(driver, region, experiment, what, wait_s + _LATE_S)
+    except asyncio.CancelledError:
+        # Nobody looks any more: what has not befallen the VM by now is not to befall it unannounced.
+        with suppress(CloudError, TimeoutError):
+            async with asyncio.timeout(_STOP_S):
+                await driver.ask_fis(region, lambda fis: fis.stop(experiment), f"stop {experiment}")
+        raise
+    if standing is not None and standing.status != "completed":
+        raise CloudError(
+            f"could not {what}: FIS says that the experiment {experiment} {_verb(standing.status)}"
+            f"{': ' + standing.reason if standing.reason else ''}; docs/clouds/aws.md says what [aws] fis_role "
+            "must be allowed to do, and whom it must trust"
+        )
+
+
+async def _follow(driver: "AwsDriver", region: str, experiment: str, what: str, for_s: float) -> Standing | None:
+    """How it ended; None where it has not by then, or cannot be looked at, which says nothing of what it does."""
+    until_s = asyncio.get_running_loop().time() + for_s
+    while asyncio.get_running_loop().time() < until_s:
+        try:
+            standing = await driver.ask_fis(region, lambda fis: fis.standing(experiment), what)
+        except CloudError as error:
+            _log.warning("an experiment cannot be looked at", cloud=driver.cloud, error=str(error))
+            return None
+        if standing.ended:
+            return standing
+        await asyncio.sleep(_LOOK_EVERY_S)
+    return None
+
+
+def _verb(status: str) -> str:
+    return "has failed" if status == "failed" else f"was {status}"
