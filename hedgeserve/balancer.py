@@ -19,6 +19,7 @@ from hedgeserve.keyring import IssuedKey
 from hedgeserve.listening import server_tls, url_of, why_not
 from hedgeserve.metrics import Metrics
 from hedgeserve.proxy.closure import Closed, Closure
+from hedgeserve.proxy.crowd import Crowd
 from hedgeserve.proxy.dispatch import Dispatcher
 from hedgeserve.proxy.exchange import Exchange
 from hedgeserve.proxy.failover import FailoverPolicy
@@ -108,9 +109,19 @@ class Balancer:
             now_s=self._now_s,
             spawn=lambda work, name: self._server.spawn(work, name),
         )
+        crowd = Crowd(self._now_s, loop.call_later)
         active: set[Exchange] = set()
         shared = Shared(
-            self._dispatcher, wires, metrics, spec.limits, spec.timeouts, spec.failover, self._now_s, turns, active
+            self._dispatcher,
+            wires,
+            metrics,
+            spec.limits,
+            spec.timeouts,
+            spec.failover,
+            self._now_s,
+            turns,
+            crowd,
+            active,
         )
         known_keys = self._keys = Keys(api_keys)
         self._idle = asyncio.Event()

@@ -38,7 +38,9 @@ class Loop:
 
     def __init__(self) -> None:
         self.ready: list[Callable[[], None]] = []
-        self.outbox = Outbox(self.ready.append)
+        self.rests: list[float] = []
+        self.now_s = 1000.0
+        self.outbox = Outbox(self.ready.append, lambda: self.now_s, self.rests.append)
         self.sent: list[tuple[Pipe, bytes]] = []
 
     def end_turn(self) -> None:
@@ -104,3 +106,22 @@ def test_what_is_flushed_is_not_sent_again() -> None:
     loop.outbox.write(pipe, b"y")
     loop.end_turn()
     assert loop.sent == [(pipe, b"x"), (pipe, b"y")]
+
+
+def test_the_loop_rests_only_once_all_is_sent() -> None:
+    """And only in the midst of many tokens, which it is told of."""
+    loop = Loop()
+    pipe = Pipe(loop.sent)
+    for _ in range(20_000):
+        loop.outbox.write(pipe, b"x")
+        loop.now_s += 0.00001
+        loop.end_turn()
+    assert loop.rests == []
+    for turn in range(200):
+        for _ in range(10):
+            loop.outbox.write(pipe, b"x")
+        loop.outbox.tokens += 10
+        loop.now_s += 0.0005
+        loop.end_turn()
+        assert len(loop.sent) == 20_000 + 10 * (turn + 1)
+    assert len(loop.rests) > 100

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hedgeserve.machines.authority import Authority
 from hedgeserve.metrics import FailurePhase
@@ -442,3 +444,35 @@ async def test_a_server_with_another_certificate_is_told_nothing(tmp_path: Path)
         assert lost is not None
         assert lost.phase is FailurePhase.CONNECT
         assert not road.server.requests
+
+
+class Tap(asyncio.Transport):
+    """A transport that only knows whether it is being read from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = True
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+
+@given(st.lists(st.sampled_from(["pause", "resume", "hold", "let_go"])))
+def test_a_stream_is_read_on_only_where_neither_its_client_nor_a_crowd_stands_in_the_way(steps: list[str]) -> None:
+    """Else a client that is slower than the replica would have its answer pile up here."""
+    target = RouteTarget(ReplicaId("localhost"), "http://127.0.0.1:1", ZoneId("local/east/a"), Market.SPOT)
+    trust = ssl.create_default_context
+    tap, slow, held = Tap(), False, False
+    link = Link(Endpoint.of(target, trust(), trust), Outbox(lambda work: None))
+    link.connection_made(tap)
+    for step in steps:
+        getattr(link, step)()
+        slow = step == "pause" or (slow and step != "resume")
+        held = step == "hold" or (held and step != "let_go")
+        assert tap.reads == (not slow and not held)

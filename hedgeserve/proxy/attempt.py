@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from hedgeserve.metrics import FailurePhase
 from hedgeserve.proxy.body import BLIND, CALL, ERROR, EVENTS, PLAIN, Held, body_of
+from hedgeserve.proxy.crowd import Crowd
 from hedgeserve.proxy.failover import Stream
 from hedgeserve.proxy.head import Head
 from hedgeserve.proxy.pace import Pace
@@ -80,6 +81,11 @@ class Attempt:
         """The client has caught up."""
         if self._link is not None:
             self._link.resume()
+
+    def begun(self, crowd: Crowd) -> None:
+        """The client has its first token: where others are waiting for theirs, it has time for the next."""
+        if self._link is not None:
+            crowd.begun(self._link)
 
     def drop(self) -> None:
         """Nobody wants the answer any more: nothing more is heard of it, and the engine learns of it."""

@@ -78,6 +78,7 @@ class Exchange:
         """Begin."""
         shared = self.shared
         shared.active.add(self)
+        shared.crowd.came()
         lease = shared.dispatcher.take_now(self.ask.wants)
         self._arrival = shared.dispatcher.arrived_total
         if lease is not None:
@@ -272,6 +273,8 @@ class Exchange:
         if not answer.begun:
             if self.ask.stream:
                 answer.ttft_s = self.shared.now_s() - answer.started_s
+                if self._attempt is not None:
+                    self._attempt.begun(self.shared.crowd)
             answer.begin()
         answer.client.send(payload, framed)
         if self._lost_at_s is not None:

@@ -3,12 +3,17 @@
 Whoever is sent something is woken up for it, and waking a process up costs more than all else about a small write.
 Sent one after the other, a turn's writes find their readers awake: most of those to one process go to the one that
 the first of them has woken. What is held back never waits longer than the turn, nor for more than a few writes.
+
+Between two turns that bring many streams' tokens the process rests for a moment (:mod:`coalescing`).
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import structlog
+
+from hedgeserve.proxy.coalescing import Coalescing
 
 _log = structlog.get_logger(__name__)
 
@@ -20,13 +25,23 @@ class Outbox:
     """The writes of one event loop, in their order.
 
     All that a transport is to send must go through here, or through :meth:`flush` first: before it is asked to
-    close, or how much it has still to send. ``soon`` is the loop's ``call_soon``.
+    close, or how much it has still to send. Whoever takes tokens in counts ``tokens`` up. ``soon`` is the loop's
+    ``call_soon``, ``now_s`` a monotonic clock; ``rest`` lets so many seconds pass.
     """
 
-    __slots__ = ("_bytes", "_scheduled", "_soon", "_writes")
+    __slots__ = ("_bytes", "_coalescing", "_now_s", "_rest", "_scheduled", "_soon", "_writes", "tokens")
 
-    def __init__(self, soon: Callable[[Callable[[], None]], object]) -> None:
+    def __init__(
+        self,
+        soon: Callable[[Callable[[], None]], object],
+        now_s: Callable[[], float] = time.monotonic,
+        rest: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._soon = soon
+        self._now_s = now_s
+        self._rest = rest
+        self._coalescing = Coalescing()
+        self.tokens = 0
         self._writes: list[tuple[asyncio.WriteTransport, bytes]] = []
         self._bytes = 0
         self._scheduled = False
@@ -61,3 +76,9 @@ class Outbox:
     def _end_of_turn(self) -> None:
         self._scheduled = False
         self.flush()
+        if self.tokens:
+            rest_s = self._coalescing.rest_s(self.tokens, self._now_s())
+            self.tokens = 0
+            if rest_s:
+                # The one place where the loop is held up, and on purpose: it looks away while more comes.
+                self._rest(rest_s)

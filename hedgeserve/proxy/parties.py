@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hedgeserve.metrics import Metrics
+from hedgeserve.proxy.crowd import Crowd
 from hedgeserve.proxy.dispatch import Dispatcher
 from hedgeserve.proxy.failover import Telling
 from hedgeserve.proxy.incoming import Ask
@@ -28,6 +29,7 @@ class Shared:
     failover: FailoverSpec
     now_s: Callable[[], float]
     turns: Turns
+    crowd: Crowd
     active: set["Exchange"]
 
 

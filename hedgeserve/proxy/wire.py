@@ -123,8 +123,8 @@ class Link(asyncio.Protocol):
     """One connection to a replica."""
 
     __slots__ = (
-        "_begun", "_chunks", "_close", "_feed", "_fresh", "_head", "_large", "_left", "_line", "_outbox", "_sink",
-        "_state", "_to", "_transport", "_whole", "beats", "endpoint", "idle_sweeps",
+        "_begun", "_chunks", "_close", "_feed", "_fresh", "_head", "_held", "_large", "_left", "_line", "_outbox",
+        "_sink", "_slow", "_state", "_to", "_transport", "_whole", "beats", "endpoint", "idle_sweeps",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, outbox: Outbox) -> None:
@@ -145,6 +145,7 @@ class Link(asyncio.Protocol):
         self._begun = False
         self._large = False
         self._fresh = True
+        self._slow = self._held = False
         self._chunks = Dechunker()
 
     # What may be asked of it
@@ -196,13 +197,28 @@ class Link(asyncio.Protocol):
 
     def pause(self) -> None:
         """Read no more for now: the client is slower than the replica."""
+        self._slow = True
         if not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
-        if not self._transport.is_closing():
+        self._slow = False
+        if not self._held and not self._transport.is_closing():
             self._transport.resume_reading()
+
+    def hold(self) -> None:
+        """Read no more for a moment: others come first (crowd.Stream)."""
+        self._held = True
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def let_go(self) -> None:
+        """Their turn is over."""
+        if self._held:
+            self._held = False
+            if not self._slow and not self._transport.is_closing():
+                self._transport.resume_reading()
 
     @property
     def closing(self) -> bool:
@@ -228,6 +244,7 @@ class Link(asyncio.Protocol):
         ):
             # One chunk of the size of the last one: nearly every token.
             self.beats += 1
+            self._outbox.tokens += 1
             payload = data[len(self._line) : -2]
             out = feed(payload)
             if out is payload:
@@ -242,6 +259,7 @@ class Link(asyncio.Protocol):
                 if size is not None and at + size + 4 == len(data) and data[-2:] == b"\r\n":
                     self._line, self._whole = data[: at + 2], len(data)
                     payload = data[at + 2 : -2]
+                    self._outbox.tokens += 1
                     if feed is not None:
                         out = feed(payload)
                         if out is payload:
@@ -386,6 +404,7 @@ class Link(asyncio.Protocol):
         if surplus or self._close or self.endpoint.closed:
             self._transport.close()
         else:
+            self._slow = self._held = False
             self._transport.resume_reading()
             self.endpoint.idle.append(self)
         assert sink is not None
