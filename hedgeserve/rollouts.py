@@ -343,7 +343,9 @@ class Rollouts:
         counts = dict(self.around.counts())
         rollout = self._rollout
         assert rollout is not None
-        if (now := counts.get(rollout.new)) is not None:
+        # A version that returns is not judged: all that it ever did is what the other one is compared with.
+        judged = rollout.strategy is not Strategy.ROLLBACK
+        if judged and (now := counts.get(rollout.new)) is not None:
             was = self._counted_before.get(rollout.new, Count())
             counts[rollout.new] = Count(
                 now.served - was.served, now.failed - was.failed, now.refused - was.refused

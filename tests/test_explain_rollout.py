@@ -23,7 +23,8 @@ from hedgeserve.hedge import (
 from hedgeserve.policy.foresight import foresee
 from hedgeserve.replica import State
 from hedgeserve.spec import HedgeSpec, ReplicasSpec
-from tests.test_rollout import World, world
+from tests.test_rollback_midway import midway
+from tests.test_rollout import ZONES, World, world
 
 
 def scene_of(house: World) -> Scene:
@@ -205,10 +206,31 @@ def test_a_version_that_is_taken_back_is_told_as_that() -> None:
     bad = house.ready(2)[0]
     told = explain_replica(scene_of(house), bad)
     assert told.headline.endswith("it runs version 2, which is taken back")
-    assert "it goes when as many of version 1 are ready as the load needs" in told.would_change
+    assert any(
+        line.startswith("it goes when one of version 1 is ready in its place") for line in told.would_change
+    )
     assert "it stays" not in text(told)
     good = next(one for one in house.alive() if one.version == 1)
     assert "it runs version 1, which returns" in text(explain_replica(scene_of(house), good))
+
+
+def test_a_spare_of_a_roll_back_knows_when_it_goes_at_the_latest() -> None:
+    """The load has what it needs and nothing comes: it is said to the second."""
+    house = midway()
+    house.refuses, house.capped = frozenset(ZONES), True
+    house.tick()
+    [spare] = house.ready(2)
+    scene = scene_of(house)
+    assert any(
+        "1 replica of what was taken back stays as a spare for 2m more" in line
+        for line in explain_now(scene).because
+    )
+    found = foresee(scene, lambda action: not isinstance(action, Launch) and action.replica == spare.id)
+    assert found is not None
+    assert found.at_s == house.now_s + 120
+    while house.ready(2):
+        house.tick()
+    assert house.now_s == found.at_s
 
 
 def test_a_zone_is_explained_by_what_the_policy_is_shown() -> None:

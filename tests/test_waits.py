@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from hedgeserve.hedge import Strategy, waits_for
 from hedgeserve.replica import State
-from tests.test_rollout import World, world
+from tests.test_rollback_midway import midway
+from tests.test_rollout import ZONES, World, world
 
 
 def told(house: World) -> list[str]:
@@ -68,12 +69,34 @@ def test_a_roll_back_tells_of_spares_and_of_those_that_finish_their_requests() -
     house.begin(1, Strategy.ROLLBACK)
     house.tick()
     assert told(house)[-1] == (
-        "3 replicas of what was taken back stay as spares until as many of version 1 are ready as the load "
-        "needs: 0 of 2"
+        "3 replicas of what was taken back stay as spares (one goes for each of version 1 that has come): 0 of "
+        "the 2 that the load needs are ready"
     )
     who = house.ready(2)[0]
     house.replicas[who.id] = replace(who, state=State.DRAINING, since_s=house.now_s - 30)
     assert told(house)[-1] == f"{who.id} of version 2 finishes its requests, for 30s now"
+
+
+def test_a_roll_back_that_the_load_does_not_wait_for_tells_for_what_it_does() -> None:
+    """In the middle of an update: for the good one that starts, or, where none comes, for two minutes at most."""
+    house = midway()
+    house.tick()
+    assert told(house)[-1] == (
+        "1 replica of what was taken back stays as a spare (one goes for each of version 1 that has come): the "
+        "load has what it needs, the policy wants more"
+    )
+    house = midway()
+    house.refuses = frozenset(ZONES)
+    house.capped = True
+    for _ in range(41):
+        house.tick()
+    assert told(house)[-1] == (
+        "1 replica of what was taken back stays as a spare for 1m20s more, if no replica of version 1 starts "
+        "before: the load has what it needs (what keeps one from being launched stands in the notes)"
+    )
+    for _ in range(82):
+        house.tick()
+    assert house.rollout is None
 
 
 def test_many_replicas_are_not_all_named() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 
 from hedgeserve.policy.plan import Action, Drain, Launch, Observation, Plan, Rule, Terminate
+from hedgeserve.policy.returning import helps, leaving, more_may_come
 from hedgeserve.policy.rollout import Part, Rollout, Sides, Step, Strategy, View, bake_s_of, sides_of
 from hedgeserve.replica import STARTING, GoneReason, Market, Replica, State
 from hedgeserve.spec import UpdateSpec
@@ -33,6 +34,8 @@ def amend(step: Step, seen: Observation, plans: Sequence[Plan], *, update: Updat
         actions += _told(view, _with_versions(view, heeded, rollout, plan.held))
     if rollout.strategy is Strategy.ROLLING:
         actions = list(_old_first(_without_holes(actions, seen, rollout, update), rollout, sides, seen))
+    elif rollout.strategy is Strategy.ROLLBACK and helps(step):  # the holes of the update that it takes back
+        actions = _without_holes(actions, seen, rollout, update)
     # What the policy ends itself makes no room twice.
     left = sides.without({action.replica for action in actions if not isinstance(action, Launch)})
     launching = any(isinstance(action, Launch) for action in actions)
@@ -40,7 +43,7 @@ def amend(step: Step, seen: Observation, plans: Sequence[Plan], *, update: Updat
         Market.SPOT: min(plan.spot_wanted for plan in plans),
         Market.ON_DEMAND: main.on_demand_wanted,
     }
-    actions += _making_room(rollout, seen, left, wanted, update, launching=launching or waits)
+    actions += _making_room(step, seen, left, wanted, update, launching=launching, held=waits)
     told = plans[-1:] if any(view.part is not Part.ALL for view in step.views) else plans
     notes = tuple(dict.fromkeys(note for plan in told for note in plan.notes))  # of the world as it is, if asked
     again = [plan.again_at_s for plan in plans if plan.again_at_s is not None]
@@ -187,14 +190,16 @@ def _of_all(reason: str) -> str:
 
 
 def _making_room(
-    rollout: Rollout,
+    step: Step,
     seen: Observation,
     sides: Sides,
     wanted: Mapping[Market, int],
     update: UpdateSpec,
     *,
     launching: bool,
+    held: bool,
 ) -> Iterator[Drain | Terminate]:
+    rollout = step.rollout
     match rollout.strategy:
         case Strategy.BLUE_GREEN:
             baked = rollout.switched_s is not None and seen.now_s >= rollout.switched_s + update.bake_time
@@ -203,15 +208,13 @@ def _making_room(
             spare = len(sides.new_ready) + sides.external_ready + len(sides.old_ready) - seen.target
             yield from _end(sides.old, _at_most(spare), Rule.UPDATE, why) if baked else ()
         case Strategy.ROLLBACK:
-            # Whatever of it serves is a spare as long as too few of the good ones do; until then, and while more
-            # of these come up, one goes for one that has come, or the policy would bridge what went too soon.
-            good = len(sides.new_ready) + sides.external_ready
-            comes = good < seen.target or any(one.state in STARTING for one in sides.new)
-            enough = max(seen.target, sum(wanted.values()) + sides.external_ready) if comes else good
-            spare = good + len(sides.old_ready) - enough
-            yield from _end(sides.old, _at_most(spare), Rule.ROLLBACK, f"back to version {rollout.new}")
+            # Whose requests fail is no spare; and boots that fail again and again bring nothing to wait for.
+            comes = helps(step) and not held and more_may_come(rollout, seen, sides)
+            shown = step.views[-1].observation
+            gone = leaving(rollout, seen, sides, wanted, shown=shown, comes=comes)
+            yield from _end(sides.old, lambda one: one in gone, Rule.ROLLBACK, f"back to version {rollout.new}")
         case Strategy.ROLLING:
-            yield from _rolling_room(rollout, seen, sides, wanted, update, launching=launching)
+            yield from _rolling_room(rollout, seen, sides, wanted, update, launching=launching or held)
 
 
 def _rolling_room(

@@ -123,7 +123,10 @@ def what_becomes_of_it(scene: Scene, replica: Replica) -> Iterator[str]:
         return
     match rollout.strategy:
         case Strategy.ROLLBACK:
-            yield f"it goes when as many of version {rollout.new} are ready as the load needs"
+            yield (
+                f"it goes when one of version {rollout.new} is ready in its place, or once as many of these are "
+                "ready as the load needs and none comes any more"
+            )
         case Strategy.BLUE_GREEN:
             span = format_duration(rolling.update.bake_time)
             yield f"it goes with the whole old set, {span} (`update.bake_time`) after the new one has taken over"

@@ -10,7 +10,7 @@ launched. And only spot is asked for as if it were missing: on-demand, which bri
 world as it is, or one loss would be bridged twice.
 
 A roll-back hides all of what is taken back at once, and asks in the same two ways: what of it serves still serves
-until enough of the good version does, and needs no bridge.
+until others do in its place (:mod:`hedgeserve.policy.returning`), and needs no bridge.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,9 @@ from hedgeserve.policy.rollout import Hidden, Part, Rollout, Sides, Strategy, Vi
 from hedgeserve.replica import STARTING, Market, Replica, ReplicaId, State
 from hedgeserve.spec import UpdateSpec
 
-_PATIENCE_S = 60.0
+PATIENCE_S = 60.0
 """For so long nothing but spot is taken for the place of a spot replica."""
+_GRANTED = STARTING - {State.PLANNED, State.PROVISIONING}
 SETTLED_S = 900.0
 """On-demand beside spot is replaced once it has been ready for so long: a bridge would be gone by then."""
 
@@ -83,7 +84,7 @@ def _impatient(
     """
     old = {one.id: one for one in able}
     there = {one.replica for one in stay}
-    waited = [one for one in stay if old[one.replica].market is Market.SPOT and now_s >= one.since_s + _PATIENCE_S]
+    waited = [one for one in stay if old[one.replica].market is Market.SPOT and now_s >= one.since_s + PATIENCE_S]
     if not waited:
         return list(stay), list(able)
     if any(one.market is not Market.SPOT and one.id not in there for one in able):
@@ -95,13 +96,14 @@ def _impatient(
 def _hidden_by_a_rollback(rollout: Rollout, seen: Observation, sides: Sides) -> tuple[Hidden, ...]:
     """All of what is taken back; given up for on-demand where no spot has come for it for long."""
     known = {one.replica: one for one in rollout.hidden}
-    comes = any(one.market is Market.SPOT and one.state in STARTING for one in sides.new)
+    # What a cloud has not granted yet is no sign: where spot is refused, it is asked for again and again.
+    comes = any(one.market is Market.SPOT and one.state in _GRANTED for one in sides.new)
     hidden: list[Hidden] = []
     for one in sides.old:
         before = known.get(one.id, Hidden(one.id, seen.now_s))
         if comes and not before.gives_up_spot:
             before = replace(before, since_s=seen.now_s)
-        waited = one.market is Market.SPOT and seen.now_s >= before.since_s + _PATIENCE_S
+        waited = seen.now_s >= before.since_s + PATIENCE_S
         hidden.append(replace(before, gives_up_spot=before.gives_up_spot or waited))
     return tuple(hidden)
 

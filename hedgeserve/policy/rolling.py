@@ -10,6 +10,8 @@ from datetime import datetime
 
 from hedgeserve.policy.amending import amend
 from hedgeserve.policy.plan import Observation, Plan
+from hedgeserve.policy.replacing import PATIENCE_S
+from hedgeserve.policy.returning import HOPE_S
 from hedgeserve.policy.rollout import (
     Health,
     Rollout,
@@ -94,6 +96,9 @@ class Rolling:
             elif one.state in STARTING and one.vm_id is not None and rollout.strategy is not Strategy.ROLLBACK:
                 age_s = (at - one.created_at).total_seconds()
                 yield seen.now_s + self.update.ready_timeout - age_s + _JUST_AFTER_S
+        if rollout.strategy is Strategy.ROLLBACK:
+            for kept in rollout.hidden:
+                yield from (kept.since_s + PATIENCE_S, kept.since_s + HOPE_S)
         for since_s in (rollout.switched_s, rollout.cleared_s):
             if since_s is not None:
                 yield since_s + bake_s

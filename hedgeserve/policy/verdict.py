@@ -43,7 +43,8 @@ def look(rollout: Rollout, seen: Observation, *, at: datetime, update: UpdateSpe
     cleared_s = None if left else seen.now_s if rollout.cleared_s is None else rollout.cleared_s
     rollout = replace(rollout, cleared_s=cleared_s, new_proven=rollout.new_proven or bool(sides.baked))
     verdict, reason = _verdict(rollout, seen, sides, at=at, update=update, health=health)
-    helps = not _is_failing(health.counts.get(rollout.old, Count()), Count(), update)
+    was, good = (health.counts.get(version, Count()) for version in (rollout.old, rollout.new))
+    helps = not _is_failing(was, good, update)
     rollout, views = questions(rollout, seen, sides, update, old_helps=helps)
     roles = _roles(rollout, seen, sides)
     return Step(rollout, verdict, reason, roles, views, left, len(sides.new_ready))

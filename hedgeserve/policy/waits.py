@@ -9,6 +9,7 @@ from datetime import datetime
 
 from hedgeserve.policy.plan import Observation
 from hedgeserve.policy.replacing import SETTLED_S
+from hedgeserve.policy.returning import hopes_until_s
 from hedgeserve.policy.rollout import LEAVING, Rollout, Sides, Strategy, bake_s_of, sides_of
 from hedgeserve.replica import STARTING, Replica, State
 from hedgeserve.spec import UpdateSpec
@@ -99,15 +100,26 @@ def _blue_green(
 
 def _back(rollout: Rollout, seen: Observation, sides: Sides, *, at: datetime, update: UpdateSpec) -> Iterator[str]:
     yield from _starting(rollout, seen, sides.new, at=at, update=update)
-    ready = len(sides.new_ready) + sides.external_ready
     if not sides.old:
         yield from _nothing_old(rollout, seen, sides, update)
-    elif ready < seen.target:
-        spare = format_count(len(sides.old_ready), "replica")
-        yield (
-            f"{spare} of what was taken back stay as spares until as many of version {rollout.new} are ready as "
-            f"the load needs: {ready} of {seen.target}"
-        )
+    elif sides.old_ready:
+        many = len(sides.old_ready)
+        spares = f"{format_count(many, 'replica')} of what was taken back"
+        spares += " stays as a spare" if many == 1 else " stay as spares"
+        yield f"{spares} {_how_long_spares_stay(rollout, seen, sides)}"
+
+
+def _how_long_spares_stay(rollout: Rollout, seen: Observation, sides: Sides) -> str:
+    ready, until_s = len(sides.new_ready) + sides.external_ready, hopes_until_s(rollout)
+    each = f"one goes for each of version {rollout.new} that has come"
+    if ready < seen.target:
+        return f"({each}): {ready} of the {seen.target} that the load needs are ready"
+    if until_s is None or any(one.state in STARTING for one in sides.new):
+        return f"({each}): the load has what it needs, the policy wants more"
+    return (
+        f"for {_span(until_s - seen.now_s)} more, if no replica of version {rollout.new} starts before: the load "
+        "has what it needs (what keeps one from being launched stands in the notes)"
+    )
 
 
 def _starting(
