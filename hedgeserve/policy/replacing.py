@@ -23,7 +23,8 @@ from hedgeserve.spec import UpdateSpec
 
 PATIENCE_S = 60.0
 """For so long nothing but spot is taken for the place of a spot replica."""
-_GRANTED = STARTING - {State.PLANNED, State.PROVISIONING}
+GRANTED = STARTING - {State.PLANNED, State.PROVISIONING}
+"""States of a replica that starts, once its cloud has given it a VM."""
 SETTLED_S = 900.0
 """On-demand beside spot is replaced once it has been ready for so long: a bridge would be gone by then."""
 
@@ -97,7 +98,7 @@ def _hidden_by_a_rollback(rollout: Rollout, seen: Observation, sides: Sides) -> 
     """All of what is taken back; given up for on-demand where no spot has come for it for long."""
     known = {one.replica: one for one in rollout.hidden}
     # What a cloud has not granted yet is no sign: where spot is refused, it is asked for again and again.
-    comes = any(one.market is Market.SPOT and one.state in _GRANTED for one in sides.new)
+    comes = any(one.market is Market.SPOT and one.state in GRANTED for one in sides.new)
     hidden: list[Hidden] = []
     for one in sides.old:
         before = known.get(one.id, Hidden(one.id, seen.now_s))

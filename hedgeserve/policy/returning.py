@@ -8,9 +8,9 @@ once nothing has come for long enough: a roll-back ends, whatever the clouds giv
 from collections.abc import Collection, Mapping
 
 from hedgeserve.policy.plan import Observation
-from hedgeserve.policy.replacing import PATIENCE_S
+from hedgeserve.policy.replacing import GRANTED, PATIENCE_S
 from hedgeserve.policy.rollout import Part, Rollout, Sides, Step
-from hedgeserve.replica import STARTING, Market, Replica, State
+from hedgeserve.replica import Market, Replica, State
 
 HOPE_S = 2 * PATIENCE_S
 """For so long more of the good version are waited for while none starts: first for spot, then for on-demand."""
@@ -26,10 +26,15 @@ def hopes_until_s(rollout: Rollout) -> float | None:
     return max((one.since_s + HOPE_S for one in rollout.hidden), default=None)
 
 
+def is_coming(sides: Sides) -> bool:
+    """Whether one more of the good version is on its way."""
+    return any(one.state in GRANTED for one in sides.new)
+
+
 def more_may_come(rollout: Rollout, seen: Observation, sides: Sides) -> bool:
     """Whether more of the good version are on their way, or may be launched yet."""
     until_s = hopes_until_s(rollout)
-    return any(one.state in STARTING for one in sides.new) or (until_s is not None and seen.now_s < until_s)
+    return is_coming(sides) or (until_s is not None and seen.now_s < until_s)
 
 
 def leaving(

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from hedgeserve.policy.plan import Observation
 from hedgeserve.policy.replacing import SETTLED_S
-from hedgeserve.policy.returning import hopes_until_s
+from hedgeserve.policy.returning import hopes_until_s, is_coming
 from hedgeserve.policy.rollout import LEAVING, Rollout, Sides, Strategy, bake_s_of, sides_of
 from hedgeserve.replica import STARTING, Replica, State
 from hedgeserve.spec import UpdateSpec
@@ -114,7 +114,7 @@ def _how_long_spares_stay(rollout: Rollout, seen: Observation, sides: Sides) -> 
     each = f"one goes for each of version {rollout.new} that has come"
     if ready < seen.target:
         return f"({each}): {ready} of the {seen.target} that the load needs are ready"
-    if until_s is None or any(one.state in STARTING for one in sides.new):
+    if until_s is None or is_coming(sides):
         return f"({each}): the load has what it needs, the policy wants more"
     return (
         f"for {_span(until_s - seen.now_s)} more, if no replica of version {rollout.new} starts before: the load "
