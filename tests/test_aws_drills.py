@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.config import Config
 from structlog.testing import capture_logs
 
 from hedgeserve.drivers.aws import AwsDriver
-from hedgeserve.drivers.awscloud import fis as fis_module
-from hedgeserve.drivers.awscloud import interruption
+from hedgeserve.drivers.awscloud import credentials, interruption
 from hedgeserve.drivers.awscloud.fis import Fis, FisAction, standing_of, template_for
 from hedgeserve.drivers.clearance import is_old
+from hedgeserve.drivers.codes import NoAnswerError
 from hedgeserve.drivers.examine import Examination, Verdict
 from hedgeserve.drivers.tags import SERVICE
 from hedgeserve.errors import AuthError, CloudError, SpecError
@@ -46,7 +47,7 @@ def fis_server() -> Iterator[FakeFis]:
 @pytest.fixture
 def fis(fis_server: FakeFis, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeFis]:
     """An empty FIS, looked at without a pause. Fails the test that sent what FIS's description does not allow."""
-    monkeypatch.setattr(fis_module, "_LOOK_AGAIN_S", (0.001,) * 3)
+    monkeypatch.setattr(interruption, "_LOOK_FIRST_S", 0.001)
     monkeypatch.setattr(interruption, "_LOOK_EVERY_S", 0.001)
     fis_server.reset()
     yield fis_server
@@ -245,6 +246,21 @@ async def test_a_throttled_question_is_asked_again(drilled: Drilled, fis: FakeFi
     fis.refusals["CreateExperimentTemplate"] = [("ThrottlingException", "Rate exceeded")]
     await drilled().preempt(VM)
     assert fis.names.count("StartExperiment") == 1
+
+
+async def test_silence_is_told_with_where_it_was_met(
+    aws: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A firewall, or an endpoint that is none."""
+    monkeypatch.setattr(credentials, "_CLIENT", Config(retries={"total_max_attempts": 1}))
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        driver = aws(environ={**aws_environ(tmp_path), "AWS_ENDPOINT_URL_FIS": url}, aws=f'fis_role = "{ROLE}"')
+        with pytest.raises(
+            NoAnswerError, match=rf"interrupted: Could not connect to .*{url}.*; look at the network"
+        ):
+            await driver.preempt(VM)
 
 
 # Who no longer waits

@@ -76,10 +76,9 @@ async def inspect(driver: "AwsDriver", region: str, found: Examination) -> None:
 async def _judge_notices(driver: "AwsDriver", region: str, found: Examination) -> None:
     """Whether a drill's notices can be asked for here. Only a warning where not: serving needs none of it."""
     subject, role = f"aws {region} drill notices", driver.spec.aws.fis_role
-    account = await found.step(subject, driver.ask_account(region), else_=found.warn)
-    if account is None:
-        return
-    if account != role.split(":")[4]:
+    asked = driver.ask_account(region)
+    account = await found.step(f"aws {region} account", asked, else_=found.unknown)
+    if account not in (None, role.split(":")[4]):
         found.warn(
             subject,
             f"these credentials are of account {account}, and FIS takes on roles of that one only; [aws] fis_role "

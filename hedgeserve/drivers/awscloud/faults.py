@@ -202,8 +202,10 @@ def explain(error: Exception, what: str) -> CloudError:
         return error
     if isinstance(error, Ec2Fault):
         return _explain_fault(error, what)
-    if isinstance(error, trouble.HTTPClientError):  # botocore's, whose words name the host and no more
-        return NoAnswerError(f"could not {what}: {str(error)[:_AT_MOST]}; look at the network and DNS")
+    if isinstance(error, trouble.HTTPClientError | trouble.ConnectionError):  # botocore's; names the URL, no more
+        return NoAnswerError(
+            f"could not {what}: {str(error)[:_AT_MOST].rstrip('.')}; look at the network, DNS and proxies"
+        )
     if isinstance(error, requests.RequestException):
         return NoAnswerError(f"could not {what}: {_explain_silence(error)}")
     return CloudError(f"could not {what}: {type(error).__name__}: {str(error)[:_AT_MOST]}")

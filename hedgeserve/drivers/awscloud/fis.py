@@ -9,7 +9,7 @@ deleted; FIS forgets them after some months.
 import secrets
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -30,7 +30,6 @@ TEMPLATE = "experiment-template"
 _VM = "vm"
 _STARTING = ("pending", "initiating")
 _ENDED = ("completed", "stopped", "failed", "cancelled")
-_LOOK_AGAIN_S = (0.5, 1.0, 2.0, 2.0, 5.0, 5.0, 5.0, 5.0, 5.0)
 _NOT_FOUND = "ResourceNotFoundException"
 
 _log = structlog.get_logger("hedgeserve.drivers")
@@ -72,6 +71,25 @@ class Standing:
         return self.status in _ENDED
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An experiment that was started, and the template that it was made from, by their ids."""
+
+    experiment: str
+    template: str
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What the thread that begins an experiment and whoever waits for it tell each other, each before it looks.
+
+    So one of them stops what was begun, however the two meet; both may.
+    """
+
+    given_up: threading.Event = field(default_factory=threading.Event)
+    begun: Begun | None = None
+
+
 class Fis:
     """FIS in one region, by botocore's client of it."""
 
@@ -85,7 +103,7 @@ class Fis:
         Raises:
             FisFault: FIS says no.
             UnsupportedError: There is no FIS in this region.
-            botocore.exceptions.HTTPClientError: FIS says nothing.
+            botocore.exceptions.BotoCoreError: FIS says nothing.
         """
         try:
             answer: dict[str, Any] = getattr(self._client, xform_name(action.value))(**parameters)
@@ -99,27 +117,42 @@ class Fis:
             raise
         return answer
 
-    def interrupt(self, template: Mapping[str, Any], *, given_up: threading.Event) -> str:
-        """Start an experiment by this template, and wait a little until it runs; returns its id.
-
-        The template is gone afterwards, whatever happens. ``given_up`` may be set meanwhile by whoever no longer
-        waits: what has begun is then stopped.
-        """
+    def begin(self, template: Mapping[str, Any], attempt: Attempt) -> Begun:
+        """Start an experiment by this template, of which nothing is left where that fails or is given up."""
         made = self.ask(FisAction.CREATE, clientToken=secrets.token_hex(16), **template)
+        used = str(made["experimentTemplate"]["id"])
         try:
-            if given_up.is_set():
+            if attempt.given_up.is_set():
                 raise CloudError("given up before it began")
-            token, used = secrets.token_hex(16), made["experimentTemplate"]["id"]
-            begun = self.ask(
-                FisAction.START, clientToken=token, experimentTemplateId=used, tags=dict(template["tags"])
-            )
-            experiment = str(begun["experiment"]["id"])
-            self._wait_running(experiment, given_up)
-            if given_up.is_set():
-                self.stop(experiment)
+            token, tags = secrets.token_hex(16), dict(template["tags"])
+            answer = self.ask(FisAction.START, clientToken=token, experimentTemplateId=used, tags=tags)
+        except BaseException:
+            self.tidy(used)
+            raise
+        attempt.begun = Begun(str(answer["experiment"]["id"]), used)
+        if attempt.given_up.is_set():
+            self.give_up(attempt.begun)
+        return attempt.begun
+
+    def give_up(self, begun: Begun) -> None:
+        """Have an experiment do no more, and take its template away."""
+        try:
+            self.stop(begun.experiment)
         finally:
-            self._tidy(made["experimentTemplate"]["id"])
-        return experiment
+            self.tidy(begun.template)
+
+    def tidy(self, template: str) -> None:
+        """Take a template away, now or later: where it cannot be done now, it is found as a leftover."""
+        try:
+            self.delete(template)
+        except (FisFault, trouble.BotoCoreError, UnsupportedError) as error:
+            _log.warning(
+                "an experiment template could not be deleted; it is removed later",
+                cloud=Cloud.AWS,
+                region=self._region,
+                template=template,
+                error=str(error),
+            )
 
     def standing(self, experiment: str) -> Standing:
         """How far it has come."""
@@ -153,28 +186,6 @@ class Fis:
             if not (token := answer.get("nextToken")):
                 return found
             more = {"nextToken": token}
-
-    def _wait_running(self, experiment: str, given_up: threading.Event) -> None:
-        for pause_s in _LOOK_AGAIN_S:
-            try:
-                if not self.standing(experiment).starting:
-                    return
-            except (FisFault, trouble.HTTPClientError):
-                return  # that it cannot be looked at says nothing of what it does
-            if given_up.wait(pause_s):
-                return
-
-    def _tidy(self, template: str) -> None:
-        try:
-            self.delete(template)
-        except (FisFault, trouble.BotoCoreError, UnsupportedError) as error:
-            _log.warning(
-                "an experiment template could not be deleted; it is removed later",
-                cloud=Cloud.AWS,
-                region=self._region,
-                template=template,
-                error=str(error),
-            )
 
 
 def template_for(
