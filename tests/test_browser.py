@@ -102,7 +102,7 @@ class Pretended(Operated):
     async def explain(self, subject: str) -> Mapping[str, Any]:
         if subject not in ("now", "small-1", "aws/us-east-1/us-east-1a"):
             raise UnknownSubjectError(f"nobody knows {subject}")
-        because, would_change = ["one reason", HOSTILE], ["a spot VM that is granted"]
+        because, would_change = ["one reason (`replicas.min`)", HOSTILE], ["a spot VM that is granted"]
         told = {"because": because, "would_change": would_change}
         return {"subject": subject, "headline": f"Why {subject} is so", **told}
 
@@ -157,7 +157,7 @@ async def test_a_link_opens_the_dashboard(chromium: Any, short_dir: Path) -> Non
         await page.wait_for_selector(".replica")
         assert page.url == admin.url
         assert await page.evaluate("document.cookie") == ""
-        assert await page.inner_text("h1") == "2 of 2 ready · 0.90 USD/h · 55 % saved"
+        assert await page.inner_text("h1") == "2 of 2 ready · 0.90 USD/h · 55 % below on-demand"
         assert await page.title() == "2/2 ready · small"
         assert await page.locator(".replica").count() == 8
         assert await page.locator(".cloud").count() == 2
@@ -273,6 +273,7 @@ async def test_a_replicas_page_by_keyboard(chromium: Any, short_dir: Path) -> No
         await page.get_by_text("the log of small-1").wait_for()
         await page.get_by_text("Why small-1 is so").wait_for()
         assert await page.locator(".explain .would li").all_inner_texts() == ["a spot VM that is granted"]
+        assert await page.locator(".explain li code").all_inner_texts() == ["replicas.min"]
         assert await page.locator(".event").count() == 2
         await page.go_back()
         await page.wait_for_selector(".map")

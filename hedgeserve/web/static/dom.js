@@ -19,7 +19,14 @@ export function h(name, attributes, ...children) {
   return fill(document.createElement(name), attributes, children);
 }
 
-/** The same for SVG. */
+/** A sentence of the service as children of an element: what stands between backticks is code. */
+export function sentence(text) {
+  return String(text)
+    .split(/`([^`]+)`/)
+    .map((part, index) => (index % 2 ? h("code", null, part) : part));
+}
+
+/** The same as {@link h} for SVG. */
 export function s(name, attributes, ...children) {
   return fill(document.createElementNS(SVG, name), attributes, children);
 }

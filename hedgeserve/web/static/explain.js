@@ -1,6 +1,6 @@
 // Why things are as they are: the service's own explanation, where it gives one.
 
-import { h, morph } from "./dom.js";
+import { h, morph, sentence } from "./dom.js";
 import { askIfThere } from "./live.js";
 
 const EVERY_MS = 5000;
@@ -23,11 +23,11 @@ export class Explain {
     }
     this.element.hidden = !told?.headline;
     if (this.element.hidden) return;
-    const sentences = (list) => (Array.isArray(list) ? list : []).map((text) => h("li", null, text));
+    const sentences = (list) => (Array.isArray(list) ? list : []).map((text) => h("li", null, sentence(text)));
     const would = sentences(told.would_change);
     morph(
       this.body,
-      h("p", { class: "explain-headline" }, told.headline),
+      h("p", { class: "explain-headline" }, sentence(told.headline)),
       h("ul", null, sentences(told.because)),
       would.length ? [h("h3", null, "What would change it"), h("ul", { class: "would" }, would)] : null,
     );

@@ -1,7 +1,7 @@
 // The first page: how it stands, the fleet, the charts, the money, what happened and why.
 
 import { Chart } from "./chart.js";
-import { h, morph } from "./dom.js";
+import { h, morph, sentence } from "./dom.js";
 import { duration, number, percent, plural, seconds, usdPerHour } from "./format.js";
 import { Explain } from "./explain.js";
 import { fleetMap } from "./fleet.js";
@@ -21,7 +21,7 @@ const LEAST_SPAN_S = 120;
 const POINTS = 400;
 const COST_EVERY_S = 30;
 
-/** "2 of 2 ready · 0.90 USD/h · 55 % saved" */
+/** "2 of 2 ready · 0.90 USD/h · 55 % below on-demand": at this moment; what was saved stands with the money. */
 export function headline(status) {
   const { ready, target, standing } = status;
   if (ready === 0 && standing && standing.rest !== "awake") return [h("span", null, standing.rest), h("span", null, usdPerHour(status.usd_per_hour))];
@@ -32,7 +32,7 @@ export function headline(status) {
   if (base > 0) {
     const share = (base - status.usd_per_hour) / base;
     parts.push(
-      h("span", { class: share >= 0 ? "saved" : "above" }, share >= 0 ? `${percent(share)} saved` : `${percent(-share)} above on-demand`),
+      h("span", { class: share >= 0 ? "saved" : "above" }, share >= 0 ? `${percent(share)} below on-demand` : `${percent(-share)} above on-demand`),
     );
   }
   return parts.flatMap((part, index) => (index ? [h("i", null, " · "), part] : [part]));
@@ -183,10 +183,10 @@ export class Overview {
         `${number(status.in_flight)} in flight, ${number(status.queued)} waiting · `,
       h("span", null, status.url),
     );
-    morph(this.trouble, status.trouble.map((text) => h("p", null, text)));
+    morph(this.trouble, status.trouble.map((text) => h("p", null, sentence(text))));
     drawRollout(this.rollout, status);
     morph(this.map, fleetMap(status, elapsed));
-    morph(this.notes, status.plan.notes.map((text) => h("li", null, text)));
+    morph(this.notes, status.plan.notes.map((text) => h("li", null, sentence(text))));
     this.notes.hidden = !status.plan.notes.length;
   }
 

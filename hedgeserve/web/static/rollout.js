@@ -1,6 +1,6 @@
 // A roll-out under way: which version takes the place of which, how far that is, and what it waits for.
 
-import { h, morph } from "./dom.js";
+import { h, morph, sentence } from "./dom.js";
 import { plural } from "./format.js";
 
 const LEAVING = ["draining", "terminating"];
@@ -49,7 +49,7 @@ export function drawRollout(element, status) {
       h("span", null, `${done} of ${plural(all, "replica")} ready on version ${rollout.to}`),
       rollout.failures > 0 && h("span", { class: "failures" }, `${rollout.failures} failed`),
     ),
-    waits.length > 0 && h("ul", { class: "waits" }, waits.map((text) => h("li", null, text))),
+    waits.length > 0 && h("ul", { class: "waits" }, waits.map((text) => h("li", null, sentence(text)))),
     h(
       "p",
       { class: "muted" },

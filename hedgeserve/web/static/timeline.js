@@ -1,6 +1,6 @@
 // What happened and why: events as sentences, the newest first, with filters.
 
-import { h, morph } from "./dom.js";
+import { h, morph, sentence } from "./dom.js";
 import { date, time } from "./format.js";
 import { replicaLink } from "./fleet.js";
 
@@ -13,14 +13,15 @@ const GROUPS = {
   trouble: "trouble",
 };
 const GROUP_OF = {
-  launch: "decisions", scaled: "decisions", note: "decisions",
+  launch: "decisions", scaled: "decisions", note: "decisions", budget: "decisions", applied: "decisions", update: "decisions",
+  paused: "decisions", resumed: "decisions", asleep: "decisions", awake: "decisions", drill: "decisions",
   state: "life", gone: "life", adopted: "life", reaped: "life", cleared: "life",
   refused: "clouds", notice: "clouds", rebalance: "clouds",
   trouble: "trouble",
 };
 const TONES = {
-  refused: "bad", trouble: "bad", notice: "warn", rebalance: "warn", reaped: "warn",
-  launch: "accent", scaled: "accent", adopted: "accent", started: "good",
+  refused: "bad", trouble: "bad", notice: "warn", rebalance: "warn", reaped: "warn", budget: "warn",
+  launch: "accent", scaled: "accent", adopted: "accent", started: "good", update: "accent", applied: "accent", drill: "warn",
 };
 
 function toneOf(event) {
@@ -42,7 +43,7 @@ function row(event, fixed) {
       { class: "what" },
       !fixed && event.replica && [replicaLink(event.replica), " "],
       !event.replica && event.zone && [h("a", { href: `#/zone/${encodeURIComponent(event.zone)}` }, event.zone), " "],
-      event.message,
+      sentence(event.message),
     ),
   );
 }
@@ -53,7 +54,7 @@ export class Timeline {
     this.only = only;
     this.fixed = fixed;
     this.events = [];
-    this.search = h("input", { type: "search", placeholder: "replica, zone or word", "aria-label": "Only events with this text" });
+    this.search = h("input", { type: "search", placeholder: "search", "aria-label": "Only events with this text" });
     this.kind = h(
       "select",
       { "aria-label": "Only events of this kind" },
