@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hedgeserve.console.drill import _readiness
+from hedgeserve.console.drill import _heard, _readiness, _told
 from hedgeserve.drills.lessons import Lessons
 from hedgeserve.drills.request import DrillError, DrillKind, DrillRequest
 from hedgeserve.drills.review import Watch, review
@@ -320,10 +320,11 @@ def test_the_watch_tells_when_what_was_so() -> None:
     assert watch.extra_usd == pytest.approx(0.36 / 3600)
     found = review(
         drill="preempt-1", kind="preempt", watch=watch, fates=Fates(ended=7, moved=2), within_s=30, took_s=21.2,
-        decisions=["svc-3: spot in local/east/a"],
+        events=[event("launch", "svc-3", "spot in local/east/a")],
     )  # fmt: skip
     assert found.ok
     assert found.document()["requests"]["moved"] == 2
+    assert found.document()["decisions"] == ["svc-3: spot in local/east/a"]
     assert "nothing was lost; capacity was back after 21s; of 7 requests 2 moved early" in found.sentence()
 
 
@@ -337,10 +338,36 @@ def test_a_drill_fails_for_a_lost_request_or_for_lateness(fates: Fates, within_s
     watch.look([replica(2)], wanted=2, at_s=0.0)
     watch.look([replica(2), replica(3)], wanted=2, at_s=21.0)
     found = review(
-        drill="d", kind="vanish", watch=watch, fates=fates, within_s=within_s, took_s=22, decisions=[],
+        drill="d", kind="vanish", watch=watch, fates=fates, within_s=within_s, took_s=22, events=[],
         cut_short=cut_short,
     )  # fmt: skip
     assert not found.ok
+
+
+def event(kind: str, replica: str, message: str = "", **data: Any) -> dict[str, Any]:
+    """One of the journal."""
+    return {"kind": kind, "replica": replica, "zone": None, "message": message, "data": data}
+
+
+def test_the_report_says_which_notice_was_heard_and_whose_word_it_was() -> None:
+    """One of a VM that the drill did not take is not counted; where nobody knows, that is said."""
+    aws_word = "aws spot/instance-action terminate"
+    events = [
+        event("notice", "svc-2", source="another"),
+        event("notice", "svc-1", source=aws_word),
+        event("notice", "svc-1", "drained: the cloud was told that it may begin"),
+        event("notice", "svc-1", source="again"),
+    ]
+    known: dict[str, Any] = {
+        "drill": "d", "kind": "preempt", "watch": watched(), "fates": Fates(), "within_s": 30, "took_s": 22,
+    }  # fmt: skip
+    found = review(**known, events=events).document()
+    assert found["notices"] == {"svc-1": aws_word}
+    assert _heard(found) == f"heard by 1 of 1: {aws_word}"
+    assert _heard(review(**known, events=[]).document()) == "heard by 0 of 1"
+    assert _heard(review(**known, events=None).document()) == "not known: the journal could not be read"
+    assert _told(found) == ["svc-1"]
+    assert _told({**found, "kind": "vanish"}) == []
 
 
 def test_one_in_doubt_is_no_capacity() -> None:

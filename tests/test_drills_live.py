@@ -62,6 +62,7 @@ async def test_a_preemption_with_streams_loses_nothing_and_is_told(short_dir: Pa
         assert 0 <= report["launched_s"] <= report["ready_again_s"]
         assert any("preemption notice" in sentence for sentence in report["decisions"])
         begins, over = await messages(service, "drill")
+        assert list(report["notices"]) == report["victims"]
         assert begins.startswith(f"{report['drill']} begins: {report['victims'][0]} in local/")
         assert over.startswith(f"{report['drill']} is over: nothing was lost; capacity was back after")
         assert "hedgeserve_drill_running 0.0" in service._metrics.render().decode()

@@ -116,6 +116,8 @@ def _print(report: Mapping[str, Any], sent: Loaded | None) -> None:
          f"{report['least_ready']} of {report['wanted']} ready at the least"],
         ["extra cost", f"{report['extra_usd']:+.4f} USD"],
     ]  # fmt: skip
+    if _told(report):
+        rows.insert(1, ["notice", _heard(report)])
     if sent is not None:
         rows += [
             ["our streams", f"{sent.whole} whole, {sent.failed} failed, also those that ended after the drill"],
@@ -129,12 +131,30 @@ def _print(report: Mapping[str, Any], sent: Loaded | None) -> None:
         click.echo("What happened, and why:")
         for sentence in report["decisions"]:
             click.echo(f"  {sentence}")
+    heard = report["notices"]
+    if unheard := [victim for victim in _told(report) if heard is not None and victim not in heard]:
+        told = f"{', '.join(unheard)} heard no notice; `hedgeserve events` may have a trouble of its watcher."
+        click.echo(told, err=True)
     for failure in [] if sent is None else sent.failures[:5]:
         click.echo(f"A stream failed: {failure}", err=True)
     if report["cut_short"]:
         click.echo(f"{report['drill']} was cut short: {report['cut_short']}", err=True)
     elif report["restored_s"] is None:
         click.echo(f"Capacity was not back within {format_duration(report['within_s'])}.", err=True)
+
+
+def _told(report: Mapping[str, Any]) -> list[str]:
+    """The replicas that were to hear of their end."""
+    return [] if report["kind"] in ("vanish", "blackout") else list(report["victims"])
+
+
+def _heard(report: Mapping[str, Any]) -> str:
+    """How many have heard of it, and from whom."""
+    heard: Mapping[str, str] | None = report["notices"]
+    if heard is None:
+        return "not known: the journal could not be read"
+    sources = ", ".join(dict.fromkeys(heard.values()))
+    return f"heard by {len(heard)} of {len(report['victims'])}{': ' + sources if sources else ''}"
 
 
 def _readiness(report: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ import structlog
 
 from hedgeserve.drills.choice import can_go
 from hedgeserve.drills.request import DrillKind, DrillRequest
-from hedgeserve.drills.review import Watch, decisions_in, review
+from hedgeserve.drills.review import Watch, review
 from hedgeserve.drills.script import Means, Script, Victim, write_script
 from hedgeserve.drivers.base import Driver
 from hedgeserve.drivers.staged import Stage
@@ -186,7 +186,7 @@ class Director:
             fates=cast_.metrics.fates().since(before),
             within_s=script.within_s,
             took_s=loop.time() - begun_s,
-            decisions=await self._decisions(events),
+            events=await self._events(events),
             cut_short=cut_short,
         )
         self._last = found.document()
@@ -271,16 +271,21 @@ class Director:
                 return newest[-1].id
         return 0
 
-    async def _decisions(self, after: int) -> Sequence[str]:
+    async def _events(self, after: int) -> Sequence[Mapping[str, Any]] | None:
+        """What has happened since; None where the journal cannot be read."""
         with suppress(StateDirectoryError):
             found = await self._cast.store.events(after=after, limit=_EVENTS_SEEN)
-            return decisions_in(
-                [
-                    {"kind": one.kind, "replica": one.replica, "zone": one.zone, "message": one.message}
-                    for one in found
-                ]
-            )
-        return ()
+            return [
+                {
+                    "kind": one.kind,
+                    "replica": one.replica,
+                    "zone": one.zone,
+                    "message": one.message,
+                    "data": one.data or {},
+                }
+                for one in found
+            ]
+        return None
 
 
 def script_document(script: Script) -> dict[str, Any]:

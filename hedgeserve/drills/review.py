@@ -73,8 +73,9 @@ class Review:
     """The report of a drill; the command line prints it, programs read it as JSON.
 
     ``ok``: no request was lost or turned away, and capacity was back within ``within_s``. Counts are of all
-    requests of that time. ``short_s`` is for how long fewer were ready than before, ``extra_usd`` what the fleet
-    cost more than it did before (less than 0: what went was dearer).
+    requests of that time. ``notices`` are those that victims heard, with whose word it was (None: the journal
+    could not be read). ``short_s`` is for how long fewer were ready than before, ``extra_usd`` what the fleet cost
+    more than it did before (less than 0: what went was dearer).
     """
 
     drill: str
@@ -83,6 +84,7 @@ class Review:
     took_s: float
     within_s: float
     victims: list[str]
+    notices: dict[str, str] | None
     requests: Fates
     launched_s: float | None
     ready_again_s: float | None
@@ -115,7 +117,7 @@ class Review:
         )
 
 
-def decisions_in(events: Sequence[Mapping[str, Any]]) -> list[str]:
+def _decisions_in(events: Sequence[Mapping[str, Any]]) -> list[str]:
     """What was decided and what happened, as sentences with their replica, oldest first."""
     told = [
         f"{event['replica'] or event['zone'] or 'service'}: {event['message']}"
@@ -126,6 +128,15 @@ def decisions_in(events: Sequence[Mapping[str, Any]]) -> list[str]:
     return told[:_MOST_DECISIONS]
 
 
+def _notices_in(events: Sequence[Mapping[str, Any]], victims: Collection[ReplicaId]) -> dict[str, str]:
+    """Whose word each of these replicas had of its end, as far as it had any."""
+    heard: dict[str, str] = {}
+    for event in events:
+        if event["kind"] == "notice" and event["replica"] in victims and "source" in event["data"]:
+            heard.setdefault(event["replica"], event["data"]["source"])
+    return heard
+
+
 def review(
     *,
     drill: str,
@@ -134,10 +145,10 @@ def review(
     fates: Fates,
     within_s: float,
     took_s: float,
-    decisions: Sequence[str],
+    events: Sequence[Mapping[str, Any]] | None,
     cut_short: str = "",
 ) -> Review:
-    """The report of what was seen."""
+    """The report of what was seen, and of the journal's events of that time, oldest first (None: unknown)."""
     lost = fates.lost + fates.turned_away
     restored_s = watch.restored_s if watch.well else None
     return Review(
@@ -147,6 +158,7 @@ def review(
         took_s=round(took_s, 2),
         within_s=round(within_s, 2),
         victims=sorted(watch.victims),
+        notices=None if events is None else _notices_in(events, watch.victims),
         requests=fates,
         launched_s=_rounded(watch.launched_s),
         ready_again_s=_rounded(watch.ready_again_s),
@@ -155,7 +167,7 @@ def review(
         least_ready=watch.least_ready,
         wanted=watch.wanted,
         extra_usd=round(watch.extra_usd, 6),
-        decisions=list(decisions),
+        decisions=_decisions_in(events or ()),
         cut_short=cut_short,
     )
 

@@ -461,7 +461,7 @@ class ReplicaLife:
             await self._to(State.NOTICED, why, notice=notice)
         else:
             self.replica = replace(self.replica, notice=notice)
-        await self._record(EventKind.NOTICE, why)
+        await self._record(EventKind.NOTICE, why, {"source": notice.source, "lead_s": round(left_s, 1)})
         if hopeless:
             raise _Over(GoneReason.PREEMPTED, why)
 

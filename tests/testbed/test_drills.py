@@ -81,6 +81,7 @@ async def test_aws_gives_the_notice_of_a_drill_and_the_vm_hears_it(
             )
             report = json.loads(found.stdout.splitlines()[-1])
             [victim] = report["victims"]
+            assert report["notices"] == {victim: "aws spot/instance-action terminate"}
             assert (report["requests"]["lost"], report["load"]["failed"]) == (0, 0)
             told = await messages(service, "notice", "gone", replica=victim)
             assert "aws spot/instance-action" in told[0]
