@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hedgeserve.proxy.crowd import Crowd
 
-LONGEST_S = 0.1
+LONGEST_S = 0.2
 LET_GO_AT_ONCE = 64
 
 
@@ -84,12 +84,12 @@ def test_in_a_crowd_streams_rest_after_their_first_token() -> None:
     assert clock.due == []
 
 
-def test_nobody_rests_for_more_than_a_tenth_of_a_second() -> None:
+def test_nobody_rests_for_more_than_a_fifth_of_a_second() -> None:
     """However long the crowd goes on."""
     clock = Clock()
     clock.crowded()
     stream = clock.begin()
-    for _ in range(2000):
+    for _ in range(4000):
         clock.crowd.came()
         clock.pass_s(0.0001)
     assert not stream.held

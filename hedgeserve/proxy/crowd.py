@@ -11,7 +11,7 @@ from typing import Protocol
 _WINDOW_S = 0.01
 _CROWDED = 40
 """Requests and first tokens in one window from which on setting up is most of the work."""
-_MOST_S = 0.1
+_MOST_S = 0.2
 """The longest rest: nobody takes it for a stream that stands still."""
 _AT_ONCE = 64
 """Streams let go of in one turn of the event loop; all that they have missed comes at once."""
