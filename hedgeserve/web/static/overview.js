@@ -174,7 +174,7 @@ export class Overview {
     }
     document.title = `${status.ready}/${status.target} ready · ${status.service}`;
     morph(this.headline, headline(status));
-    const seen = status.replicas.map((one) => `${one.id} ${one.state}`).join();
+    const seen = [Boolean(status.rollout), ...status.replicas.map((one) => `${one.id} ${one.state}`)].join();
     if (seen !== this.seen) this.explain.look(); // or the reasons would be those of some seconds ago
     this.seen = seen;
     const { spot_wanted: spot, on_demand_wanted: demand } = status.plan;
