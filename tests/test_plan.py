@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hedgeserve.console.clouds import aligned
 from hedgeserve.console.plan import document, in_words
 from hedgeserve.hedge import Launch, Rollout, Spent, Strategy, make_policy
 from hedgeserve.modelfile.effects import Effect, changes
@@ -213,6 +214,39 @@ def test_a_plan_leaves_of_a_day_what_is_spent_already() -> None:
     spent = plan_service(capped, LOCAL, at=noon, spent=Spent(59.0, 59.0)).prospect.course
     assert (spent.steps, spent.fleet) == ((), ())
     assert spent.held_back
+
+
+@pytest.mark.parametrize(
+    ("offers", "budget", "why"),
+    [
+        (LOCAL, '[budget]\nusd_per_hour = "0.5 USD/h"\n', "`[budget]` leaves no room for a single VM"),
+        ((), "", "nothing can be launched from the pools"),
+    ],
+)
+def test_a_fleet_of_nothing_is_told_in_words(offers: tuple[Offer, ...], budget: str, why: str) -> None:
+    """Caps without room, or pools without an offer: the page says so, and has no table of what may be lost."""
+    told = [*in_words(plan_service(spec_of(MODEL + budget), offers))]
+    place = told.index("then: 0 replicas for a target of 2")
+    assert why in told[place + 1]
+    assert not any(line.startswith("if it goes") for line in told)
+    [cost] = [line for line in told if line.startswith("cost: ")]
+    assert cost == "cost: 0.00 USD/h, 0 USD a month"
+
+
+CELLS = st.text(alphabet="ab é·", max_size=6)
+
+
+@given(
+    st.integers(0, 4).flatmap(lambda width: st.lists(st.lists(CELLS, min_size=width, max_size=width), max_size=5)),
+    st.frozensets(st.integers(0, 4)),
+)
+def test_any_rows_can_be_aligned(rows: list[list[str]], right: frozenset[int]) -> None:
+    """None at all, rows without cells, empty cells: a line each, with every cell in its column."""
+    lines = aligned(rows, right)
+    assert len(lines) == len(rows)
+    for line, row in zip(lines, rows, strict=True):
+        assert line == line.rstrip()
+        assert line.replace(" ", "") == "".join(row).replace(" ", "")
 
 
 def test_a_change_is_named_with_what_it_takes_and_what_comes_of_it() -> None:

@@ -36,7 +36,7 @@ async def drivers_apart(
 
 def aligned(rows: list[list[str]], right: frozenset[int] = frozenset()) -> list[str]:
     """Rows of equal length as lines with their columns under each other; these columns to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]  # of no rows: none
     return [
         "  ".join(
             cell.rjust(width) if column in right else cell.ljust(width)

@@ -137,6 +137,13 @@ def _spent(spec: Spec, directory: Path | None, now: datetime) -> Spent:
     )
 
 
+def _why_none(made: ServicePlan, quotes: Sequence[Quote]) -> str:
+    """Why nothing would run, in words that lead on."""
+    if made.prospect.course.held_back:
+        return "`[budget]` leaves no room for a single VM, as below; raise the cap for one to be launched"
+    return f"nothing can be launched from the pools: {_why_nothing(quotes)}"
+
+
 def _why_nothing(quotes: Sequence[Quote]) -> str:
     reasons = Counter(quote.why_not for quote in quotes if quote.why_not)
     return reasons.most_common(1)[0][0] if reasons else "they name no machine"
@@ -180,13 +187,14 @@ def outcome_in_words(made: ServicePlan, quotes: Sequence[Quote] = ()) -> Iterato
     yield ""
     yield f"then: {_count(len(course.fleet), 'replica')} for a target of {course.target}"
     yield from _indented(aligned([*_fleet(course.fleet)], frozenset({0, 4})))
+    if not course.fleet:
+        yield f"  {_why_none(made, quotes)}"
     yield ""
     yield from _cost(made)
     yield from _caps(made)
-    yield ""
-    rows = [["if it goes", "lost", "still ready", ""]]
-    rows += [_loss(loss) for domain in Domain if (loss := made.prospect.worst(domain)) is not None]
-    yield from aligned(rows, frozenset({1}))
+    if rows := [_loss(loss) for domain in Domain if (loss := made.prospect.worst(domain)) is not None]:
+        yield ""
+        yield from aligned([["if it goes", "lost", "still ready", ""], *rows], frozenset({1}))
     if refused := sum(1 for quote in quotes if quote.why_not):
         yield ""
         yield f"{_count(refused, 'kind')} of VM not offered; `hedgeserve offers` says why"
@@ -311,7 +319,7 @@ def _caps(made: ServicePlan) -> Iterator[str]:
 
 def _price(found: Prospect) -> str:
     told = f"{format_usd_per_hour(found.usd_per_hour)}, {found.usd_per_month:,.0f} USD a month"
-    if found.on_demand_usd_per_hour:
+    if found.on_demand_usd_per_hour and found.course.fleet:
         share = found.usd_per_hour / found.on_demand_usd_per_hour
         told += f", {share:.0%} of the {format_usd_per_hour(found.on_demand_usd_per_hour)} of on-demand alone"
     return told
