@@ -282,6 +282,12 @@ class Balancer:
             in_flight=self._dispatcher.pool.in_flight,
         )
 
+    @property
+    def asked_total(self) -> int:
+        """Requests since the start: those that have ended, whatever was the answer, and those under way."""
+        pool, queued = self._dispatcher.pool, self._dispatcher.queued
+        return self._shared.metrics.so_far().requests + pool.in_flight + queued
+
     def counts(self) -> dict[int, Count]:
         """What the replicas of each version have done with requests since this process began."""
         tallies = self._dispatcher.pool.tallies

@@ -203,11 +203,13 @@ class Money:
         """What a request is told while the caps leave nobody to answer it; None: somebody does, or will."""
         if held.shut is None:
             return None
-        opens_at_s = None
-        if held.shut.until is not None:
-            opens_at_s = asyncio.get_running_loop().time() + (held.shut.until - _now()).total_seconds()
-        until = f" until {held.shut.until:%Y-%m-%d %H:%M} UTC" if held.shut.until else ""
-        return Closure(Closed.BUDGET, f"The budget of this service is used up{until}; try again then.", opens_at_s)
+        until = held.shut.until
+        if until is None:
+            said = "The hourly budget of this service pays for no VM; whoever runs it must raise that."
+            return Closure(Closed.BUDGET, said, None)
+        opens_at_s = asyncio.get_running_loop().time() + (until - _now()).total_seconds()
+        said = f"The budget of this service leaves no VM until {until:%Y-%m-%d %H:%M} UTC; try again then."
+        return Closure(Closed.BUDGET, said, opens_at_s)
 
     def glance(self, unbilled_usd: float) -> dict[str, Any]:
         """This month (UTC) at a glance, for the status."""

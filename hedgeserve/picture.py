@@ -84,6 +84,7 @@ class Picture:
             replicas=self.fleet.replicas(),
             offers=self.fleet.offers(),
             zones=self.adviser.policy.zone_states(),
+            asked_total=self.balancer.asked_total,
             outstanding=self.balancer.outstanding,
             in_doubt=self.fleet.in_doubt,
             trouble=self._troubles(now),

@@ -29,6 +29,7 @@ class Glance:
     replicas: Sequence[Replica]
     offers: Sequence[Offer]
     zones: Mapping[ZoneId, str]
+    asked_total: int
     outstanding: Callable[[ReplicaId], int]
     in_doubt: Mapping[ReplicaId, str]
     trouble: Sequence[str]
@@ -56,7 +57,7 @@ class Glance:
             "ready": sum(replica.state is State.READY for replica in self.replicas),
             "queued": self.load.queued,
             "in_flight": self.load.in_flight,
-            "requests_total": self.load.arrived_total,
+            "requests_total": self.asked_total,
             "usd_per_hour": round(sum(r.offer.usd_per_hour for r in self.replicas if r.vm_id is not None), 4),
             # What the target would cost if all of it ran on demand, at the cheapest offer.
             "on_demand_usd_per_hour": round(min(on_demand) * self.plan.target, 4) if on_demand else None,

@@ -16,11 +16,14 @@ from aiohttp.test_utils import TestServer
 from click.testing import CliRunner, Result
 
 from hedgeserve.cli import main
+from hedgeserve.console.traces import write_synthetic
 from hedgeserve.errors import TraceError
 from hedgeserve.replica import GoneReason, Market, Offer, Replica, ReplicaId, State, ZoneId
+from hedgeserve.simulate.fromspec import model_scenario, spot_zones
 from hedgeserve.simulate.pull import SOURCES, Source, digest, pull
 from hedgeserve.simulate.record import record
 from hedgeserve.simulate.tracefiles import load_traces
+from hedgeserve.specfile import load_spec
 from hedgeserve.store import Store
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
@@ -160,7 +163,7 @@ async def test_somebody_elses_file_is_not_replaced(mirror: Mirror, tmp_path: Pat
 
 async def test_without_a_network_it_says_what_can_be_done(mirror: Mirror, tmp_path: Path) -> None:
     mirror.instead["us-east-1a_v100_1.json"] = _hang_up
-    with pytest.raises(TraceError, match=r"cannot be reached .* Without a network, `hedgeserve traces synth`"):
+    with pytest.raises(TraceError, match=r"cannot be reached .* Without a network, `hedgeserve traces synth "):
         await pull(SOURCE, tmp_path, base_url=mirror.url)
     assert names(tmp_path) == []
 
@@ -445,3 +448,13 @@ async def test_the_command_reads_a_journal_in_use_and_writes_traces_that_can_be_
     metadata = json.loads((tmp_path / "mine" / "us-east-1a.json").read_text())["metadata"]
     assert (metadata["observed_share"], metadata["instance_type"]) == (1.0, "p3.2xlarge")
     assert await store.events(limit=1000) == before
+
+
+def test_traces_made_up_for_a_model_file_are_found_by_a_back_test(tmp_path: Path) -> None:
+    """Without a network and without a record: one for each zone in which its pools want spot, by its name."""
+    model = Path(__file__).parent.parent / "examples" / "backtest.toml"
+    out = tmp_path / "made-up"
+    write_synthetic(out, like=None, preset_name="calm", days=2, seed=1, zones=None, model_file=model)
+    traces = load_traces(out)
+    assert {trace.zone.partition("/")[2] for trace in traces} == set(spot_zones(load_spec(model).pools))
+    assert model_scenario(load_spec(model), traces, requests=None, ignore_missing_zones=False) is not None

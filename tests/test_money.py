@@ -27,6 +27,7 @@ async def test_what_no_cap_has_room_for_is_not_launched_and_requests_are_told_so
         async with session.post(f"{service.url}/v1/completions", json=body) as response:
             answer = await response.json()
             assert (response.status, answer["error"]["code"]) == (503, "budget_reached")
+            assert "pays for no VM" in answer["error"]["message"], "no time will help"
             assert int(response.headers["Retry-After"]) >= 1
         assert replicas(service) == []
         assert any("leaves no room for a single VM" in text for text in service.status()["trouble"])

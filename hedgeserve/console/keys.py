@@ -5,7 +5,7 @@ A key is made here and shown here, once: the service is told its hash, and nothi
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,9 @@ from hedgeserve.errors import NotRunningError
 from hedgeserve.keyring import KeyFile, make_key
 from hedgeserve.units import format_duration
 
+_FIRST = "From now on every request needs a key: an issued one, or one that model.toml names."
+_STILL_ASKED = "and every request still needs one: `hedgeserve keys add NAME` issues one."
+
 
 def add_key(
     client: AdminClient,
@@ -25,9 +28,10 @@ def add_key(
     requests_per_second: float | None,
     tokens_per_minute: int | None,
     concurrency: int | None,
+    agreed: Callable[[str], bool],
     as_json: bool,
 ) -> None:
-    """Issue a key and print it, once.
+    """Issue a key and print it, once; the first of a service that runs only where that is ``agreed``.
 
     Raises:
         ValueError: The name cannot be one, or the time is too long.
@@ -41,7 +45,12 @@ def add_key(
         tokens_per_minute=tokens_per_minute,
         concurrency=concurrency,
     )
-    _, asked_before = _listed(client)
+    try:
+        _, asked_before = client.keys()
+        if not asked_before:
+            agreed(f"{_FIRST} This holds at once, for whoever asks the service now. Issue it?")
+    except NotRunningError:
+        asked_before = KeyFile(client.directory).read() is not None
     try:
         client.add_key(issued.to_json())
         standing = "it is good at once"
@@ -54,7 +63,7 @@ def add_key(
         return
     until = f" until {issued.expires_at:%Y-%m-%d %H:%M} UTC" if issued.expires_at else ""
     if not asked_before:
-        click.echo("From now on every request needs a key: an issued one, or one that model.toml names.", err=True)
+        click.echo(_FIRST, err=True)
     click.echo(
         f'The key of "{name}"{until}; {standing}. It is shown this once, and kept only as a hash:', err=True
     )
@@ -72,12 +81,8 @@ def list_keys(client: AdminClient, *, as_json: bool) -> None:
         click.echo(json.dumps(keys))
         return
     if not keys and asked:
-        click.echo(
-            "All keys that were issued are revoked, and every request still needs one: `hedgeserve keys add NAME` "
-            "issues one. To let in whoever asks again, stop the service, delete "
-            f"{KeyFile(client.directory).path}, and start it.",
-            err=True,
-        )
+        click.echo(f"All keys that were issued are revoked, {_STILL_ASKED}", err=True)
+        _say_the_way_back(client)
         return
     if not keys:
         click.echo("No key was issued; `hedgeserve keys add NAME` issues one.", err=True)
@@ -99,11 +104,20 @@ def revoke_key(client: AdminClient, name: str, *, as_json: bool) -> None:
         client.revoke_key(name)
     except NotRunningError:
         KeyFile(client.directory).revoke(name)
+    left, _ = _listed(client)
     if as_json:
-        click.echo(json.dumps(_listed(client)[0]))
+        click.echo(json.dumps(left))
+    on = "Every request goes on to need one." if left else f"It was the last one, {_STILL_ASKED}"
     click.echo(
-        f'Nobody is let in with the key of "{name}" any more; what is being answered is answered. Every request '
-        "goes on to need a key, also where this was the last one.",
+        f'Nobody is let in with the key of "{name}" any more; what is being answered is answered. {on}', err=True
+    )
+    if not left:
+        _say_the_way_back(client)
+
+
+def _say_the_way_back(client: AdminClient) -> None:
+    click.echo(
+        f"To let in whoever asks again, stop the service, delete {KeyFile(client.directory).path}, and start it.",
         err=True,
     )
 

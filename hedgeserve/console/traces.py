@@ -8,11 +8,15 @@ from pathlib import Path
 import click
 
 from hedgeserve.console.since import parse_since
+from hedgeserve.errors import TraceError
+from hedgeserve.replica import ZoneId
+from hedgeserve.simulate.fromspec import spot_zones
 from hedgeserve.simulate.pull import LICENCE, SOURCES, pull_now
 from hedgeserve.simulate.record import record
 from hedgeserve.simulate.synth import fit, preset, synthesize
 from hedgeserve.simulate.tracefiles import OnesAre, load_traces, save_traces
 from hedgeserve.simulate.traceinfo import TraceInfo, ZoneInfo, describe
+from hedgeserve.specfile import load_spec
 from hedgeserve.units import format_duration, parse_duration_s
 
 
@@ -44,15 +48,31 @@ def print_info(folder: Path, *, ones_are: OnesAre, as_json: bool) -> None:
 
 
 def write_synthetic(
-    out: Path, *, like: Path | None, preset_name: str | None, days: float, seed: int, zones: int | None
+    out: Path,
+    *,
+    like: Path | None,
+    preset_name: str | None,
+    days: float,
+    seed: int,
+    zones: int | None,
+    model_file: Path | None = None,
 ) -> None:
-    """Make traces up and write them.
+    """Make traces up and write them; for a ``model_file`` one for each zone in which its pools want spot.
 
     Raises:
-        TraceError: What they should be like cannot be read, or they cannot be written.
+        TraceError: What they should be like cannot be read, they cannot be written, or the file wants no spot.
+        SpecError: The file is no good.
     """
+    names: list[str] = []
+    if model_file is not None:
+        names = spot_zones(load_spec(model_file, surroundings=False).pools)
+        if not names:
+            raise TraceError(f"no pool of {model_file} wants spot in any zone; there is nothing to make up for it")
+        zones = len(names)
     model = preset(preset_name) if preset_name is not None else fit(load_traces(like or Path()))
     made = synthesize(model, days * 86400, seed, zones=zones)
+    if names:
+        made = made.called([ZoneId(f"synthetic/{name}") for name in names])
     paths = save_traces(made, out)
     click.echo(f"Wrote {_files(len(paths))} of {format_duration(made.duration_s)} to {out}.", err=True)
 

@@ -101,6 +101,8 @@ def _bridge(scene: Scene) -> str:
 def _why_target(scene: Scene) -> str:
     target, spec = scene.plan.target, scene.replicas
     bounds = "" if spec.lowest == spec.highest else f", between {spec.lowest} and {spec.highest}"
+    if target < spec.lowest:  # woken from a sleep
+        bounds = f", fewer than the {spec.lowest} of `replicas.min`"
     return f"the target is {format_count(target, 'replica')}{bounds}: {scene.scale.reason}"
 
 

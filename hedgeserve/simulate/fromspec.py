@@ -128,7 +128,7 @@ def _match(
     recorded: dict[str, list[ZoneTrace]] = {}
     for trace in traces:
         recorded.setdefault(_last(trace.zone), []).append(trace)
-    wanted = list(dict.fromkeys(zone for pool in pools if Market.SPOT in pool.markets for zone in zones_of(pool)))
+    wanted = spot_zones(pools)
     matched: dict[str, ZoneTrace] = {}
     for zone in wanted:
         found = recorded.get(_last(zone), [])
@@ -142,7 +142,8 @@ def _match(
     if missing and (not ignore_missing_zones or not matched):
         raise BacktestError(
             f"no trace in {traces.name} for the pool zone{'s' * (len(missing) > 1)} {', '.join(missing)}; it "
-            f"holds {', '.join(trace.zone for trace in traces)}. Name those, or say --ignore-missing-zones"
+            f"holds {', '.join(trace.zone for trace in traces)}. Name those, say --ignore-missing-zones, or make "
+            "some up for the file: `hedgeserve traces synth --preset volatile --for MODEL.toml --out DIR`"
         )
     if missing:
         notes.append(f"pool zones without a trace are left out: {', '.join(missing)}")
@@ -150,6 +151,11 @@ def _match(
     if unused := [trace.zone for trace in traces if trace.zone not in used]:
         notes.append(f"traces of zones that no pool names are left out: {', '.join(unused)}")
     return matched
+
+
+def spot_zones(pools: Sequence[PoolSpec]) -> list[str]:
+    """The zones (``region/zone``) in which the pools want spot, each once."""
+    return list(dict.fromkeys(zone for pool in pools if Market.SPOT in pool.markets for zone in zones_of(pool)))
 
 
 def _last(zone: str) -> str:

@@ -177,5 +177,6 @@ def _write(path: Path, content: bytes) -> None:
 def _unreachable(base_url: str, why: str) -> TraceError:
     return TraceError(
         f"{base_url} cannot be reached ({why}); check the network, then run the same command again: what has come "
-        "is kept. Without a network, `hedgeserve traces synth` makes traces up"
+        "is kept. Without a network, `hedgeserve traces synth --preset volatile --for MODEL.toml --out DIR` makes "
+        "traces up for a model file"
     )

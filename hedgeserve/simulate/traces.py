@@ -1,7 +1,7 @@
 """Recorded spot capacity: how many spot VMs each zone had, over time."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -57,6 +57,11 @@ class TraceSet:
 
     def __iter__(self) -> Iterator[ZoneTrace]:
         return iter(self.zones)
+
+    def called(self, zones: Sequence[ZoneId]) -> "TraceSet":
+        """The same record, its zones by these names; as many as there are zones."""
+        named = tuple(replace(trace, zone=zone) for trace, zone in zip(self.zones, zones, strict=True))
+        return replace(self, zones=named)
 
     def only(self, zones: Sequence[ZoneId]) -> "TraceSet":
         """The same record with these zones alone, in this order."""

@@ -2,7 +2,7 @@
 
 import click
 
-from hedgeserve.verbs.group import Duration, Verbs, client_of, target
+from hedgeserve.verbs.group import Duration, Verbs, agreement, client_of, target
 
 
 @click.group(cls=Verbs)
@@ -34,6 +34,7 @@ def keys() -> None:
 @click.option(
     "--concurrency", metavar="N", type=click.IntRange(min=1), help="Most requests under way or waiting at a time."
 )
+@click.option("--yes", is_flag=True, help="Do not ask before the first key of a service that runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def keys_add(
     name: str,
@@ -44,11 +45,12 @@ def keys_add(
     requests_per_second: float | None,
     tokens_per_minute: int | None,
     concurrency: int | None,
+    yes: bool,
     as_json: bool,
 ) -> None:
     """Issue an API key for NAME and print it, once.
 
-    Limits that are not given are those of [limits] in model.toml.
+    From the first key on, every request needs one. Limits that are not given are those of [limits] in model.toml.
     """
     from hedgeserve.console.keys import add_key
 
@@ -61,6 +63,7 @@ def keys_add(
             requests_per_second=requests_per_second,
             tokens_per_minute=tokens_per_minute,
             concurrency=concurrency,
+            agreed=agreement(yes, "Nothing was issued."),
             as_json=as_json,
         )
     except ValueError as error:

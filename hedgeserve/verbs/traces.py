@@ -68,15 +68,26 @@ def info(folder: str, ones_are: Any, as_json: bool) -> None:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same traces.")
 @click.option("--zones", metavar="N", type=click.IntRange(1, 1000), help="How many zones (as many as there are).")
+@click.option("--for", "model", metavar="MODEL", help="One for each zone in which this model.toml wants spot.")
 @click.option("--out", metavar="DIR", required=True, help="New or empty folder for the files.")
-def synth(like: str | None, preset: str | None, days: float, seed: int, zones: int | None, out: str) -> None:
+def synth(
+    like: str | None, preset: str | None, days: float, seed: int, zones: int | None, model: str | None, out: str
+) -> None:
     """Make up traces that are like recorded ones."""
     if (like is None) == (preset is None):
         raise click.UsageError("Say what the traces should be like: --like DIR or --preset NAME, one of them.")
+    if model is not None and zones is not None:
+        raise click.UsageError("--for MODEL says how many zones there are, and so does --zones; give one of them.")
     from hedgeserve.console.traces import write_synthetic
 
     write_synthetic(
-        Path(out), like=None if like is None else Path(like), preset_name=preset, days=days, seed=seed, zones=zones
+        Path(out),
+        like=None if like is None else Path(like),
+        preset_name=preset,
+        days=days,
+        seed=seed,
+        zones=zones,
+        model_file=None if model is None else Path(model),
     )
 
 

@@ -156,7 +156,7 @@ export class Overview {
   }
 
   drawTiles({ total }) {
-    const tile = (name, value, more) => h("div", { class: "figure" }, h("dt", null, name), h("dd", null, value, more && h("small", null, ` ${more}`)));
+    const tile = (name, value, more) => h("div", { class: "figure", title: "over the time that the charts show" }, h("dt", null, name), h("dd", null, value, more && h("small", null, ` ${more}`)));
     const short = total.seconds ? total.short_s / total.seconds : 0;
     morph(
       this.tiles,
