@@ -76,7 +76,9 @@ async def test_sums_are_the_same_for_a_service_that_runs_and_for_its_journal(
     assert head == "zone,usd,seconds"
     assert all(row.startswith("local/") for row in rows)
     show_cost(client, since=None, by="day", as_csv=False, as_json=False)
-    assert capsys.readouterr().out.startswith("spent ")
+    said = capsys.readouterr().out
+    assert said.startswith("spent ")
+    assert "until 10m the start weighs much in it" in said, "two booted side by side, and that is all there was"
 
 
 def test_what_cannot_be_told_is_refused(tmp_path: Path) -> None:

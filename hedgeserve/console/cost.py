@@ -76,12 +76,13 @@ def _print(told: Mapping[str, Any], by: str | None) -> None:
         why = f"without {format_duration(round(partly))} in which no price was known" if partly >= 1 else ""
         rows.append(["on demand", format_usd(alone), why or "what the same targets would have cost"])
         ran_s = told["baseline_s"]
-        if told.get("compares", compares(ran_s)):
-            share = f"{abs(saved) / alone:.0%} of that" if alone else ""
+        if alone:
+            share = f"{abs(saved) / alone:.0%} of that"
+            if not told.get("compares", compares(ran_s)):
+                share += (
+                    f" in {format_duration(round(ran_s)) or '0s'}; until {_COMPARABLE} the start weighs much in it"
+                )
             rows.append(["saved" if saved >= 0 else "lost", format_usd(abs(saved)), share])
-        elif ran_s:
-            so_far = f"after {format_duration(round(ran_s)) or '0s'} of serving; told from {_COMPARABLE} on"
-            rows.append(["saved", "not yet told", so_far])
     forecast = told["forecast_month_usd"]
     if forecast is not None:
         rows.append(["this month", format_usd(forecast), "forecast, if it goes on like the last day"])

@@ -9,10 +9,10 @@ function figure(name, value, more = "") {
 
 /** `compares`: whether it has run for long enough to tell; before, both boot side by side. */
 function saved(amount, base, compares = true) {
-  if (!compares) return figure("saved against on-demand", "not told yet", " from 10 minutes on");
   if (amount === null || amount === undefined || !(base > 0)) return figure("saved against on-demand", "not known");
   const name = amount >= 0 ? "saved against on-demand" : "above on-demand alone";
-  return figure(name, usd(Math.abs(amount)), ` ${percent(Math.abs(amount) / base)}`);
+  const start = compares ? "" : ", of which the start is much so far";
+  return figure(name, usd(Math.abs(amount)), ` ${percent(Math.abs(amount) / base)}${start}`);
 }
 
 /** `cost`: GET /admin/v1/cost or null; `total`: the history's total over the time that is shown. */
