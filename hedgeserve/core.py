@@ -269,6 +269,7 @@ class Service:
                 store=self._store,
                 metrics=self._metrics,
                 plan=lambda: self._plan,
+                scene=lambda: self._picture.scene(),
                 outstanding=self._balancer.outstanding,
                 leaving=lambda: self._rollouts.leaving,
                 begin=lambda: self._adviser.lessons.begin(self._adviser.policy),

@@ -108,11 +108,16 @@ class Picture:
         Raises:
             UnknownSubjectError: There is no such thing; says what was probably meant.
         """
+        answer = await explain(subject, self.scene(), self.store, self.present().spec.service.name)
+        return answer.document()
+
+    def scene(self) -> Scene:
+        """All that decides, as it is now; with the policy itself, to be copied by whoever asks it."""
         now, now_s, offers = self.present(), _now_s(), self.fleet.offers()
         outside = self.fleet.withheld()
         for zone, sentences in self.adviser.resting(now_s).items():
             outside.setdefault(zone, []).extend(sentences)
-        scene = Scene(
+        return Scene(
             at=datetime.now(UTC),
             observation=counted(
                 Observation(
@@ -138,8 +143,6 @@ class Picture:
             rolling=self.rollouts.rolling,
             means=self.money.means(now_s, self.fleet.unbilled_usd()),
         )
-        answer = await explain(subject, scene, self.store, now.spec.service.name)
-        return answer.document()
 
     def running_spec(self) -> dict[str, Any]:
         """The model file as it is served, and what the policy has learnt, JSON-able: what a plan begins with."""

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from hedgeserve.console.drill import _heard, _readiness, _told
+from hedgeserve.console.drill import _heard, _least, _readiness, _told
 from hedgeserve.drills.lessons import Lessons
+from hedgeserve.drills.price import Rest, Taking, foresee, foresee_rest
 from hedgeserve.drills.request import DrillError, DrillKind, DrillRequest
 from hedgeserve.drills.review import Watch, review
 from hedgeserve.drills.script import Means, Script, write_script
@@ -16,6 +17,10 @@ from hedgeserve.hedge import Leaving, NewsKind, ZoneNews, make_policy
 from hedgeserve.metrics import FailurePhase, Metrics, Outcome
 from hedgeserve.replica import Market, Offer, Replica, ReplicaId, State, ZoneId
 from hedgeserve.spec import HedgeSpec
+from hedgeserve.units import format_duration
+from tests.test_explain import READY, scene
+from tests.zoneworld import THREE, A
+from tests.zoneworld import replica as zone_replica
 
 NOBODY = Leaving()
 EAST, WEST = ZoneId("local/east/a"), ZoneId("local/west/a")
@@ -51,7 +56,10 @@ def script(
         replicas,
         zones=[ZoneId(zone) for zone in zones],
         wanted=2,
+        needed=2,
         boot_s=boot_s,
+        found_s=15.0,
+        drain_s=20.0,
         local_notice_s=10.0,
         fis=fis,
         outstanding=lambda one: 5 * (int(one.rpartition("-")[2]) in busy),
@@ -98,10 +106,11 @@ def test_the_spot_replica_with_the_most_requests_is_taken() -> None:
     found = script("preempt", [replica(1), replica(2), replica(3, market=Market.ON_DEMAND)], busy=[2, 3])
     assert [(victim.replica, victim.means) for victim in found.victims] == [("svc-2", Means.CLOUD)]
     assert found.refusal == ""
-    assert found.usd == pytest.approx(0.36 * 100 / 3600)
     assert found.within_s == 15 + 10 + 2 * 100
-    assert found.wanted == 2
-    assert "about 0.0100 USD" in found.sentences[-1]
+    assert (found.wanted, found.needed) == (2, 2)
+    assert found.taking == Taking(
+        victims=frozenset({ReplicaId("svc-2")}), shut=frozenset(), boot_s=100.0, paid_s=10.0, drain_s=20.0
+    )
 
 
 def goes(*numbers: int, later: Sequence[int] = ()) -> Leaving:
@@ -146,7 +155,7 @@ def test_in_a_roll_out_it_is_said_which_versions_stay() -> None:
     three = [replica(1), replica(2, version=2), replica(3, version=2)]
     told = script("vanish", three, replica="svc-2").sentences
     assert told[1] == "2 ready replicas stay: 1 of version 1, 1 of version 2"
-    assert len(told) == 3
+    assert len(told) == 2
     told = script("vanish", three, replica="svc-1").sentences
     assert told[1] == "2 ready replicas stay: 2 of version 2"
     assert told[2] == (
@@ -294,6 +303,107 @@ def test_a_condition_may_take_a_replica_along() -> None:
     assert found.within_s == 15 + 10 + 70 + 200
 
 
+# What it costs
+
+
+def taking(*victims: Replica, shut: Sequence[ZoneId] = (), boot_s: float = 100.0, paid_s: float = 0.0) -> Taking:
+    return Taking(
+        victims=frozenset(one.id for one in victims),
+        shut=frozenset(shut),
+        boot_s=boot_s,
+        paid_s=paid_s,
+        drain_s=0.0,
+    )
+
+
+def test_a_price_has_the_bridge_in_it_for_as_long_as_it_stays() -> None:
+    """A spot replica costs what the taken one did; on-demand runs for the boot and `hedge.on_demand_hold`."""
+    calm = scene(*READY)
+    price = foresee(calm, taking(READY[0], paid_s=30.0))
+    [per_hour] = {one.usd_per_hour for one in THREE if one.market is Market.ON_DEMAND}
+    spot_usd = READY[0].offer.usd_per_hour
+    hold_s = calm.hedge.on_demand_hold
+    assert price.bridges == 1
+    assert price.bridge_s == pytest.approx(100 + hold_s, abs=3)
+    assert price.least_usd == pytest.approx(per_hour * (75 + hold_s) / 3600, rel=0.03)
+    assert price.most_usd == pytest.approx((per_hour * (200 + hold_s) + spot_usd * 30) / 3600, rel=0.03)
+    assert f"1 on-demand replica bridges for about {format_duration(round(price.bridge_s))}" in price.sentence(
+        100.0
+    )
+    slow = foresee(calm, taking(READY[0], boot_s=400.0))
+    assert slow.least_usd > 2 * price.least_usd
+
+
+def test_what_would_have_ended_anyway_is_no_part_of_the_price() -> None:
+    """A bridge of before the drill: the measure sinks when it would have gone."""
+    bridge = zone_replica(4, A, market=Market.ON_DEMAND, since_s=900.0)
+    calm = scene(*READY, bridge)
+    price = foresee(calm, taking(READY[0]))
+    assert any(moved == -bridge.offer.usd_per_hour for _, moved in price.calm)
+    assert price.least_usd >= 0
+    watch = Watch(
+        known=frozenset(), victims=frozenset(), wanted=1, usd_per_hour=1.08, calm=((10.0, -0.72),)
+    )  # fmt: skip
+    watch.look([replica(1)], wanted=1, at_s=10.0)
+    watch.look([replica(1)], wanted=1, at_s=20.0)
+    assert watch.extra_usd == pytest.approx((0.36 - 0.36) * 20 / 3600)
+
+
+def test_a_price_without_a_bridge_is_what_it_is_at_most() -> None:
+    """Spot alone: the replacement costs as much as what went, but for the time that both are paid for."""
+    hedge = HedgeSpec(policy="spothedge", rebalance_below=1, fallback=False)
+    price = foresee(scene(*READY, policy=make_policy(hedge)), taking(READY[0], paid_s=100.0))
+    assert price.bridges == 0
+    usd = READY[0].offer.usd_per_hour * 100 / 3600
+    assert price.most_usd == pytest.approx(usd, rel=0.1)
+    assert price.sentence(None).startswith(f"up to {price.most_usd:.4f} USD: ")
+
+
+def test_what_a_drill_leaves_running_is_told_until_it_goes() -> None:
+    """On-demand of the drill stays for `hedge.on_demand_hold` after it; what was there before is nothing of it."""
+    bridge = zone_replica(4, A, market=Market.ON_DEMAND, since_s=990.0)
+    fresh = zone_replica(5, A, since_s=995.0)
+    calm = scene(READY[1], READY[2], fresh, bridge)
+    rest = foresee_rest(calm, frozenset(one.id for one in READY), 100.0)
+    assert rest.replicas == (bridge.id,)
+    assert 0 < rest.for_s <= calm.hedge.on_demand_hold
+    assert rest.usd == pytest.approx(bridge.offer.usd_per_hour * rest.for_s / 3600)
+    assert rest.sentence().startswith(f"{bridge.id} still runs, for about ")
+    assert foresee_rest(calm, frozenset({*(one.id for one in READY), bridge.id}), 100.0) == Rest()
+
+
+@pytest.mark.parametrize(
+    ("extra_usd", "told"),
+    [
+        (0.002, "0.0020 USD more than without it"),
+        (-0.002, "0.0020 USD less than without it: for a while less ran"),
+    ],
+)
+def test_a_cost_is_told_as_more_or_less(extra_usd: float, told: str) -> None:
+    """And never as a negative price; with what is still to come."""
+    watch = watched()
+    watch.extra_usd = extra_usd
+    found = review(
+        drill="d", kind="vanish", watch=watch, fates=Fates(), within_s=30, took_s=22, events=[], needed=2,
+        rest=Rest((ReplicaId("svc-9"),), 0.0028, 10.0),
+    )  # fmt: skip
+    assert found.price().startswith(told)
+    assert found.price().endswith("; svc-9 still runs, for about 10s: 0.0028 USD more")
+    assert found.document()["price"] == found.price()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "needed", "told"),
+    [
+        (3, 2, "1 ready at the least, of 3 before, 2 for the load and 1 as spare or bridge"),
+        (2, 2, "1 ready at the least, of 2 before; the load needs 2"),
+    ],
+)
+def test_of_how_many_is_said_with_what_they_are_for(wanted: int, needed: int, told: str) -> None:
+    """Spares and bridges are not what the load needs."""
+    assert _least({"wanted": wanted, "needed": needed, "least_ready": 1}) == told
+
+
 # What came of it
 
 
@@ -320,7 +430,7 @@ def test_the_watch_tells_when_what_was_so() -> None:
     assert watch.extra_usd == pytest.approx(0.36 / 3600)
     found = review(
         drill="preempt-1", kind="preempt", watch=watch, fates=Fates(ended=7, moved=2), within_s=30, took_s=21.2,
-        events=[event("launch", "svc-3", "spot in local/east/a")],
+        needed=2, events=[event("launch", "svc-3", "spot in local/east/a")],
     )  # fmt: skip
     assert found.ok
     assert found.document()["requests"]["moved"] == 2
@@ -339,7 +449,7 @@ def test_a_drill_fails_for_a_lost_request_or_for_lateness(fates: Fates, within_s
     watch.look([replica(2), replica(3)], wanted=2, at_s=21.0)
     found = review(
         drill="d", kind="vanish", watch=watch, fates=fates, within_s=within_s, took_s=22, events=[],
-        cut_short=cut_short,
+        needed=2, cut_short=cut_short,
     )  # fmt: skip
     assert not found.ok
 
@@ -360,6 +470,7 @@ def test_the_report_says_which_notice_was_heard_and_whose_word_it_was() -> None:
     ]
     known: dict[str, Any] = {
         "drill": "d", "kind": "preempt", "watch": watched(), "fates": Fates(), "within_s": 30, "took_s": 22,
+        "needed": 2,
     }  # fmt: skip
     found = review(**known, events=events).document()
     assert found["notices"] == {"svc-1": aws_word}

@@ -39,7 +39,7 @@ async def running(directory: Path, **changes: Any) -> AsyncIterator[Service]:
 
 async def done(service: Service, **asked: Any) -> dict[str, Any]:
     """The report of a drill, once it has ended."""
-    service.drills.start({"within_s": 80, **asked})  # a busy machine boots slowly
+    await service.drills.start({"within_s": 80, **asked})  # a busy machine boots slowly
     await eventually(lambda: service.drills.report()["running"] is None, within_s=100)
     return dict(service.drills.report()["last"])
 
@@ -103,11 +103,11 @@ async def test_refused_launches_and_a_silent_cloud_end_with_the_drill(short_dir:
 async def test_a_drill_goes_by_the_model_file_that_is_served_now(short_dir: Path) -> None:
     """The notice of the make-believe cloud is changed while it runs: the next drill waits for it."""
     async with running(short_dir) as service:
-        before = service.drills.rehearse({"kind": "preempt"})
+        before = await service.drills.rehearse({"kind": "preempt"})
         (short_dir / "small.toml").write_text(small_toml(short_dir, **{**TWO, "local": 'notice = "7s"'}))
         file = str(short_dir / "small.toml")
         await service.updates.applied(file, who="tester", why="a test", dry=False, digest=None)
-        after = service.drills.rehearse({"kind": "preempt"})
+        after = await service.drills.rehearse({"kind": "preempt"})
         assert after["within_s"] - before["within_s"] == pytest.approx(4.0, abs=0.11)
 
 
@@ -212,10 +212,10 @@ async def test_one_drill_at_a_time_and_not_the_last_replica(short_dir: Path) -> 
         assert found.exit_code == 3
         assert "would leave no replica ready (1 now)" in found.stderr
         with pytest.raises(LimitError, match="leave no replica"):
-            service.drills.begin(DrillRequest.read({"kind": "vanish"}))
-        service.drills.start({"kind": "slow-boot", "for_s": 30})
+            await service.drills.begin(DrillRequest.read({"kind": "vanish"}))
+        await service.drills.start({"kind": "slow-boot", "for_s": 30})
         with pytest.raises(LimitError, match="goes on; one drill at a time"):
-            service.drills.start({"kind": "slow-boot"})
+            await service.drills.start({"kind": "slow-boot"})
         assert any(note.startswith("a drill goes on: slow-boot-") for note in service.status()["plan"]["notes"])
 
 

@@ -112,9 +112,8 @@ def _print(report: Mapping[str, Any], sent: Loaded | None) -> None:
         ["replayed", str(requests["replayed"])],
         ["retried", f"{requests['retried']} attempts, before their clients had a byte"],
         ["replacement", _readiness(report)],
-        ["capacity", f"back {_after(report['restored_s'])}; short for {short}, "
-         f"{report['least_ready']} of {report['wanted']} ready at the least"],
-        ["extra cost", f"{report['extra_usd']:+.4f} USD"],
+        ["capacity", f"back {_after(report['restored_s'])}; short for {short}; {_least(report)}"],
+        ["extra cost", report["price"]],
     ]  # fmt: skip
     if _told(report):
         rows.insert(1, ["notice", _heard(report)])
@@ -141,6 +140,16 @@ def _print(report: Mapping[str, Any], sent: Loaded | None) -> None:
         click.echo(f"{report['drill']} was cut short: {report['cut_short']}", err=True)
     elif report["restored_s"] is None:
         click.echo(f"Capacity was not back within {format_duration(report['within_s'])}.", err=True)
+
+
+def _least(report: Mapping[str, Any]) -> str:
+    """How many were ready at the least, of how many, and what those are for."""
+    wanted, needed = report["wanted"], report["needed"]
+    if wanted > needed:
+        of = f"{wanted} before, {needed} for the load and {wanted - needed} as spare or bridge"
+    else:
+        of = f"{wanted} before; the load needs {needed}"
+    return f"{report['least_ready']} ready at the least, of {of}"
 
 
 def _told(report: Mapping[str, Any]) -> list[str]:

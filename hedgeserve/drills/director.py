@@ -7,12 +7,14 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import structlog
 
 from hedgeserve.drills.choice import can_go
+from hedgeserve.drills.price import Rest, foresee, foresee_rest
 from hedgeserve.drills.request import DrillKind, DrillRequest
 from hedgeserve.drills.review import Watch, review
 from hedgeserve.drills.script import Means, Script, Victim, write_script
@@ -20,7 +22,7 @@ from hedgeserve.drivers.base import Driver
 from hedgeserve.drivers.staged import Stage
 from hedgeserve.errors import CloudError, LimitError, StateDirectoryError
 from hedgeserve.fleet import EventKind, Fleet, Journal
-from hedgeserve.hedge import Leaving, Plan
+from hedgeserve.hedge import Leaving, Plan, Scene
 from hedgeserve.metrics import Metrics
 from hedgeserve.replica import Notice, ReplicaId
 from hedgeserve.spec import Spec
@@ -59,6 +61,7 @@ class Cast:
     store: Store
     metrics: Metrics
     plan: Callable[[], Plan]
+    scene: Callable[[], Scene]
     outstanding: Callable[[ReplicaId], int]
     leaving: Callable[[], Leaving]
     begin: Callable[[], None]
@@ -72,6 +75,7 @@ class Director:
         self._cast = cast_
         self._asked: asyncio.Queue[tuple[str, Script]] = asyncio.Queue()
         self._busy = ""
+        self._silenced: set[ReplicaId] = set()
         self._last: dict[str, Any] | None = None
 
     @property
@@ -85,21 +89,24 @@ class Director:
         Raises:
             DrillError: It cannot be done here.
         """
-        cast_ = self._cast
+        cast_, spec = self._cast, self._cast.spec()
         zones = sorted({offer.zone for offer in cast_.fleet.offers()})
         return write_script(
             request,
             cast_.fleet.replicas(),
             zones=zones,
             wanted=self._wanted(),
+            needed=cast_.plan().target,
             boot_s=cast_.fleet.boot_s(),
-            local_notice_s=cast_.spec().local.notice,
-            fis=bool(cast_.spec().aws.fis_role),
+            found_s=(spec.probe.interval + spec.probe.timeout) * spec.probe.failure_threshold,
+            drain_s=spec.timeouts.drain,
+            local_notice_s=spec.local.notice,
+            fis=bool(spec.aws.fis_role),
             outstanding=cast_.outstanding,
             leaving=cast_.leaving(),
         )
 
-    def begin(self, request: DrillRequest) -> tuple[str, Script]:
+    async def begin(self, request: DrillRequest) -> tuple[str, Script]:
         """Begin this drill; its name, and what it does.
 
         Raises:
@@ -111,22 +118,35 @@ class Director:
         script = self.plan(request)
         if script.refusal:
             raise LimitError(script.refusal)
+        script = await self._priced(script)
+        if self._busy:  # since then
+            raise LimitError(f"{self._busy} goes on; one drill at a time")
         self._busy = f"{request.kind}-{secrets.token_hex(3)}"
         self._asked.put_nowait((self._busy, script))
         return self._busy, script
 
-    def rehearse(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """What :meth:`plan` says, from JSON to JSON."""
-        return script_document(self.plan(DrillRequest.read(asked)))
+    async def rehearse(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What :meth:`plan` says and what it costs, from JSON to JSON."""
+        return script_document(await self._priced(self.plan(DrillRequest.read(asked))))
 
-    def start(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    async def start(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """What :meth:`begin` does, from JSON to JSON."""
-        name, script = self.begin(DrillRequest.read(asked))
+        name, script = await self.begin(DrillRequest.read(asked))
         return {"drill": name, **script_document(script)}
 
     def report(self) -> Mapping[str, Any]:
         """What goes on, and the report of the last drill that has ended; None where there was none."""
         return {"running": self._busy or None, "last": self._last}
+
+    async def _priced(self, script: Script) -> Script:
+        if script.taking is None:
+            return script
+        # As when it explains: the policy is asked many times over, a copy, in a thread.
+        return script.priced(await asyncio.to_thread(foresee, self._scene(), script.taking))
+
+    def _scene(self) -> Scene:
+        scene = self._cast.scene()
+        return replace(scene, policy=deepcopy(scene.policy))
 
     async def run(self) -> None:
         """Do what is asked for; returns only when cancelled."""
@@ -155,6 +175,7 @@ class Director:
             victims=frozenset(victim.replica for victim in script.victims),
             wanted=script.wanted,
             usd_per_hour=fleet.usd_per_hour(),
+            calm=() if script.price is None else script.price.calm,
         )
         begun_s, cut_short = loop.time(), ""
         cast_.begin()
@@ -168,7 +189,8 @@ class Director:
                         if replica.vm_id in cast_.stage.held:
                             fleet.stage(replica.id)
                     at_s = loop.time() - begun_s
-                    watch.look(fleet.replicas(), wanted=self._wanted(), at_s=at_s, doubted=fleet.in_doubt)
+                    no_capacity = {*fleet.in_doubt, *self._silenced}
+                    watch.look(fleet.replicas(), wanted=self._wanted(), at_s=at_s, doubted=no_capacity)
                     if taking.done() and (cut_short := taking.result()):
                         break
                     if at_s >= script.request.for_s and (watch.well or at_s >= script.within_s):
@@ -176,9 +198,13 @@ class Director:
                     await asyncio.sleep(_LOOK_EVERY_S)
                 taking.cancel()
         finally:
+            self._silenced.clear()
             cast_.stage.lift()
             cast_.metrics.drilling(False)
             cast_.end()
+        rest = Rest()
+        if script.taking is not None:
+            rest = await asyncio.to_thread(foresee_rest, self._scene(), watch.known, script.taking.boot_s)
         found = review(
             drill=name,
             kind=script.request.kind,
@@ -187,6 +213,8 @@ class Director:
             within_s=script.within_s,
             took_s=loop.time() - begun_s,
             events=await self._events(events),
+            needed=script.needed,
+            rest=rest,
             cut_short=cut_short,
         )
         self._last = found.document()
@@ -246,9 +274,11 @@ class Director:
             case Means.SILENCE:
                 async with asyncio.timeout(patience_s):
                     await cast(Silencing, driver).vanish(victim.vm_id)
+                self._silenced.add(victim.replica)
             case Means.TERMINATE:
                 async with asyncio.timeout(patience_s):
                     await cast_.drivers[victim.cloud].terminate(victim.vm_id)
+                self._silenced.add(victim.replica)
             case Means.ANNOUNCE:
                 await self._announce(victim, patience_s)
         cast_.fleet.stage(victim.replica)  # and have its cloud asked now
@@ -305,7 +335,8 @@ def script_document(script: Script) -> dict[str, Any]:
         "cloud": script.cloud,
         "ready": script.ready_before,
         "within_s": round(script.within_s, 1),
-        "usd": round(script.usd, 6),
+        "usd": 0.0 if script.price is None else round(max(0.0, script.price.least_usd), 6),
+        "most_usd": 0.0 if script.price is None else round(max(0.0, script.price.most_usd), 6),
         "sentences": list(script.sentences),
         "refusal": script.refusal,
     }

@@ -4,11 +4,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from hedgeserve.drills.price import Rest
 from hedgeserve.fates import Fates
 from hedgeserve.replica import Replica, ReplicaId, State
 from hedgeserve.units import format_duration
 
 _MOST_DECISIONS = 40
+_NO_REST = Rest()
 
 
 @dataclass(slots=True)
@@ -16,13 +18,15 @@ class Watch:
     """Looks at the fleet again and again while a drill goes on, and remembers when what was so.
 
     ``known`` are the replicas from before; times are seconds since the drill began. ``usd_per_hour`` is what the
-    fleet cost before, the measure of what the drill costs more.
+    fleet cost before, and ``calm`` when that would have become how much more or less without the drill (a bridge
+    ends, say): together the measure of what the drill costs more.
     """
 
     known: frozenset[ReplicaId]
     victims: frozenset[ReplicaId]
     wanted: int
     usd_per_hour: float
+    calm: Sequence[tuple[float, float]] = ()
     launched_s: float | None = None
     ready_again_s: float | None = None
     restored_s: float | None = None
@@ -41,13 +45,17 @@ class Watch:
         at_s: float,
         doubted: Collection[ReplicaId] = (),
     ) -> None:
-        """The fleet as it is now, of which ``wanted`` are meant to be ready; those ``doubted`` are no capacity."""
+        """The fleet as it is now, of which ``wanted`` are meant to be ready; ``doubted`` ones are no capacity.
+
+        Nor is one that the drill itself has silenced, from that very moment on.
+        """
         ready = sum(replica.state is State.READY and replica.id not in doubted for replica in replicas)
         passed_s, self._last_s = at_s - self._last_s, at_s
         if self._short:
             self.short_s += passed_s
         costs = sum(replica.offer.usd_per_hour for replica in replicas if replica.vm_id is not None)
-        self.extra_usd += (costs - self.usd_per_hour) * passed_s / 3600
+        calm = self.usd_per_hour + sum(moved for moved_s, moved in self.calm if moved_s <= at_s)
+        self.extra_usd += (costs - calm) * passed_s / 3600
         fresh = [replica for replica in replicas if replica.id not in self.known]
         if self.launched_s is None and fresh:
             self.launched_s = at_s
@@ -74,8 +82,9 @@ class Review:
 
     ``ok``: no request was lost or turned away, and capacity was back within ``within_s``. Counts are of all
     requests of that time. ``notices`` are those that victims heard, with whose word it was (None: the journal
-    could not be read). ``short_s`` is for how long fewer were ready than before, ``extra_usd`` what the fleet cost
-    more than it did before (less than 0: what went was dearer).
+    could not be read). ``short_s`` is for how long fewer than ``wanted`` were ready, of which the load needs
+    ``needed``. ``extra_usd`` is what the fleet cost more than it would have without the drill (less than 0: what
+    went was dearer), and ``to_come_usd`` what ``still_running``, launched in it, cost until they are let go of.
     """
 
     drill: str
@@ -92,13 +101,17 @@ class Review:
     short_s: float
     least_ready: int | None
     wanted: int
+    needed: int
     extra_usd: float
+    to_come_usd: float
+    still_running: list[str]
+    still: str
     decisions: list[str] = field(default_factory=list)
     cut_short: str = ""
 
     def document(self) -> dict[str, Any]:
-        """The same, JSON-able."""
-        return asdict(self)
+        """The same, JSON-able, with the price in words."""
+        return {**asdict(self), "price": self.price()}
 
     def sentence(self) -> str:
         """All of it in one line, for the journal."""
@@ -113,8 +126,16 @@ class Review:
         return (
             f"{told}; of {self.requests.ended} requests {self.requests.moved} moved early, "
             f"{self.requests.continued} went on elsewhere, {self.requests.replayed} were replayed, "
-            f"{self.requests.retried} attempts were made again; {self.extra_usd:+.4f} USD"
+            f"{self.requests.retried} attempts were made again; {self.price()}"
         )
+
+    def price(self) -> str:
+        """What it cost more, or less, and what is to come, in words."""
+        less = self.extra_usd < 0 and f"{self.extra_usd:.4f}" != "-0.0000"
+        told = f"{abs(self.extra_usd):.4f} USD {'less' if less else 'more'} than without it"
+        if less:
+            told += ": for a while less ran, or cheaper"
+        return f"{told}; {self.still}" if self.still else told
 
 
 def _decisions_in(events: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -146,6 +167,8 @@ def review(
     within_s: float,
     took_s: float,
     events: Sequence[Mapping[str, Any]] | None,
+    needed: int,
+    rest: Rest = _NO_REST,
     cut_short: str = "",
 ) -> Review:
     """The report of what was seen, and of the journal's events of that time, oldest first (None: unknown)."""
@@ -166,7 +189,11 @@ def review(
         short_s=round(watch.short_s, 2),
         least_ready=watch.least_ready,
         wanted=watch.wanted,
+        needed=needed,
         extra_usd=round(watch.extra_usd, 6),
+        to_come_usd=round(rest.usd, 6),
+        still_running=[*rest.replicas],
+        still=rest.sentence(),
         decisions=_decisions_in(events or ()),
         cut_short=cut_short,
     )

@@ -6,10 +6,11 @@ cloud do it, either HedgeServe does it in its place, and says so, or the drill i
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from hedgeserve.drills.choice import choose, of_its_version
+from hedgeserve.drills.price import Price, Taking
 from hedgeserve.drills.request import DrillError, DrillKind, DrillRequest
 from hedgeserve.hedge import Leaving
 from hedgeserve.replica import STARTING, Market, Replica, ReplicaId, State, ZoneId, zones_meant
@@ -50,7 +51,11 @@ class Victim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """A drill, ready to be done. ``refusal`` is why not, empty where nothing speaks against it."""
+    """A drill, ready to be done. ``refusal`` is why not, empty where nothing speaks against it.
+
+    Of ``ready_before`` replicas the load needs ``needed``; so many as ``wanted`` are to be ready again. ``taking``
+    is what it takes (None: nothing), ``price`` what that costs, once it was asked.
+    """
 
     request: DrillRequest
     victims: tuple[Victim, ...]
@@ -59,9 +64,16 @@ class Script:
     wanted: int
     ready_before: int
     within_s: float
-    usd: float
+    needed: int
+    boot_s: float | None
+    taking: Taking | None
     sentences: tuple[str, ...]
     refusal: str = ""
+    price: Price | None = None
+
+    def priced(self, price: Price) -> "Script":
+        """The same with what it costs."""
+        return replace(self, price=price, sentences=(*self.sentences, price.sentence(self.boot_s)))
 
 
 def write_script(
@@ -70,7 +82,10 @@ def write_script(
     *,
     zones: Sequence[ZoneId],
     wanted: int,
+    needed: int,
     boot_s: float | None,
+    found_s: float,
+    drain_s: float,
     local_notice_s: float,
     fis: bool,
     outstanding: Callable[[ReplicaId], int],
@@ -78,8 +93,10 @@ def write_script(
 ) -> Script:
     """What this drill does in a fleet of these replicas, of which ``wanted`` are meant to be ready.
 
-    ``zones`` are all that the pools name, ``boot_s`` is how long a boot takes, where that is known; ``fis``
-    whether AWS may be asked for notices ([aws] fis_role is given); ``leaving`` whom a roll-out ends.
+    The load needs ``needed`` of them. ``found_s`` is how long it takes until a silent one is known to be gone,
+    ``drain_s`` how long one that leaves may take. ``zones`` are all that the pools name, ``boot_s`` is how long a
+    boot takes, where that is known; ``fis`` whether AWS may be asked for notices ([aws] fis_role is given);
+    ``leaving`` whom a roll-out ends.
 
     Raises:
         DrillError: It cannot be done here; says why, and what can be.
@@ -104,7 +121,13 @@ def write_script(
     within_s = request.within_s
     if within_s is None:
         within_s = _GRACE_S + end_s + held_s + _BOOTS_WITHIN * boot
-    usd = sum(replica.offer.usd_per_hour for replica in doomed) * boot / 3600
+    taking = Taking(
+        victims=frozenset(replica.id for replica in doomed),
+        shut=frozenset(where if request.kind in (DrillKind.BLACKOUT, DrillKind.REFUSE) else ()),
+        boot_s=boot + (request.by_s if request.kind is DrillKind.SLOW_BOOT else 0.0),
+        paid_s=max((_paid_s(victim, local_notice_s, found_s) for victim in victims), default=0.0),
+        drain_s=drain_s,
+    )
     return Script(
         request=request,
         victims=victims,
@@ -113,10 +136,12 @@ def write_script(
         wanted=max(1, min(len(ready), wanted)),
         ready_before=len(ready),
         within_s=within_s,
-        usd=usd,
+        needed=needed,
+        boot_s=None if boot_s is None else taking.boot_s,
+        taking=taking if doomed else None,
         sentences=(
             *_trouble(request, victims, where, cloud),
-            *(_what_stays(doomed, replicas, left, usd, boot_s) if doomed else ()),
+            *(_what_stays(doomed, replicas, left) if doomed else ()),
         ),
         refusal="" if request.force else refusal,
     )
@@ -188,6 +213,11 @@ def _end_s(victim: Victim, local_notice_s: float) -> float:
     return 0.0
 
 
+def _paid_s(victim: Victim, local_notice_s: float, found_s: float) -> float:
+    """For how long it is paid at most from now on."""
+    return found_s if victim.means is Means.SILENCE else _end_s(victim, local_notice_s)
+
+
 def _by_fis(victim: Victim) -> bool:
     return victim.cloud == "aws" and victim.means is Means.CLOUD
 
@@ -218,9 +248,7 @@ def _trouble(
             yield f"no call to {cloud} is answered for {for_}; nothing can be launched or ended there"
 
 
-def _what_stays(
-    doomed: Sequence[Replica], replicas: Sequence[Replica], left: int, usd: float, boot_s: float | None
-) -> Iterator[str]:
+def _what_stays(doomed: Sequence[Replica], replicas: Sequence[Replica], left: int) -> Iterator[str]:
     """How many stay, in a roll-out by version: an answer goes on only where its own version runs."""
     gone = {replica.id for replica in doomed}
     staying = [one for one in replicas if one.id not in gone and one.state is State.READY]
@@ -237,5 +265,3 @@ def _what_stays(
                 f"no other ready replica runs version {version} of {names}: an answer that is cut there goes on "
                 "on none of another version, and may end with an error"
             )
-    took = "some minutes" if boot_s is None else format_duration(boot_s)
-    yield f"about {usd:.4f} USD: what takes their place is paid for while it starts ({took})"

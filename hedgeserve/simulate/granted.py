@@ -83,13 +83,14 @@ def settle(
     cold_start_s: float = 120.0,
     rolling: Rolling | None = None,
     means: Means | None = None,
+    horizon_s: float = HORIZON_S,
 ) -> Course:
     """Let this policy have its way from these replicas on, until it has done nothing for :data:`QUIET_S`.
 
     Every launch is granted at once and ready after ``cold_start_s``; what is let go of is gone at once. Replicas
     that are on their way out at the begin are not counted. The policy learns, so it should be used for nothing
     else. ``rolling`` is a roll-out that begins or goes on meanwhile; no request fails, so it is never taken back.
-    ``means`` are the caps that the service holds to, as of ``now_s``.
+    ``means`` are the caps that the service holds to, as of ``now_s``. Nothing is looked at after ``horizon_s``.
     """
     world = _Granted(policy, target, tuple(offers), replicas, now_s, cold_start_s, rolling, means)
     first: Plan | None = None
@@ -98,7 +99,7 @@ def settle(
         first = first or plan
         if world.rests(plan):
             return world.course(first, settled=True)
-        if world.now_s - now_s >= HORIZON_S:
+        if world.now_s - now_s >= horizon_s:
             break
         world.go_on(plan)
     assert first is not None

@@ -49,10 +49,10 @@ _LONGEST_S = 10 * 365 * 86400.0
 class Drilled(Protocol):
     """What may be asked of drills; all three answer in JSON-able objects."""
 
-    def rehearse(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def rehearse(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         """What this drill would do; ValueError where it cannot be done."""
 
-    def start(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def start(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         """Begin it; LimitError where one goes on, or nobody would be left to serve."""
 
     def report(self) -> Mapping[str, Any]:
@@ -250,7 +250,7 @@ class Admin:
                 return await self._cost(request)
             case ["admin", "v1", "drill"]:
                 _require(request, "GET", "POST")
-                return self._drill(request)
+                return await self._drill(request)
             case ["admin", "v1", "down"]:
                 _require(request, "POST")
                 self._service.request_down()
@@ -310,7 +310,7 @@ class Admin:
             raise _Refused(400, f"since={since_s}: there is no such time") from None
         return _json(await self._service.cost(since))
 
-    def _drill(self, request: Request) -> Answer:
+    async def _drill(self, request: Request) -> Answer:
         if request.method == "GET":
             return _json(self._service.drills.report())
         try:
@@ -318,8 +318,8 @@ class Admin:
             if not isinstance(asked, dict):
                 raise ValueError("write a JSON object")
             if asked.pop("dry", False):
-                return _json(self._service.drills.rehearse(asked))
-            return _json(self._service.drills.start(asked), 202)
+                return _json(await self._service.drills.rehearse(asked))
+            return _json(await self._service.drills.start(asked), 202)
         except ValueError as error:
             raise _Refused(400, str(error)) from None
         except LimitError as error:
