@@ -98,11 +98,8 @@ class Money:
         both, as long as a VM may do without its controller.
         """
         now = _now()
-        if vms and (last := await self._store.last_baseline()) is not None:
-            until, rate = last
-            seconds = min((now - until).total_seconds(), self._lease_s)
-            if seconds > 0:
-                await self._store.add_baseline(seconds, rate, now)
+        if vms:
+            await count_absence(self._store, self._lease_s, now)
         for period in (Period.DAY, Period.MONTH):
             begin = begin_of(period, now)
             self._purse.put(period, now, await self._store.spent_usd(begin))
@@ -243,6 +240,16 @@ class Money:
             "forecast_month_usd": None if forecast is None else round(forecast, 2),
             "caps": [cap.document() for cap in self.caps],
         }
+
+
+async def count_absence(store: Store, lease_s: float, now: datetime) -> None:
+    """Count what on demand alone would have cost while no controller ran, as long as a VM may do without one."""
+    if (last := await store.last_baseline()) is None:
+        return
+    until, rate = last
+    seconds = min((now - until).total_seconds(), lease_s)
+    if seconds > 0:
+        await store.add_baseline(seconds, rate, now)
 
 
 def _baseline(seconds: float, rate: float | None, at: datetime) -> Baseline:

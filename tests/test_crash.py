@@ -3,11 +3,13 @@
 import asyncio
 import json
 import os
+import re
 import signal
+import sqlite3
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,13 @@ async def status(directory: Path) -> dict[str, Any] | None:
         return None
 
 
+async def message_with(directory: Path, words: str) -> str | None:
+    """The latest event that says this; None while there is none."""
+    told = await status(directory)
+    said: list[str] = [event["message"] for event in told["events"]] if told else []
+    return next((message for message in said[::-1] if words in message), None)
+
+
 async def ready(directory: Path, count: int) -> dict[str, Any] | None:
     """The status, once so many replicas are ready and no other is there."""
     told = await status(directory)
@@ -79,12 +88,19 @@ async def test_kill_9_at_any_moment_of_a_launch_neither_loses_nor_doubles_a_vm(
         await line_with(first, json.dumps(moment)[1:-1])
         first.kill()
         await first.wait()
+    with closing(sqlite3.connect(short_dir / "state" / "journal.db")) as journal:
+        has_served = journal.execute("SELECT state FROM replicas").fetchall() == [("ready",)]
     async with controller(short_dir) as second:
         told = await eventually(lambda: ready(short_dir, 1), within_s=40)
         vms = [path.name for path in (short_dir / "state" / "local").iterdir()]
         assert vms == [told["replicas"][0]["id"]]
         if moment not in ("planned → provisioning", "provisioning → booting"):
             assert vms == ["small-1"], "the VM that booted is adopted, not launched again"
+            said = await eventually(lambda: message_with(short_dir, "→ ready"))
+            if has_served:
+                assert said == "loading → ready: it still serves"
+            else:
+                assert re.search(r"ready: it answered its first token \d+\.\d s after the launch, ", said)
         second.send_signal(signal.SIGINT)
         await asyncio.wait_for(second.communicate(), 20)
         assert second.returncode == 0

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import sqlite3
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -15,6 +17,9 @@ from hedgeserve.core import Service
 from hedgeserve.departure import spent_in_words
 from hedgeserve.errors import StateDirectoryError
 from hedgeserve.money import Run
+from hedgeserve.replica import GoneReason, Market, Offer, Replica, ReplicaId, State, ZoneId
+from hedgeserve.store import Store
+from hedgeserve.tables.database import text_of
 from tests.conftest import eventually, messages, replicas, small_spec
 
 
@@ -106,3 +111,36 @@ def test_what_cannot_be_told_is_refused(tmp_path: Path) -> None:
 def test_the_farewell_says_what_the_run_has_cost(run: Run, said: str) -> None:
     """And what on-demand alone would have, where that is known and more than the boots of a start."""
     assert spent_in_words(run, 720.4) == said
+
+
+async def test_a_restart_charges_what_had_gone_meanwhile_for_no_longer_than_its_lease(short_dir: Path) -> None:
+    """Killed ten hours ago: one replica served, another was on its way out; no VM of theirs is listed any more."""
+    spec = small_spec(short_dir)
+    created_at = datetime.now(UTC) - timedelta(hours=10)
+    offer = Offer(ZoneId("local/east/a"), "local", Market.SPOT, 0.3, created_at)
+    async with opened(short_dir) as store:
+        for state in (State.READY, State.TERMINATING):
+            id = await store.new_replica("small", offer, token=state, reason="r", now=created_at)
+            gone = GoneReason.REPLACED if state is State.TERMINATING else None
+            await store.save(Replica(id, offer, state, 0.0, created_at, vm_id=id, gone=gone), at=created_at)
+    async with Service(spec, environ={}) as service:
+        await eventually(lambda: not {"small-1", "small-2"} & {one["id"] for one in replicas(service)})
+    async with opened(short_dir) as store:
+        for id in (ReplicaId("small-1"), ReplicaId("small-2")):
+            [[seconds, first]] = await store._run(
+                "SELECT sum(seconds), min(at) FROM ledger WHERE replica = ? AND at < ?",
+                id, text_of(created_at + timedelta(hours=9)),
+            )  # fmt: skip
+            assert seconds == pytest.approx(spec.timeouts.lease)
+            assert datetime.fromisoformat(first) == created_at + timedelta(seconds=spec.timeouts.lease)
+
+
+@asynccontextmanager
+async def opened(directory: Path) -> AsyncIterator[Store]:
+    """The journal while no service runs."""
+    (directory / "state").mkdir(exist_ok=True)
+    store = await Store.open(directory / "state" / "journal.db")
+    try:
+        yield store
+    finally:
+        await store.close()

@@ -66,6 +66,21 @@ class Clearance:
         self._patience_s = patience_s
         self._only = only
 
+    async def list_vms(self) -> Sequence[Machine]:
+        """Every VM of the service that the cloud lists now; one that does not answer is asked again.
+
+        Raises:
+            CloudError: It cannot be asked; says why.
+        """
+        listed: list[Machine] = []
+
+        async def look() -> str:
+            listed.extend(await self._machines())
+            return ""
+
+        await self._until_done(look)
+        return listed
+
     async def end_vms(self) -> list[str]:
         """Terminate every VM of the service; returns the ids when the cloud lists none any more.
 

@@ -3,20 +3,18 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final
 
 from hedgeserve.drivers.base import Machine
 from hedgeserve.drivers.tags import OWNER, is_foreign
 from hedgeserve.errors import CloudError
 from hedgeserve.hedge import price_now
+from hedgeserve.machines.absence import SERVED, Absence, absence_of
 from hedgeserve.machines.hands import Hands, Past
 from hedgeserve.machines.journal import EventKind
 from hedgeserve.machines.offerings import Offerings
 from hedgeserve.replica import GoneReason, Market, Replica, State
 from hedgeserve.spec import Spec
 from hedgeserve.tables.replicas import StoredReplica
-
-SERVED: Final = frozenset({State.READY, State.NOTICED})
 
 
 class Adoption:
@@ -42,26 +40,22 @@ class Adoption:
             gone=known.gone,
             version=known.version,
         )
-        unbilled_s = await self._hands.journal.unbilled_s(known.id, known.created_at)
+        absence = await absence_of(self._hands.journal, known, listed=machine is not None, lease_s=self._lease_s)
+        is_charged = await self._charge(replica, absence)
         if machine is None and not leaving:
-            await self._bury(known, replica, unbilled_s)
+            await self._bury(replica)
             return None
-        if machine is not None and await self._bill_absence(known, replica, seconds=unbilled_s):
-            unbilled_s = 0.0
         past = Past(
             age_s=max(0.0, (datetime.now(UTC) - known.created_at).total_seconds()),
-            unbilled_s=unbilled_s,
-            served=known.state in SERVED,
+            unbilled_s=0.0 if is_charged else absence.seconds,
+            served=known.served or known.state in SERVED,
             noticed=known.noticed,
         )
         return replica, past
 
-    async def _bury(self, known: StoredReplica, replica: Replica, unbilled_s: float) -> None:
+    async def _bury(self, replica: Replica) -> None:
         journal = self._hands.journal
-        reason = GoneReason.PREEMPTED if known.vm_id and replica.market is Market.SPOT else GoneReason.FAILED
-        if known.vm_id is not None:
-            # It cannot have outlived its controller by more than its lease.
-            await self._bill_absence(known, replica, seconds=min(unbilled_s, self._lease_s))
+        reason = GoneReason.PREEMPTED if replica.vm_id and replica.market is Market.SPOT else GoneReason.FAILED
         why = "its VM was gone when the controller came back"
         replica = replica.to(State.GONE, now_s=asyncio.get_running_loop().time(), why=why, gone=reason)
         await journal.save(replica)
@@ -69,12 +63,14 @@ class Adoption:
         await journal.event(EventKind.GONE, why, replica=replica.id, zone=replica.zone)
         await self._hands.keys.forget(replica.id)
 
-    async def _bill_absence(self, known: StoredReplica, replica: Replica, *, seconds: float) -> bool:
-        """Charge for the time that nobody watched this replica, in which it was as the journal knew it."""
-        purpose = "serving" if known.state in SERVED else "draining" if known.gone else "booting"
+    async def _charge(self, replica: Replica, absence: Absence) -> bool:
+        """Charge for the time that nobody watched it; whether that is on disk."""
         price = price_now(replica.offer, self._offerings.all())
-        if written := await self._hands.journal.charge(replica, seconds, price, purpose):
-            self._hands.metrics.spent(replica.market, purpose, seconds * price / 3600)
+        written = await self._hands.journal.charge(
+            replica, absence.seconds, price, absence.purpose, until=absence.until
+        )
+        if written:
+            self._hands.metrics.spent(replica.market, absence.purpose, absence.seconds * price / 3600)
         return written
 
 

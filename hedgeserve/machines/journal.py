@@ -132,18 +132,25 @@ class Journal:
         except StateDirectoryError:
             return []
 
-    async def unbilled_s(self, replica: ReplicaId, created_at: datetime) -> float:
-        """Seconds of this replica's life that the ledger does not hold: those since its last line about it."""
-        until = await self._store.charged_until(replica) or created_at
-        return max(0.0, (datetime.now(UTC) - until).total_seconds())
+    async def charged_until(self, replica: ReplicaId) -> datetime | None:
+        """The time up to which the ledger holds what this replica has cost; None: it holds nothing of it."""
+        return await self._store.charged_until(replica)
 
-    async def charge(self, replica: Replica, seconds: float, usd_per_hour: float, purpose: str) -> bool:
-        """Add the seconds up to now, at this price, to the ledger, cut at midnight (UTC).
+    async def charge(
+        self,
+        replica: Replica,
+        seconds: float,
+        usd_per_hour: float,
+        purpose: str,
+        *,
+        until: datetime | None = None,
+    ) -> bool:
+        """Add the seconds up to now, or to ``until``, at this price, to the ledger, cut at midnight (UTC).
 
         Returns whether all of it is on disk; where it is not, none of the rest is, and it can be charged later.
         """
-        now = datetime.now(UTC)
-        for at, part_s in days_of(now - timedelta(seconds=seconds), now):
+        end = datetime.now(UTC) if until is None else until
+        for at, part_s in days_of(end - timedelta(seconds=seconds), end):
             charging = self._store.charge(
                 replica.id, seconds=part_s, usd_per_hour=usd_per_hour, purpose=purpose, at=at
             )
@@ -158,7 +165,7 @@ class Journal:
             await writing
         except StateDirectoryError as error:
             if not self._failing:
-                self._log.error("the journal cannot be written; serving goes on from memory", error=str(error))
+                self._log.error("the journal cannot be written; all goes on from memory", error=str(error))
             self._failing = True
             return False
         self._failing = False

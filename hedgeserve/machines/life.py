@@ -343,9 +343,11 @@ class ReplicaLife:
             self.timed("total", took_s)
             if not self._staged:
                 self._hands.boots_s.append(took_s)
+        how = "it still serves" if self._served else f"it answered its first token {took_s:.1f} s after the launch"
+        if self._past is not None and not self._served:
+            how += ", the time without a controller among them"
         self._served = True
         self._tell(NewsKind.READY, "a replica became ready")
-        how = "it still serves" if self._past else f"it answered its first token {took_s:.1f} s after the launch"
         await self._to(State.READY, how)
         # A notice that came while the step was being written down has made the next one already.
         if self.replica.notice is not None and self.replica.state is State.READY:

@@ -43,6 +43,13 @@ class LedgerTable(Database):
         )
         return datetime.fromisoformat(at) if at else None
 
+    async def last_price(self, replica: ReplicaId) -> float | None:
+        """US dollars an hour that this replica was charged at last; None where no line tells it any more."""
+        rows = await self._run(
+            "SELECT usd_per_hour FROM ledger WHERE replica = ? ORDER BY at DESC, id DESC LIMIT 1", replica
+        )
+        return float(rows[0][0]) if rows else None
+
     async def spent_usd(self, since: datetime | None = None) -> float:
         """US dollars charged, in all or at and after a time: of what is added up by now, since its hour or day."""
         text = "" if since is None else text_of(since)

@@ -12,7 +12,10 @@ _CHUNK = 2000
 
 @dataclass(frozen=True, slots=True)
 class StoredReplica:
-    """A replica as the journal last knew it. Times are UTC; ``noticed`` says whether it had a notice, ever."""
+    """A replica as the journal last knew it. Times are UTC.
+
+    ``noticed`` says whether it had a notice, ever; ``served`` whether the ledger knows of a time that it served.
+    """
 
     id: ReplicaId
     service: str
@@ -27,6 +30,7 @@ class StoredReplica:
     noticed: bool
     gone: GoneReason | None
     version: int = 1
+    served: bool = False
 
 
 class ReplicaTable(Database):
@@ -127,4 +131,5 @@ def _stored_replica(row: sqlite3.Row) -> StoredReplica:
         noticed=bool(row["noticed"]),
         gone=None if row["gone"] is None else GoneReason(row["gone"]),
         version=row["version"],
+        served=bool(row["served"]),
     )
