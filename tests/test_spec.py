@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hedgeserve.errors import SpecError, SpecProblem
+from hedgeserve.modelfile.keys import Kind, objection, tables
 from hedgeserve.modelfile.lines import key_lines
+from hedgeserve.modelfile.problems import _in_quotes
 from hedgeserve.replica import Market
 from hedgeserve.spec import Cloud, EngineName, ModelSpec, PoolSpec, Spec, split_listen
 from hedgeserve.specfile import load_api_keys, load_spec, parse_spec
@@ -175,6 +177,21 @@ def test_a_misspelt_needed_key_is_told_once() -> None:
             'model.args: must be a list of texts, but is "--x"; put it in brackets: ["--x"]',
         ),
         ("[model]\nargs = [8]", 'model.args[0]: must be text in quotes, but is 8; put it in quotes: "8"'),
+        (
+            "[service]\nlisten = 8000",
+            "service.listen: must be text in quotes, but is 8000; put it in quotes, with the host before the "
+            'port: "127.0.0.1:8000"',
+        ),
+        (
+            "[admin]\nlisten = 80000",
+            'admin.listen: must be text in quotes, but is 80000; "80000" is not an address to listen on; write host '
+            'and port (0 to 65535), such as "127.0.0.1:8000" or "[::1]:8000"',
+        ),
+        (
+            "[probe]\npath = 5",
+            'probe.path: must be text in quotes, but is 5; and "5" is not a path; start it with a slash',
+        ),
+        ("[timeouts]\nboot = 30", 'timeouts.boot: 30 has no unit; write it in quotes with one, such as "90s"'),
         ("[model]\nenv = {TOKEN = 5}", "model.env.TOKEN: must be text in quotes"),
         ("[model]\nid = ''", "model.id: cannot be empty"),
         ("[replicas]\nmin = true", "replicas.min: must be a whole number, but is true; such as 3"),
@@ -689,3 +706,10 @@ def test_the_process_environment_is_used_where_none_is_given(
     monkeypatch.setitem(os.environ, "HEDGESERVE_SERVICE_NAME", "from-env")
     (tmp_path / "model.toml").write_text(MINIMAL)
     assert load_spec(tmp_path / "model.toml").service.name == "from-env"
+
+
+def test_no_advice_to_put_a_number_in_quotes_leads_to_another_mistake() -> None:
+    """Of every key that takes text: where `"7"` is advised, the key takes it."""
+    for one in (key for info in tables() for key in info.keys if key.kind is Kind.TEXT):
+        hint = _in_quotes(one, "7")
+        assert (hint == 'put it in quotes: "7"') == (not objection(one, "7")), one.path

@@ -77,8 +77,8 @@ class Rest:
     for_s: float = 0.0
 
     def sentence(self) -> str:
-        """It in words; empty: nothing that is let go of again."""
-        if not self.replicas:
+        """It in words; empty: nothing that is let go of again, or none that is worth a word."""
+        if not self.replicas or f"{self.usd:.4f}" == "0.0000":
             return ""
         verb = "runs" if len(self.replicas) == 1 else "run"
         after = format_duration(round(self.for_s)) or "1s"

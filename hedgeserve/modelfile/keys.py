@@ -12,7 +12,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
-from pydantic import BaseModel, PlainSerializer
+from pydantic import BaseModel, PlainSerializer, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from hedgeserve.spec import Spec
@@ -143,6 +143,28 @@ class TableInfo:
     def key(self, name: str) -> Key | None:
         """The key of this name."""
         return next((key for key in self.keys if key.name == name), None)
+
+
+def objection(key: Key, value: Any) -> str:
+    """What a key has against this value, in its own words, to go on after the value; empty: it takes it."""
+    try:
+        _adapter(key.table, key.name).validate_python(value, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return str(first.get("ctx", {}).get("error", first["msg"]))
+    return ""
+
+
+@cache
+def _adapter(path: str, name: str) -> TypeAdapter[Any]:
+    """What checks this key alone."""
+    model: Any = Spec
+    for part in path.split("."):
+        annotation = model.model_fields[part].annotation
+        model = next((one for one in get_args(annotation) if isinstance(one, type)), annotation)
+    field = model.model_fields[name]
+    checked: Any = Annotated[field.annotation, field]
+    return TypeAdapter(checked)
 
 
 def to_toml(value: Any, kind: Kind | None = None, limit: int = 0) -> str:

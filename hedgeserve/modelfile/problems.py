@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from hedgeserve.modelfile.keys import EXAMPLES, Key, Kind, TableInfo, table, tables, to_toml
+from hedgeserve.modelfile.keys import EXAMPLES, Key, Kind, TableInfo, objection, table, tables, to_toml
 from hedgeserve.spectable import Conflict, KeyPath
 
 if TYPE_CHECKING:
@@ -207,10 +207,24 @@ def _wrong_kind(path: KeyPath, key: Key, value: Any) -> Conflict:
     if kind in (Kind.TEXTS, Kind.CHOICES) and isinstance(value, str):
         return Conflict(path, message, f"put it in brackets: [{shown(value)}]")
     if kind is Kind.TEXT and not isinstance(value, list | dict):
-        return Conflict(path, message, f'put it in quotes: "{shown(value)}"')
+        return Conflict(path, message, _in_quotes(key, shown(value)))
     if isinstance(value, str) and _is_written(value, kind):
         return Conflict(path, message, f"leave out the quotes: {value.strip().lower()}")
     return Conflict(path, message, "" if kind is Kind.SWITCH else f"such as {example}")
+
+
+def _in_quotes(key: Key, text: str) -> str:
+    """The advice to put this in quotes, in the form that its key has: following it must not lead to a mistake."""
+    several = key.kind is Kind.TEXTS
+
+    def wrong(text: str) -> str:
+        return objection(key, [text] if several else text)
+
+    if not (why := wrong(text)):
+        return f'put it in quotes: "{text}"'
+    if key.name == "listen" and not wrong(address := f"127.0.0.1:{text}"):
+        return f'put it in quotes, with the host before the port: "{address}"'
+    return why if text in why else f'and "{text}" {why}'
 
 
 def _is_written(text: str, kind: Kind) -> bool:
