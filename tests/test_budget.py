@@ -79,8 +79,28 @@ def test_launches_fit_the_hourly_cap_at_their_worst_price_to_the_last_cent() -> 
     """Three at a dollar where there are three dollars; the fourth is not launched, and it is said why."""
     held = hold(budget(usd_per_hour="3 USD/h"), launches(4))
     assert admitted(held) == 3
-    assert held.reasons == ("not launched: budget.usd_per_hour (3 USD/h) leaves no room for a VM at 1.00 USD/h",)
+    assert held.reasons == (
+        "not launched: budget.usd_per_hour (3 USD/h) leaves no room for a VM at 1.00 USD/h; "
+        "a spot VM counts at its on-demand price, the most that it may come to cost",
+    )
     assert held.step is Rung.NO_LAUNCHES
+
+
+def test_a_cap_above_spot_and_below_on_demand_says_which_price_counts() -> None:
+    """Spot at 0.30 under a cap of 0.50: nothing is launched, and each sentence on it is true."""
+    caps = budget(usd_per_hour="0.5 USD/h")
+    held = hold(caps, launches(1))
+    assert held.shut is not None
+    assert held.shut.reason == (
+        "budget.usd_per_hour (0.5 USD/h) leaves no room for a single VM: the cheapest counts at 1.00 USD/h; "
+        "a spot VM counts at its on-demand price, the most that it may come to cost"
+    )
+    [cap] = held.caps
+    assert cap.leaves.endswith("(open: no VM fits in what is left: the cheapest counts at 1.00 USD/h)")
+    assert caps.no_room(NOON, Spent(0, 0), OFFERS) == held.shut.reason
+    assert budget(usd_per_hour="1 USD/h").no_room(NOON, Spent(0, 0), OFFERS) == ""
+    limited = Budget(BudgetSpec(usd_per_hour="0.5 USD/h"), drain_s=DRAIN_S, ceilings={"local": 0.8})
+    assert "at `max_usd_per_hour` of its pools" in limited.no_room(NOON, Spent(0, 0), (offer(),))
 
 
 def test_launches_fit_the_day_until_its_end() -> None:

@@ -452,3 +452,18 @@ def test_pools_that_offer_nothing_are_a_failure_that_says_why(short_dir: Path) -
     done = run("plan")
     assert done.exit_code == 1
     assert "nothing can be launched from the pools of model.toml" in done.stderr
+
+
+@pytest.mark.usefixtures("_clean")
+def test_a_cap_without_room_for_any_vm_is_found_before_it_is_served(short_dir: Path) -> None:
+    """The file of a make-believe cloud tells its prices itself: `check` and `doctor` say it, and go on."""
+    (short_dir / "model.toml").write_text(MODEL + '[budget]\nusd_per_hour = "0.5 USD/h"\n')
+    done = run("check")
+    assert done.exit_code == 0
+    assert "model.toml: nothing can be launched now: budget.usd_per_hour (0.5 USD/h) leaves no room" in done.stderr
+    found = json.loads(run("doctor", "--json").stdout)["findings"]
+    assert [one["verdict"] for one in found if one["subject"] == "budget"] == ["warning"]
+    (short_dir / "model.toml").write_text(MODEL + '[budget]\nusd_per_hour = "5 USD/h"\n')
+    assert "nothing can be launched" not in run("check").stderr
+    found = json.loads(run("doctor", "--json").stdout)["findings"]
+    assert [one["verdict"] for one in found if one["subject"] == "budget"] == ["ok"]

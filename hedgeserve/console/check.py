@@ -1,13 +1,17 @@
 """``hedgeserve check``: what is wrong with a model file, or in a line what it says."""
 
+import asyncio
 import json
+from datetime import UTC, datetime
 
 import click
 
+from hedgeserve.budgets import no_room
+from hedgeserve.console.offers import look_at_offers
 from hedgeserve.core import Service
 from hedgeserve.drivers.catalogue import remarks_on, zones_of
 from hedgeserve.errors import SpecError
-from hedgeserve.spec import Spec
+from hedgeserve.spec import Cloud, Spec
 from hedgeserve.specfile import load_spec
 
 
@@ -25,7 +29,7 @@ def check_model(model: str, *, as_json: bool) -> bool:
             raise
         print_problems(error, model)
         return False
-    for remark in remarks_on(spec.pools):
+    for remark in [*remarks_on(spec.pools), *_no_room(spec)]:
         click.echo(f"{model}: {remark}", err=True)
     if as_json:
         click.echo(json.dumps({"ok": True, "file": model, "problems": []}))
@@ -41,6 +45,15 @@ def print_problems(error: SpecError, model: str) -> None:
         for problem in error.problems
     ]
     click.echo(json.dumps({"ok": False, "file": model, "problems": problems}))
+
+
+def _no_room(spec: Spec) -> list[str]:
+    """That the caps leave no room for any VM, where the file itself tells all prices; no cloud is asked."""
+    if not spec.budget.any or spec.clouds() - {Cloud.LOCAL, Cloud.STATIC} or Cloud.LOCAL not in spec.clouds():
+        return []
+    quotes, _ = asyncio.run(look_at_offers(spec))
+    told = no_room(spec, [quote.offer for quote in quotes if quote.offer is not None], datetime.now(UTC))
+    return [f"nothing can be launched now: {told}"] if told else []
 
 
 def _in_words(spec: Spec) -> str:

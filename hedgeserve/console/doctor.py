@@ -5,10 +5,13 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 import click
 
+from hedgeserve.budgets import no_room
 from hedgeserve.console.clouds import aligned, drivers_apart
+from hedgeserve.console.offers import look_at_offers
 from hedgeserve.doctor.visit import state_dir_of, visit
 from hedgeserve.drivers.examine import Examination, Finding, Verdict
 from hedgeserve.drivers.static import StaticDriver, StaticServer
@@ -61,7 +64,22 @@ async def _visit(spec: Spec, environ: Mapping[str, str], *, offline: bool) -> li
     if offline:
         return await visit(spec, {}, (), environ, offline=True)
     async with drivers_apart(spec, state_dir_of(spec, environ), environ) as drivers:
-        return await visit(spec, drivers, _servers(spec, environ), environ)
+        found = await visit(spec, drivers, _servers(spec, environ), environ)
+    return found + await _budget(spec)
+
+
+async def _budget(spec: Spec) -> list[Finding]:
+    """Whether the caps leave room for a VM at the prices of now, the catalogue's where a cloud tells none."""
+    if not spec.budget.any:
+        return []
+    found = Examination()
+    quotes, _ = await look_at_offers(spec)
+    offers = [quote.offer for quote in quotes if quote.offer is not None]
+    if told := no_room(spec, offers, datetime.now(UTC)):
+        found.warn("budget", f"{told}; raise the cap, or nothing is launched")
+    elif offers:
+        found.ok("budget", "its caps leave room for a VM at the prices of now")
+    return found.findings
 
 
 def _servers(spec: Spec, environ: Mapping[str, str]) -> tuple[StaticServer, ...] | CloudError:

@@ -23,6 +23,7 @@ from hedgeserve.units import format_duration, format_usd
 _LEAN_AT, _SPOT_ONLY_AT = 0.8, 0.9
 _MARKS = (0.5, 0.8, 1.0)
 _DUST = 1e-9
+_NOT_LAUNCHED = "not launched: "
 _LEAVING = frozenset({State.DRAINING, State.TERMINATING})
 _UNITS = {Period.HOUR: "USD/h", Period.DAY: "USD/day", Period.MONTH: "USD/month"}
 
@@ -67,7 +68,8 @@ class Cap:
     """One cap at one moment.
 
     ``used_usd`` is what is spent (of an hourly cap: what all costs an hour now), ``committed_usd`` that and what
-    is there already in the worst case, ``left_h`` for how many hours a VM must be paid for.
+    is there already in the worst case, ``left_h`` for how many hours a VM must be paid for. ``least_usd_per_hour``
+    is the worst price of the cheapest VM that could be launched, where one could be.
     """
 
     period: Period
@@ -77,6 +79,7 @@ class Cap:
     left_h: float
     ends_at: datetime
     step: Rung
+    least_usd_per_hour: float | None = None
 
     @property
     def name(self) -> str:
@@ -92,6 +95,14 @@ class Cap:
     def sentence(self) -> str:
         """It in words."""
         return f"{self.name} ({self.limit_usd:g} {_UNITS[self.period]})"
+
+    @property
+    def words(self) -> str:
+        """What is launched by it and what is not; where no VM fits, that, though nothing forbids one."""
+        least = self.least_usd_per_hour
+        if self.step is Rung.OPEN and least is not None and not self.fits(least):
+            return f"no VM fits in what is left: the cheapest counts at {least:.2f} USD/h"
+        return self.step.words
 
     @property
     def left_usd(self) -> float:
@@ -113,7 +124,7 @@ class Cap:
             )
             most = self.left_usd / self.left_h if self.left_h else 0.0
             left = f"{format_usd(self.left_usd)} left, enough for {most:.2f} USD/h more"
-        return f"{self.sentence}: {told}; {left} ({str(self.step).replace('_', ' ')}: {self.step.words})"
+        return f"{self.sentence}: {told}; {left} ({str(self.step).replace('_', ' ')}: {self.words})"
 
     def plus(self, usd_per_hour: float) -> "Cap":
         """With one more VM at this worst price."""
@@ -135,7 +146,7 @@ class Cap:
             "used_ratio": round(self.used_ratio, 4),
             "committed_ratio": round(self.committed_usd / self.limit_usd, 4),
             "state": str(self.step),
-            "means": self.step.words,
+            "means": self.words,
             "ends_at": self.ends_at.isoformat(timespec="seconds"),
         }
 
@@ -201,9 +212,13 @@ class Budget:
         On demand: its price. Spot: the on-demand price of the same kind (of that zone, else the dearest of that
         cloud), else what its pools allow at most, else its price now.
         """
+        return self._worst(offer, offers)[0]
+
+    def _worst(self, offer: Offer, offers: Sequence[Offer]) -> tuple[float, str]:
+        """The same, with words where a spot VM counts at more than it costs; no price that moves is in them."""
         now = max(offer.usd_per_hour, price_now(offer, offers))
         if offer.market is not Market.SPOT:
-            return now
+            return now, ""
         alike = [
             one
             for one in offers
@@ -213,7 +228,11 @@ class Budget:
         ]
         here = [one.usd_per_hour for one in alike if one.zone == offer.zone]
         known = max(here or [one.usd_per_hour for one in alike], default=None)
-        return max(now, self._ceilings.get(offer.cloud, now) if known is None else known)
+        worst = max(now, self._ceilings.get(offer.cloud, now) if known is None else known)
+        if worst <= now:
+            return worst, ""
+        by = "its on-demand price" if known is not None else "`max_usd_per_hour` of its pools"
+        return worst, f"; a spot VM counts at {by}, the most that it may come to cost"
 
     def look(
         self, now: datetime, spent: Spent, replicas: Sequence[Replica], offers: Sequence[Offer]
@@ -222,7 +241,9 @@ class Budget:
         paid = [one for one in replicas if one.market is not Market.EXTERNAL and one.state is not State.GONE]
         rate = sum((price_now(one.offer, offers) for one in paid), 0.0)
         worst = sum((self.worst_usd_per_hour(one.offer, offers) for one in paid), 0.0)
-        return tuple(self._cap(period, now, spent, rate, worst) for period in self._limits)
+        least = min((self.worst_usd_per_hour(one, offers) for one in offers), default=None)
+        caps = (self._cap(period, now, spent, rate, worst) for period in self._limits)
+        return tuple(replace(cap, least_usd_per_hour=least) for cap in caps)
 
     def _cap(self, period: Period, now: datetime, spent: Spent, rate: float, worst: float) -> Cap:
         limit, ends_at = self._limits[period], end_of(period, now)
@@ -250,15 +271,16 @@ class Budget:
             return self._end(plan, observation, now, caps, max(over, key=lambda cap: cap.ends_at))
         alive = sum(one.alive for one in replicas)
         admitted: list[Action] = []
-        reasons: dict[str, None] = {}
+        reasons: dict[str, str] = {}  # each with why that price counts
         refused: Counter[Market] = Counter()
         after = caps
         for action in plan.actions:
             if isinstance(action, Launch):
-                worst = self.worst_usd_per_hour(action.offer, offers)
+                worst, counts = self._worst(action.offer, offers)
                 spare = action.offer.market is Market.SPOT and alive >= plan.target
                 if reason := _refusal(after, action.offer.market, worst, spare=spare):
-                    reasons[reason] = None
+                    by_price = reason.startswith(_NOT_LAUNCHED)
+                    reasons[reason] = reasons.get(reason) or (counts if by_price else "")
                     refused[action.offer.market] += 1
                     continue
                 after = tuple(cap.plus(worst) for cap in after)
@@ -266,18 +288,18 @@ class Budget:
             admitted.append(action)
         for action in self._surplus(caps, plan, replicas, offers):
             admitted.append(action)
-            reasons[action.reason] = None
+            reasons[action.reason] = ""
         serves = any(one.alive or one.state is State.NOTICED for one in replicas)
         shut = None if serves or len(admitted) > len(plan.actions) else self._shut(after, offers, admitted)
         if shut is not None:
-            reasons[shut.reason] = None
+            reasons[shut.reason] = ""
         left = replace(
             plan,
             spot_wanted=max(0, plan.spot_wanted - refused[Market.SPOT]),
             on_demand_wanted=max(0, plan.on_demand_wanted - refused[Market.ON_DEMAND]),
             actions=tuple(admitted),
         )
-        return Held(left, after, tuple(reasons), shut)
+        return Held(left, after, tuple(reason + counts for reason, counts in reasons.items()), shut)
 
     def _end(self, plan: Plan, observation: Observation, now: datetime, caps: tuple[Cap, ...], cap: Cap) -> Held:
         reason = f"{cap.sentence} is reached: no VM until the {cap.period} ends ({cap.ends_at:%Y-%m-%d %H:%M} UTC)"
@@ -314,6 +336,7 @@ class Budget:
         if not offers or any(isinstance(action, Launch) for action in admitted):
             return None
         barred: dict[Period, Cap] = {}
+        cheapest = min((self._worst(offer, offers) for offer in offers), key=lambda one: (one[0], not one[1]))
         for offer in offers:
             worst = self.worst_usd_per_hour(offer, offers)
             bars = [cap for cap in caps if _refusal([cap], offer.market, worst, spare=False)]
@@ -322,7 +345,13 @@ class Budget:
             barred |= {cap.period: cap for cap in bars}
         longest = max(barred.values(), key=lambda cap: (cap.period is Period.HOUR, cap.ends_at))
         until = None if longest.period is Period.HOUR else longest.ends_at
-        return Shut(until, f"{longest.sentence} leaves no room for a single VM")
+        counts = f": the cheapest counts at {cheapest[0]:.2f} USD/h{cheapest[1]}"
+        return Shut(until, f"{longest.sentence} leaves no room for a single VM{counts}")
+
+    def no_room(self, now: datetime, spent: Spent, offers: Sequence[Offer]) -> str:
+        """Why not one of these could be launched though nothing runs yet; empty: one could, or there is none."""
+        shut = self._shut(self.look(now, spent, (), offers), offers, ())
+        return "" if shut is None else shut.reason
 
 
 class Marks:
@@ -361,7 +390,8 @@ def _refusal(caps: Sequence[Cap], market: Market, worst_usd_per_hour: float, *, 
     for cap in caps:
         until = "" if cap.period is Period.HOUR else f" until the {cap.period} ends"
         if not cap.fits(worst_usd_per_hour):
-            return f"not launched: {cap.sentence} leaves no room for a VM at {worst_usd_per_hour:.2f} USD/h{until}"
+            room = f"leaves no room for a VM at {worst_usd_per_hour:.2f} USD/h{until}"
+            return f"{_NOT_LAUNCHED}{cap.sentence} {room}"
         if cap.step >= Rung.SPOT_ONLY and market is Market.ON_DEMAND:
             return f"not launched on demand: {cap.sentence} is nearly used up by what runs{until}"
         if cap.step >= Rung.LEAN and spare:
