@@ -238,6 +238,22 @@ def test_a_journal_is_read_without_being_held(short_dir: Path) -> None:
         assert vms_in(directory.journal, "other") is None
 
 
+def test_vms_of_a_service_that_does_not_run_are_no_orphans_and_are_told(
+    model: str, sky: Sky, short_dir: Path
+) -> None:
+    """`Nothing is without a service` alone would be read as `nothing runs`."""
+    machine = sky.add_vm("svc-1")
+    journal(short_dir / "state", "svc", vm=machine.id)
+    said = run("orphans", model).stderr
+    assert "Nothing in aws is without a service." in said
+    assert (
+        "Not counted, though their service does not run: svc's journal holds 1 VM that may still run, 0.40" in said
+    )
+    assert f"`hedgeserve down MODEL.toml --state-dir {short_dir}/state` ends it" in said
+    sky.machines.clear()
+    assert "may still run" not in run("orphans", model).stderr, "its cloud says that it does not"
+
+
 # down, where no controller runs
 
 

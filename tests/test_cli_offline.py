@@ -1,8 +1,10 @@
 """The verbs that need no running service, and what all verbs say when there is none."""
 
+import asyncio
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,9 @@ import pytest
 from hedgeserve._version import __version__
 from hedgeserve.cli import main
 from hedgeserve.modelfile.reference import starter_toml
+from hedgeserve.replica import GoneReason, Market, Offer, Replica, ReplicaId, State, ZoneId
+from hedgeserve.store import Store
+from hedgeserve.tables.files import StoredFile
 from tests.shell import in_a_clean_shell, run
 
 GOOD = '[model]\nengine = "demo"\n[[pools]]\ncloud = "local"\nzones = ["east/a", "east/b"]\n'
@@ -189,6 +194,75 @@ def test_services_that_have_ended_are_named(tmp_path: Path) -> None:
     ended.mkdir(parents=True)
     (ended / "journal.db").touch()
     assert "(not running: chatty)" in run("status").stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"],
+        ["down"],
+        ["status", "--service", "chatty"],
+        ["cost"],
+        ["events"],
+        ["explain", "--service", "chatty"],
+    ],
+    ids=" ".join,
+)
+def test_what_a_dead_controller_left_running_is_said_whatever_was_asked(words: list[str], tmp_path: Path) -> None:
+    """Right after a crash the VMs cost money, and whoever looks must not read that nothing runs."""
+    left_behind(tmp_path / "state" / "hedgeserve" / "chatty")
+    said = run(*words).stderr
+    assert (
+        "chatty's journal holds 2 VMs that may still run, 2.50 USD/h: `hedgeserve serve /etc/chatty.toml` adopts "
+        "them, `hedgeserve down /etc/chatty.toml` ends them"
+    ) in said
+    assert "start it with" not in said
+    assert "start one with" not in said
+
+
+def test_what_was_left_running_elsewhere_is_named_with_its_directory(tmp_path: Path) -> None:
+    """The commands can be typed as they stand."""
+    left_behind(tmp_path / "my state")
+    said = run("status", "--state-dir", "my state").stderr
+    assert f"`hedgeserve down /etc/chatty.toml --state-dir '{tmp_path}/my state'` ends them" in said
+
+
+def test_cost_says_what_may_have_been_added_since_as_an_estimate(tmp_path: Path) -> None:
+    """Half an hour at 2.00 USD/h by the last line about the one, an hour at 0.50 since the launch of the other."""
+    left_behind(tmp_path / "state" / "hedgeserve" / "chatty")
+    told = run("cost").stdout.splitlines()
+    assert told[1].startswith("up to ")
+    assert "more; estimate: since the journal's last entries, if the 2 VMs run on at 2.50 USD/h" in told[1]
+    told_json = json.loads(run("cost", "--json").stdout)
+    assert told_json["left_running"]["vms"] == 2
+    assert told_json["left_running"]["estimated_usd"] == pytest.approx(1.5, abs=0.1)
+    assert told_json["spent_usd"] == pytest.approx(1.0)
+    assert json.loads(run("cost", "--since", "30m", "--json").stdout)["left_running"]["estimated_usd"] < 1.3
+
+
+def left_behind(directory: Path) -> None:
+    """The journal of a service whose controller died: of its four replicas two have a VM."""
+    directory.mkdir(parents=True)
+
+    async def write() -> None:
+        store = await Store.open(directory / "journal.db")
+        now = datetime.now(UTC)
+        await store.save_file("chatty", "started", StoredFile("/etc/chatty.toml", "d", now))
+        launched = now - timedelta(hours=1)
+        for state, vm_id, usd in [
+            (State.READY, "i-1", 1.0),
+            (State.PROVISIONING, None, 0.5),
+            (State.PLANNED, None, 0.5),
+            (State.GONE, "i-4", 0.5),
+        ]:
+            offer = Offer(ZoneId("local/east/a"), "local", Market.SPOT, usd, launched)
+            id = await store.new_replica("chatty", offer, token=str(state), reason="r", now=launched)
+            gone = GoneReason.PREEMPTED if state is State.GONE else None
+            await store.save(Replica(id, offer, state, 0.0, launched, vm_id=vm_id, gone=gone), at=launched)
+        await store.charge(ReplicaId("chatty-1"), 1800, 2.0, "serving", now - timedelta(minutes=30))
+        await store.close()
+
+    asyncio.run(write())
 
 
 @pytest.mark.parametrize("flags", [["--service", "chatty"], ["--state-dir", "state/hedgeserve/chatty"]])

@@ -164,8 +164,12 @@ class AdminClient:
                 f"this user may not ask the service at {self.directory}; run as the user who started it"
             ) from None
         except (OSError, http.client.HTTPException):
+            from hedgeserve.console.stopped import left_running
+
+            left = left_running([self.directory])
             raise NotRunningError(
-                f"no service runs with the state directory {self.directory}; start it with `hedgeserve serve`"
+                f"no service runs with the state directory {self.directory}; "
+                f"{left or 'start it with `hedgeserve serve`'}"
             ) from None
         finally:
             connection.close()

@@ -13,8 +13,10 @@ from hedgeserve.books import read_account
 from hedgeserve.console.admin import AdminClient
 from hedgeserve.console.clouds import aligned
 from hedgeserve.console.since import parse_since
+from hedgeserve.console.stopped import say_stopped
 from hedgeserve.console.which import answers
 from hedgeserve.hedge import COMPARABLE_S, Period, begin_of, compares
+from hedgeserve.remains import remains_in
 from hedgeserve.units import format_duration, format_usd
 
 _COMPARABLE = format_duration(COMPARABLE_S)
@@ -37,8 +39,14 @@ def show_cost(client: AdminClient, *, since: str | None, by: str | None, as_csv:
         account, forecast = read_account(client.directory / "journal.db", begin, now)
         forecast = None if forecast is None else round(forecast, 2)
         named = {"service": client.directory.name, **account.document()}
-        told = {**named, "forecast_month_usd": forecast, "caps": []}
-        click.echo("No service runs there; this is what its journal says.", err=True)
+        told = {**named, "forecast_month_usd": forecast, "caps": [], "left_running": None}
+        if (remains := remains_in(client.directory, now, begin)) is not None:
+            told["left_running"] = {
+                "vms": remains.vms,
+                "usd_per_hour": round(remains.usd_per_hour, 6),
+                "estimated_usd": round(remains.unbilled_usd, 6),
+            }
+        say_stopped(client.directory)
     if as_json:
         click.echo(json.dumps(told))
     elif as_csv:
@@ -69,7 +77,13 @@ def _print_csv(told: Mapping[str, Any], by: str) -> None:
 def _print(told: Mapping[str, Any], by: str | None) -> None:
     spent, alone, saved = told["spent_usd"], told["baseline_on_demand_usd"], told["saved_usd"]
     rows = [["spent", format_usd(spent), f"since {told['since'][:16].replace('T', ' ')} UTC"]]
-    if alone is None:
+    if left := told.get("left_running"):
+        vms = f"the {left['vms']} VMs run" if left["vms"] > 1 else "the VM runs"
+        why = f"estimate: since the journal's last entries, if {vms} on at {left['usd_per_hour']:.2f} USD/h"
+        rows.append(["up to", format_usd(left["estimated_usd"]), f"more; {why}"])
+    if alone is None and not told["baseline_s"]:
+        rows.append(["on demand", "not known", "nothing was counted in this time: that is done once a minute"])
+    elif alone is None:
         rows.append(["on demand", "not known", "no on-demand price was known in this time"])
     else:
         partly = told["baseline_unpriced_s"]

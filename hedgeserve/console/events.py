@@ -26,10 +26,11 @@ def show_events(client: AdminClient, *, limit: int, replica: str | None, follow:
         if not follow:
             raise
     except NotRunningError:
+        from hedgeserve.console.stopped import say_stopped
         from hedgeserve.tables.events import events_in  # only here: it needs SQLite
 
         found = events_in(client.directory / "journal.db", limit=limit, replica=replica)
-        click.echo("No service runs there; this is what its journal says.", err=True)
+        say_stopped(client.directory)
         for stored in found:
             _print(stored.document(), as_json=as_json)
             printed += 1

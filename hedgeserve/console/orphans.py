@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from hedgeserve.console.clouds import aligned, drivers_apart
+from hedgeserve.console.stopped import left_running
 from hedgeserve.console.which import answers
 from hedgeserve.drivers.base import Driver, Leftover, Machine
 from hedgeserve.drivers.catalogue import find_type
@@ -47,13 +48,16 @@ async def _see_to(
 ) -> list[str]:
     state_dir = resolve_state_dir(spec.service.name, spec.service.state_dir, os.environ)
     found: list[tuple[Driver, list[Finding]]] = []
+    stopped: dict[Path, None] = {}
     troubles: list[str] = []
     async with drivers_apart(spec, state_dir, os.environ) as drivers:
         for cloud, driver in drivers.items():
             try:
                 if isinstance(driver, CloudError):
                     raise driver
-                found.append((driver, await _look(driver, spec, claimed)))
+                findings_there, stopped_there = await _look(driver, spec, claimed)
+                found.append((driver, findings_there))
+                stopped |= dict.fromkeys(stopped_there)
             except CloudError as error:
                 troubles.append(f"{cloud} could not be asked: {error}")
         findings = [(driver.cloud, finding) for driver, some in found for finding in some]
@@ -61,6 +65,8 @@ async def _see_to(
             click.echo(json.dumps([_document(cloud, finding, claimed) for cloud, finding in findings]))
         else:
             _print(findings, spec, claimed)
+        if left := await asyncio.to_thread(left_running, stopped):
+            click.echo(f"Not counted, though their service does not run: {left}.", err=True)
         if remove:
             going = [(driver, [one for one in some if _may_go(one, claimed)]) for driver, some in found]
             if any(some for _, some in going):
@@ -74,8 +80,8 @@ async def _see_to(
     return troubles
 
 
-async def _look(driver: Driver, spec: Spec, claimed: str | None) -> list[Finding]:
-    """What one cloud lists and no journal owns."""
+async def _look(driver: Driver, spec: Spec, claimed: str | None) -> tuple[list[Finding], list[Path]]:
+    """What one cloud lists and no journal owns; the state directories of those with VMs there that do not run."""
     # The cloud before the journals: an intent is written down first, so what is listed is in its journal by then.
     limit_s = spec.timeouts.cloud_call
     try:
@@ -88,16 +94,24 @@ async def _look(driver: Driver, spec: Spec, claimed: str | None) -> list[Finding
     services = {machine.tags.get(SERVICE, "") for machine in machines} | {one.service for one in leftovers}
     known = await asyncio.to_thread(_journals, services - {""}, spec)
     found = orphans_among(machines, leftovers, known, host=tags_for("", 0)[OWNER], now=datetime.now(UTC))
-    return [finding for finding in found if claimed in (None, finding.service)]
+    idle = {machine.tags.get(SERVICE, "") for machine in machines} & {
+        service for service, one in known.items() if not one.running
+    }
+    stopped = [_directory(service, spec) for service in sorted(idle)]
+    return [finding for finding in found if claimed in (None, finding.service)], stopped
+
+
+def _directory(service: str, spec: Spec) -> Path:
+    """The state directory of a service, going by where it is kept where none is set."""
+    return resolve_state_dir(service, spec.service.state_dir if service == spec.service.name else "", os.environ)
 
 
 def _journals(services: set[str], spec: Spec) -> dict[str, Known]:
     """What this machine knows of these services, going by the state directory that each has where none is set."""
     known: dict[str, Known] = {}
     for service in sorted(services):
-        configured = spec.service.state_dir if service == spec.service.name else ""
-        directory = resolve_state_dir(service, configured, os.environ)
-        vms = vms_in(Path(directory) / "journal.db", service)
+        directory = _directory(service, spec)
+        vms = vms_in(directory / "journal.db", service)
         if vms is not None:
             known[service] = Known(vms, running=answers(directory))
     return known

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
+from hedgeserve.console.stopped import left_running
 from hedgeserve.errors import HedgeServeError, NotRunningError
 from hedgeserve.statedir import resolve_state_dir, state_root
 
@@ -63,9 +64,15 @@ def _named_or_only(
         raise NotRunningError(f"{len(running)} services run under {root}: {_choice(running)}")
     if stopped and len(ended) == 1:
         return ended[0]
+    left = left_running(ended)
     if stopped and ended:
-        raise NotRunningError(f"no service runs under {root}, and {len(ended)} have run there: {_choice(ended)}")
+        told = f"; {left}" if left else ""
+        raise NotRunningError(
+            f"no service runs under {root}, and {len(ended)} have run there: {_choice(ended)}{told}"
+        )
     there = f" (not running: {', '.join(path.name for path in ended)})" if ended else ""
+    if left:
+        raise NotRunningError(f"no service runs under {root}{there}; {left}")
     raise NotRunningError(
         f"no service runs under {root}{there}; start one with `hedgeserve serve`, or name one that keeps its "
         "state elsewhere with --state-dir DIR or its MODEL.toml"
