@@ -156,6 +156,7 @@ class Picture:
             "memory": policy.export_memory(_now_s()),
             "boot_s": self.fleet.boot_s(),
             "versions": {one.digest: number for number, one in self.rollouts.versions.items()},
+            "taken_back": {str(number): why for number, why in self.rollouts.taken_back.items()},
         }
 
     def _troubles(self, now: Present) -> list[str]:

@@ -73,10 +73,10 @@ class Updates:
             if isinstance(error, SpecError):
                 lines = [problem.render(error.source) for problem in error.problems]
             for line in lines:
-                _log.error("model.toml was not applied; the service goes on as before", problem=line)
+                _log.error("the model file was not applied; the service goes on as before", problem=line)
             told = "; ".join(lines)
             await self._journal.event(
-                EventKind.TROUBLE, f"model.toml was not applied, and nothing has changed: {told}"
+                EventKind.TROUBLE, f"{self.file.name} was not applied, and nothing has changed: {told}"
             )
             return False
         return True

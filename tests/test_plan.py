@@ -21,6 +21,7 @@ from hedgeserve.simulate.prospect import Domain, losses
 from hedgeserve.simulate.serviceplan import plan_service, read_running
 from hedgeserve.spec import HedgeSpec, Spec
 from hedgeserve.specfile import parse_spec
+from hedgeserve.units import format_usd_per_hour
 from hedgeserve.versions import content_of, digest_of
 from tests.shell import in_a_clean_shell, run
 from tests.zoneworld import THREE, A, B, C, offer, replica
@@ -275,6 +276,57 @@ def test_a_version_is_called_by_the_number_that_it_gets(known: dict[str, int] | 
     running = read_running({**document, "versions": versions}, {**status, "model_version": 3})
     made = plan_service(new, LOCAL, running)
     assert made.rollout == Rollout(3, number, Strategy.ROLLING)
+
+
+def test_a_version_that_was_taken_back_is_offered_with_that_word() -> None:
+    """What `apply` says of it `plan` says too."""
+    new = spec_of(MODEL.replace("[model]", '[model]\nargs = ["--seed", "1"]'))
+    told, status = running_as(spec_of(MODEL), *THERE)
+    told |= {"versions": {digest_of(content_of(new)): 2}, "taken_back": {"2": "half of its requests failed"}}
+    made = plan_service(new, LOCAL, read_running(told, {**status, "model_version": 3}))
+    assert "version 2 was taken back before: half of its requests failed" in [*in_words(made)]
+    assert document(made)["rollout"]["taken_back"] == "half of its requests failed"
+
+
+def test_a_plan_of_a_service_that_rests_says_when_it_would_be_done() -> None:
+    """Paused: nothing is launched now, whatever the plan is for afterwards."""
+    spec = spec_of(MODEL)
+    told, status = running_as(spec, target=0)
+    paused = {"rest": "paused", "why": "paused by `hedgeserve pause`; `hedgeserve resume` ends it"}
+    made = plan_service(spec, LOCAL, read_running(told, {**status, "standing": paused}))
+    page = [*in_words(made)]
+    assert "nothing is launched now: paused by `hedgeserve pause`; `hedgeserve resume` ends it" in page
+    assert any(line.startswith("what would be done then, if ") for line in page)
+    assert any(line.startswith("  at once ") for line in page)
+    assert not any(line.startswith("  now ") for line in page)
+    assert document(made)["running"]["resting"] == paused["why"]
+    asleep = {"rest": "asleep", "why": "asleep until 08:00", "wakes_on_request": True}
+    running = read_running(told, {**status, "standing": asleep})
+    assert running.resting == "asleep until 08:00; a request wakes it before"
+    assert read_running(told, {**status, "standing": {"rest": "awake", "why": ""}}).resting == ""
+
+
+def test_what_is_on_its_way_out_is_in_what_it_costs_until_then() -> None:
+    """Or the most on the way would be less than what is paid now."""
+    spec = spec_of(MODEL)
+    leaving = [
+        replica(number, offer=LOCAL[1], state=State.DRAINING) for number in (8, 9)
+    ]  # on-demand ones that drain
+    made = plan_service(spec, LOCAL, read_running(*running_as(spec, *THERE, *leaving)))
+    assert made.running is not None
+    assert made.prospect.course.most_usd_per_hour >= made.running.usd_per_hour > made.prospect.usd_per_hour
+    [cost] = [line for line in in_words(made) if line.startswith("cost: ")]
+    assert f"up to {format_usd_per_hour(made.running.usd_per_hour)} until then" in cost
+
+
+def test_a_plan_calls_the_file_by_its_name() -> None:
+    """It need not be model.toml."""
+    spec = parse_spec(MODEL, "/somewhere/quickstart.toml", Path(), {})
+    same = plan_service(spec, LOCAL, read_running(*running_as(spec, *THERE)))
+    assert "no key of quickstart.toml is another than what runs" in [*in_words(same)]
+    other = parse_spec(MODEL.replace("max = 4", "max = 5"), "/somewhere/quickstart.toml", Path(), {})
+    changed = plan_service(other, LOCAL, read_running(*running_as(spec, *THERE)))
+    assert "1 key of quickstart.toml changed" in [*in_words(changed)]
 
 
 def test_what_a_roll_out_under_way_leaves_comes_back_at_once() -> None:

@@ -166,11 +166,14 @@ def in_words(made: ServicePlan, quotes: Sequence[Quote] = ()) -> Iterator[str]:
 def outcome_in_words(made: ServicePlan, quotes: Sequence[Quote] = ()) -> Iterator[str]:
     """What is done, what runs then, what it costs and risks, in lines."""
     course = made.prospect.course
-    steps = [*_steps(course.steps)]
+    steps = [*_steps(course.steps, now="at once" if made.running and made.running.resting else "now")]
     if made.rollout is not None:
         done_s = course.rolled_s
         took = "longer than a day" if done_s is None else f"about {format_duration(round(done_s) or 1)}"
         yield f"the roll-out takes {took}, or longer where requests on old replicas do"
+    resting = "" if made.running is None else made.running.resting
+    if resting:
+        yield f"nothing is launched now: {resting}"
     if not steps:
         yield "nothing would be launched or let go"
     else:
@@ -178,7 +181,7 @@ def outcome_in_words(made: ServicePlan, quotes: Sequence[Quote] = ()) -> Iterato
         boots = format_duration(round(made.cold_start_s) or 1)
         seen = made.running is not None and made.running.boot_s is not None
         yield (
-            f"what would be done, if every launch is granted and ready after {boots}"
+            f"what would be done{' then' if resting else ''}, if every launch is granted and ready after {boots}"
             f"{', as the last ones were' if seen else ''}"
         )
         yield from _indented(aligned(steps, frozenset({5})))
@@ -210,13 +213,17 @@ def _against_now(made: ServicePlan) -> Iterator[str]:
         f"{running.target}, {format_usd_per_hour(running.usd_per_hour)}"
     )
     if not made.changes:
-        yield "no key of model.toml is another than what runs"
+        yield f"no key of {_file_name(made)} is another than what runs"
         return
     yield ""
-    yield f"{_count(len(made.changes), 'key')} of model.toml changed"
+    yield f"{_count(len(made.changes), 'key')} of {_file_name(made)} changed"
     yield from _indented(aligned([[str(change), _TAKES[change.effect]] for change in made.changes]))
     if made.replaced:
         yield f"  another version: {', '.join(one.id for one in made.replaced)} would be replaced"
+
+
+def _file_name(made: ServicePlan) -> str:
+    return Path(made.spec.origin.source).name or "the model file"
 
 
 def _roll_out(made: ServicePlan) -> Iterator[str]:
@@ -234,10 +241,13 @@ def _roll_out(made: ServicePlan) -> Iterator[str]:
             how = "an earlier version returns at once"
     yield ""
     yield f"roll-out of version {rollout.new} ({rollout.strategy}): {how}"
+    why = None if made.running is None else made.running.taken_back.get(rollout.new)
+    if why is not None:
+        yield f"version {rollout.new} was taken back before: {why}"
 
 
-def _steps(steps: Sequence[Step]) -> Iterator[list[str]]:
-    """One row for what is done alike at one time."""
+def _steps(steps: Sequence[Step], *, now: str) -> Iterator[list[str]]:
+    """One row for what is done alike at one time; ``now`` is what the begin is called."""
 
     def alike(step: Step) -> tuple[object, ...]:
         offer = step.replica.offer
@@ -251,7 +261,7 @@ def _steps(steps: Sequence[Step]) -> Iterator[list[str]]:
         known = "" if one.launches or one.replica.id.startswith("new-") else f" {one.replica.id}"
         many = f" {len(same)} ×" if len(same) > 1 else ""
         yield [
-            "now" if one.at_s < 1 else f"after {format_duration(round(one.at_s))}",
+            now if one.at_s < 1 else f"after {format_duration(round(one.at_s))}",
             f"{'launch' if one.launches else 'let go'}{many}{known}",
             _NAMES[offer.market],
             offer.zone,
@@ -357,6 +367,7 @@ def document(made: ServicePlan, quotes: Sequence[Quote] = ()) -> dict[str, Any]:
             "replicas": len(running.replicas),
             "ready": running.ready,
             "usd_per_hour": round(running.usd_per_hour, 4),
+            "resting": running.resting or None,
         },
         "changes": [
             {"key": one.key, "before": one.before, "after": one.after, "effect": str(one.effect), "line": one.line}
@@ -369,6 +380,7 @@ def document(made: ServicePlan, quotes: Sequence[Quote] = ()) -> dict[str, Any]:
             "from": made.rollout.old,
             "to": made.rollout.new,
             "strategy": str(made.rollout.strategy),
+            "taken_back": None if running is None else running.taken_back.get(made.rollout.new),
             "takes_s": None if found.course.rolled_s is None else round(found.course.rolled_s, 1),
         },
         "cold_start_s": round(made.cold_start_s, 1),

@@ -212,7 +212,8 @@ class _Stopper:
         try:
             with self.reloading():
                 applied = await self._service.reload()
-            self._say("model.toml is applied." if applied else "model.toml was not applied; the log says why.")
+            file = self._service.updates.file.name
+            self._say(f"{file} is applied." if applied else f"{file} was not applied; the log says why.")
         except Exception:  # the service goes on, and the next wish may be granted
             structlog.get_logger("hedgeserve.cli").exception(
                 "reloading model.toml failed through a mistake of ours"

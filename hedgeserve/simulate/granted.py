@@ -135,7 +135,9 @@ class _Granted:
         self._held_back: dict[str, None] = {}
         self._born = 0
         self._steps: list[Step] = []
-        self._most_usd_per_hour = usd_per_hour(self._fleet.values())
+        # Those on their way out are paid for until they are gone, which nobody knows when.
+        self._leaving_usd = sum(one.offer.usd_per_hour for one in replicas if _leaves(one))
+        self._most_usd_per_hour = usd_per_hour(self._fleet.values()) + self._leaving_usd
         for one in self._fleet.values():
             if one.state is State.READY:
                 self._tell(one, NewsKind.READY)
@@ -172,7 +174,8 @@ class _Granted:
         acts = self._acts(plan)
         for action in acts:
             self._do(action)
-        self._most_usd_per_hour = max(self._most_usd_per_hour, usd_per_hour(self._fleet.values()))
+        costs = usd_per_hour(self._fleet.values()) + self._leaving_usd
+        self._most_usd_per_hour = max(self._most_usd_per_hour, costs)
         soonest_s = self.now_s + _STEP_S
         if acts:
             self._moved_s, self.now_s = self.now_s, soonest_s
@@ -244,6 +247,11 @@ class _Granted:
         if replica.market is not Market.EXTERNAL:
             held_s = self.now_s - self._launched_s[replica.id]
             self._policy.observe(ZoneNews(replica.zone, replica.market, kind, self.now_s, held_s=held_s))
+
+
+def _leaves(replica: Replica) -> bool:
+    """Whether it has a VM of ours and is on its way out."""
+    return not replica.alive and replica.state is not State.GONE
 
 
 def _loading(replica: Replica) -> Replica:

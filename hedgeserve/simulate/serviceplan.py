@@ -31,7 +31,8 @@ class Running:
     ``overridden`` are keys that an option or the environment has set: they stand above the file, and are no change
     of it. ``version`` is the one that is wanted, ``rollout`` the roll-out under way, ``boot_s`` how long a replica
     takes until it is ready, going by the last ones (None: nobody knows yet). ``versions`` are the numbers of all
-    versions that there have been, by their digests.
+    versions that there have been, by their digests, ``taken_back`` those that were taken back, with the reason.
+    ``resting`` says why nothing is launched whatever the load, and what ends that; empty: it is awake.
     """
 
     spec: Spec
@@ -44,6 +45,8 @@ class Running:
     rollout: Rollout | None = None
     boot_s: float | None = None
     versions: Mapping[str, int] = field(default_factory=dict)
+    taken_back: Mapping[int, str] = field(default_factory=dict)
+    resting: str = ""
 
     @property
     def ready(self) -> int:
@@ -181,9 +184,19 @@ def read_running(document: Mapping[str, Any], status: Mapping[str, Any]) -> Runn
             rollout=_rollout(status.get("rollout")),
             boot_s=document.get("boot_s"),
             versions={str(digest): int(number) for digest, number in document.get("versions", {}).items()},
+            taken_back={int(number): str(why) for number, why in document.get("taken_back", {}).items()},
+            resting=_resting(status.get("standing") or {}),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{error!r}") from error
+
+
+def _resting(standing: Mapping[str, Any]) -> str:
+    """Why it rests, as its status says it; empty: it is awake."""
+    if standing.get("rest", "awake") == "awake":
+        return ""
+    wakes = "; a request wakes it before" if standing.get("wakes_on_request") else ""
+    return f"{standing['why']}{wakes}"
 
 
 def _rollout(told: Mapping[str, Any] | None) -> Rollout | None:
