@@ -76,14 +76,21 @@ async def read_credentials(directory: Path) -> "Credentials":
     """What a service with VMs proves itself with, from this directory; made there at first use.
 
     Raises:
-        StateDirectoryError: The certificate authority is damaged, or others can read it; says what to do.
+        StateDirectoryError: The certificate authority is damaged, others can read it, or the disk does not take
+            what is to be made; says what to do.
     """
 
     def read() -> "Credentials":
         # Some ten megabytes of libraries, which a service that only has other people's servers does without.
         from hedgeserve.machines.credentials import Credentials
 
-        return Credentials.read(directory)
+        try:
+            return Credentials.read(directory)
+        except OSError as error:
+            raise StateDirectoryError(
+                f"the keys in {directory} cannot be read or made: {error.strerror or error}; "
+                "see to its disk, or make the directory readable and writable for this user"
+            ) from error
 
     return await asyncio.to_thread(read)
 

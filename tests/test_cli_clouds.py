@@ -4,11 +4,14 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from hedgeserve.console.admin import AdminClient
+from hedgeserve.console.down import take_down
 from hedgeserve.drivers.base import MachineState
-from hedgeserve.errors import AuthError
+from hedgeserve.errors import AuthError, HedgeServeError, NotRunningError
 from hedgeserve.replica import Market, Offer, ReplicaId, State, ZoneId
 from hedgeserve.statedir import StateDirectory
 from hedgeserve.store import Store, vms_in
@@ -298,3 +301,62 @@ def test_down_without_credentials_touches_nothing(model: str, sky: Sky, short_di
     assert done.exit_code == 1
     assert "no AWS credentials were found" in done.stderr
     assert vms_in(short_dir / "state" / "journal.db", "svc") == {ReplicaId("svc-1"): machine.id}
+
+
+class Ending:
+    """A service as `down` reaches it: it says what it has, is told to end, and answers no more."""
+
+    def __init__(self, directory: Path, file: str, *replicas: str) -> None:
+        self.directory, self.file, self.runs = directory, file, True
+        self._replicas = [
+            {"id": id, "zone": "aws/us-east-1/us-east-1a", "market": "spot", "state": "ready", "usd_per_hour": 0.4}
+            for id in replicas
+        ]
+
+    def status(self) -> dict[str, object]:
+        if not self.runs:
+            raise NotRunningError("no service runs")
+        return {"service": "svc", "replicas": self._replicas, "usd_per_hour": 0.4 * len(self._replicas)}
+
+    def events(self, *, limit: int) -> list[dict[str, int]]:
+        return []
+
+    def spec(self) -> dict[str, str]:
+        return {"file": self.file}
+
+    def down(self) -> None:
+        self.runs = False
+
+
+def test_down_asks_the_clouds_where_the_journal_is_late(
+    model: str, sky: Sky, short_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a full disk the service ended its VMs and could not write it down: that is no VM that is left."""
+    journal(short_dir / "state", "svc", vm="us-east-1/i-svc-1")
+    service = Ending(short_dir / "state", model, "svc-1")
+    take_down(cast(AdminClient, service), None, agreed=lambda question: True, as_json=False)
+    told = capsys.readouterr()
+    assert told.out.splitlines()[1:] == [
+        "aws us-east-1: 0 VMs, 0 other things",
+        "aws us-west-2: 0 VMs, 0 other things",
+    ]
+    assert "svc has stopped, and its journal still holds 1 VM: its clouds are asked." in told.err
+    assert "Done: svc has stopped" in told.err
+    assert vms_in(short_dir / "state" / "journal.db", "svc") == {}
+
+
+def test_down_ends_what_the_service_could_not(
+    model: str, sky: Sky, short_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And says what may be left where the clouds cannot be asked."""
+    machine = sky.add_vm("svc-1")
+    journal(short_dir / "state", "svc", vm=machine.id)
+    sky.error = AuthError("log in")
+    service = Ending(short_dir / "state", model, "svc-1")
+    with pytest.raises(HedgeServeError, match=rf"1 VM may still run, svc-1: log in.*`hedgeserve down {model}`"):
+        take_down(cast(AdminClient, service), None, agreed=lambda question: True, as_json=True)
+    assert json.loads(capsys.readouterr().out)["done"] is False
+    sky.error, service.runs = None, True
+    take_down(cast(AdminClient, service), None, agreed=lambda question: True, as_json=False)
+    assert "terminated us-east-1/i-svc-1" in capsys.readouterr().out
+    assert sky.machines == {}

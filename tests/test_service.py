@@ -14,7 +14,8 @@ from openai import AsyncOpenAI
 
 from hedgeserve.core import Service
 from hedgeserve.drivers.local import LocalDriver
-from hedgeserve.errors import ListenError, StateLockedError
+from hedgeserve.errors import ListenError, StateDirectoryError, StateLockedError
+from hedgeserve.fleet import read_credentials
 from hedgeserve.machines.life import ReplicaLife
 from hedgeserve.machines.session import VmSession
 from hedgeserve.takedown import reap
@@ -218,6 +219,15 @@ async def test_a_second_instance_refuses_to_start_and_says_who_holds_the_state(s
         with pytest.raises(StateLockedError, match=r"held by process \d+"):
             async with Service(spec, environ={}):
                 raise AssertionError("it started")
+
+
+async def test_keys_that_cannot_be_made_are_a_sentence(short_dir: Path) -> None:
+    """A disk that is full from the start, say."""
+    (short_dir / "file").touch()
+    with pytest.raises(
+        StateDirectoryError, match=r"the keys in .*/file/ssh cannot be read or made: Not a directory"
+    ):
+        await read_credentials(short_dir / "file" / "ssh")
 
 
 async def test_a_taken_port_is_refused_before_anything_is_launched(short_dir: Path) -> None:

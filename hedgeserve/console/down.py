@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hedgeserve.console.admin import AdminClient
-from hedgeserve.errors import HedgeServeError, NotRunningError, StateLockedError
+from hedgeserve.errors import HedgeServeError, NotRunningError, StateDirectoryError, StateLockedError
 
 if TYPE_CHECKING:
     from hedgeserve.statedir import StateDirectory
@@ -122,6 +122,7 @@ def take_down(client: AdminClient, model: str | None, *, agreed: Callable[[str],
     usd_per_hour = status["usd_per_hour"]
     agreed(f"Stop {status['service']} and terminate {_vms(len(mine))}, {usd_per_hour:.2f} USD/h in all?")
     before = [event["id"] for event in client.events(limit=1)]
+    file = model or str(client.spec()["file"])
     client.down()
     click.echo("Running requests finish, then the VMs go, and then what they used.", err=True)
     started_s, told = time.monotonic(), ""
@@ -138,19 +139,41 @@ def take_down(client: AdminClient, model: str | None, *, agreed: Callable[[str],
     if told:
         click.echo(err=True)
     stayed, heard = asyncio.run(_journalled(client, status["service"], after=max(before, default=0)))
-    for event in heard:
-        if event.kind == "cleared":
-            telling.proof(event.message)
-    troubles = [event.message for event in heard if _tells_of_more(event)]
-    telling.end(status["service"], done=not stayed and not troubles)
     if stayed:
-        names = ", ".join(replica.id for replica in stayed)
-        raise HedgeServeError(
-            f"{_vms(len(stayed))} could not be terminated: {names}; run `hedgeserve down MODEL.toml`"
-        )
+        _ask_the_clouds(client, file, status["service"], stayed, telling)
+    else:
+        for event in heard:
+            if event.kind == "cleared":
+                telling.proof(event.message)
+    troubles = [] if stayed else [event.message for event in heard if _tells_of_more(event)]
+    telling.end(status["service"], done=not troubles)
     if troubles:
         raise HedgeServeError(f"{'; '.join(troubles)}; run `hedgeserve down MODEL.toml`")
     click.echo(f"Done: {status['service']} has stopped; {usd_per_hour:.2f} USD/h are no longer spent.", err=True)
+
+
+def _ask_the_clouds(
+    client: AdminClient, file: str, service: str, stayed: "Sequence[StoredReplica]", telling: _Telling
+) -> None:
+    """See the end through that the service came to: on a full disk its journal is late, its clouds are not.
+
+    Raises:
+        HedgeServeError: VMs are left, or nobody knows; or none is, and the journal could not be told.
+    """
+    click.echo(
+        f"{service} has stopped, and its journal still holds {_vms(len(stayed))}: its clouds are asked.", err=True
+    )
+    try:
+        _reap_by_file(client, file, service, telling)
+    except StateDirectoryError:
+        telling.end(service, done=False)
+        raise
+    except HedgeServeError as error:
+        telling.end(service, done=False)
+        names = ", ".join(replica.id for replica in stayed)
+        raise HedgeServeError(
+            f"{_vms(len(stayed))} may still run, {names}: {error} (`hedgeserve down {file}`)"
+        ) from None
 
 
 def _tells_of_more(event: "Event") -> bool:
@@ -161,19 +184,15 @@ def _tells_of_more(event: "Event") -> bool:
 
 
 def _reap(client: AdminClient, model: str, agreed: Callable[[str], bool], telling: _Telling) -> None:
-    from hedgeserve.console.log import configure_logging
     from hedgeserve.specfile import load_spec
-    from hedgeserve.takedown import reap
 
-    configure_logging(sys.stderr, as_json=False, level="warning")  # stdout is for data
     if not (client.directory / "journal.db").exists():
         raise HedgeServeError(
             f"no service runs with the state directory {client.directory}, nor has one ever run there; "
             f"`hedgeserve orphans {model}` shows what its clouds list nevertheless"
         )
-    environ = {**os.environ, "HEDGESERVE_SERVICE_STATE_DIR": str(client.directory)}
-    spec = load_spec(model, environ, surroundings=False)
-    left, _ = asyncio.run(_journalled(client, spec.service.name))
+    service = load_spec(model, surroundings=False).service.name
+    left, _ = asyncio.run(_journalled(client, service))
     for replica in left:
         offer = replica.offer
         telling.vm(replica.id, offer.zone, offer.market, replica.state, offer.usd_per_hour)
@@ -182,9 +201,23 @@ def _reap(client: AdminClient, model: str, agreed: Callable[[str], bool], tellin
         f"No controller runs. Terminate {_vms(len(left))} that an earlier run left, {usd_per_hour:.2f} USD/h in "
         "all, any other that its clouds list, and what they used?"
     )
-    ended = asyncio.run(reap(spec, environ=environ, tell=telling.proof))
-    telling.end(spec.service.name, done=True)
+    ended = _reap_by_file(client, model, service, telling)
+    telling.end(service, done=True)
     click.echo(f"Done: {_vms(len(ended))} terminated.", err=True)
+
+
+def _reap_by_file(client: AdminClient, model: str, service: str, telling: _Telling) -> list[str]:
+    """End all that this service has in the clouds that its file names; the ids of the VMs that were terminated."""
+    from hedgeserve.console.log import configure_logging
+    from hedgeserve.specfile import load_spec
+    from hedgeserve.takedown import reap
+
+    configure_logging(sys.stderr, as_json=False, level="warning")  # stdout is for data
+    environ = {**os.environ, "HEDGESERVE_SERVICE_STATE_DIR": str(client.directory)}
+    spec = load_spec(model, environ, surroundings=False)
+    if spec.service.name != service:
+        raise HedgeServeError(f"{model} is of {spec.service.name} by now, and not of {service}")
+    return asyncio.run(reap(spec, environ=environ, tell=telling.proof))
 
 
 async def _journalled(
