@@ -138,6 +138,11 @@ def format_usd_per_hour(usd_per_hour: float) -> str:
     return f"{usd_per_hour:.{digits}f} USD/h"
 
 
+def format_cap(usd: float, period: str) -> str:
+    """A cap for an ``hour``, ``day`` or ``month`` as model.toml writes it: ``"0.5 USD/h"``, ``"50 USD/day"``."""
+    return f"{usd:g} USD/{'h' if period == 'hour' else period}"
+
+
 def format_usd(usd: float) -> str:
     """A sum with cents, or where it is smaller with as many digits as tell something: ``"12.50 USD"``,
     ``"0.0042 USD"``."""

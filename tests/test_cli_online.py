@@ -101,7 +101,7 @@ def test_one_service_from_its_start_to_its_end(
     assert (now["subject"], now["headline"]) == ("now", "1 ready of 1 replica needed; 0.30 USD/h")
     assert now["because"][0] == "the target is 1 replica: the number of replicas is fixed"
     mine = ask(environ, "explain", "chatty-1").stdout
-    assert mine.startswith("chatty-1 (spot, local/east/a, 0.30 USD/h) is ready for ")
+    assert mine.startswith("chatty-1 (spot, local/east/a, 0.30 USD/h) has been ready for ")
     assert re.search(
         r"\n  - launched at [\d:]+ UTC: spot in local/east/a: 0 of 1 spot replicas run or start", mine
     )

@@ -91,12 +91,39 @@ def test_words_from_elsewhere_cannot_drive_the_terminal() -> None:
     assert "[bold]z" in picture
 
 
-def test_a_narrow_terminal_gets_one_line_for_each_event() -> None:
-    """Cut, with an ellipsis, so that the picture keeps its height."""
-    event = {"at": "2026-01-01T10:20:30+00:00", "replica": "chatty-1", "zone": None, "message": "long " * 60}
-    lines = drawn(status(events=[event]), width=80).splitlines()
-    assert lines[-1].startswith("10:20:30  chatty-1  long")
-    assert lines[-1].rstrip().endswith("…")
+EVENT = {"at": "2026-01-01T10:20:30+00:00", "replica": "chatty-1", "zone": None, "message": "long " * 60}
+
+
+def test_a_narrow_terminal_gets_the_whole_of_each_event_in_its_column() -> None:
+    """Reasons are what events are read for; nothing is cut where the picture may grow."""
+    lines = drawn(status(events=[EVENT]), width=80).splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("10:20:30  chatty-1  long"))
+    assert " ".join(" ".join(lines[start:]).split()[2:]) == str(EVENT["message"]).strip()
+    assert all(line.startswith(" " * len("10:20:30  chatty-1  ") + "long") for line in lines[start + 1 :])
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(("height", "whole"), [(12, 0), (16, 1), (60, 3)])
+def test_a_live_picture_tells_as_many_events_in_full_as_there_are_lines_for(height: int, whole: int) -> None:
+    """The newest first; the others are cut to a line each, and none is left out for that."""
+    out = io.StringIO()
+    console = Console(file=out, width=80, height=height, color_system=None, force_terminal=True)
+    console.print(status_view(status(events=[EVENT] * 3), fits_height=True))
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert len(lines) <= height - 1
+    begins = [number for number, line in enumerate(lines) if line.startswith("10:20:30")]
+    assert len(begins) == 3
+    assert [lines[number].endswith("…") for number in begins] == [True] * (3 - whole) + [False] * whole
+
+
+def test_a_cap_is_written_as_in_the_model_file() -> None:
+    """Of an hour as prices are: USD/h."""
+    caps = [
+        {"limit_usd": limit, "period": period, "used_ratio": 0.0, "state": "open"}
+        for limit, period in [(0.5, "hour"), (20, "day"), (300, "month")]
+    ]
+    told = month(budget=caps)
+    assert "0% of 0.5 USD/h used, 0% of 20 USD/day used" in told
 
 
 CLOUDY = [
@@ -138,7 +165,8 @@ def test_the_picture_keeps_to_the_width_of_the_terminal(width: int) -> None:
     assert heading[-3 if width == 120 else -2 :][:2] == ["in", "flight"]
     assert rows[0].split()[1] == "aws/us-east-1a", "the region is in the zone's name already"
     assert "noticed, ends in 98s" in rows[1]
-    assert [line.rstrip().endswith("…") for line in lines[-12:]] == [True] * 12, "one line an event"
+    assert len([line for line in lines if line.startswith("10:20:")]) == 12
+    assert not any(line.rstrip().endswith("…") for line in lines if "asked" in line), "events are told in full"
     months = [line.rstrip() for line in lines if "USD (67%)" in line or "forecast" in line]
     assert all(line.startswith(("this month", "  ")) for line in months), "money is broken between its parts"
 

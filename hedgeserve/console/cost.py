@@ -17,7 +17,7 @@ from hedgeserve.console.stopped import say_stopped
 from hedgeserve.console.which import answers
 from hedgeserve.hedge import COMPARABLE_S, Period, begin_of, compares
 from hedgeserve.remains import remains_in
-from hedgeserve.units import format_duration, format_usd
+from hedgeserve.units import format_cap, format_duration, format_usd
 
 _COMPARABLE = format_duration(COMPARABLE_S)
 
@@ -101,7 +101,7 @@ def _print(told: Mapping[str, Any], by: str | None) -> None:
     if forecast is not None:
         rows.append(["this month", format_usd(forecast), "forecast, if it goes on like the last day"])
     for cap in told["caps"]:
-        used, limit = format_usd(cap["used_usd"]), f"{cap['limit_usd']:g} USD/{cap['period']}"
+        used, limit = format_usd(cap["used_usd"]), format_cap(cap["limit_usd"], cap["period"])
         rows.append([cap["name"], used, f"{cap['used_ratio']:.0%} of {limit}; {_committed(cap)}"])
     for line in aligned(rows):
         click.echo(line.rstrip())

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from textwrap import shorten
+from textwrap import shorten, wrap
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hedgeserve.units import format_duration, format_usd
+from hedgeserve.units import format_cap, format_duration, format_usd
 
 _STATE_STYLES = {
     "ready": "green",
@@ -30,6 +30,7 @@ _WIDE_ENOUGH = 10_000
 _WHY_CHARACTERS = 70
 _WHY_LEAST_CHARACTERS = 24
 _LEAST_EVENTS = 2
+_LEAST_MESSAGE_CHARACTERS = 24
 
 
 def print_status(status: Mapping[str, Any]) -> None:
@@ -67,7 +68,8 @@ def status_view(status: Mapping[str, Any], *, fits_height: bool = False) -> Rend
     """The status as something to print: a headline, the load, the cost, the replicas, the latest events.
 
     It keeps to the width that it is printed at: lines are broken between what they say, and of a replica is shown
-    what has room. With ``fits_height`` only as many events as the terminal has lines left for, the newest.
+    what has room. Events are told in full; with ``fits_height`` only as many as the terminal has lines left for,
+    the newest, cut to a line each where there are none for the rest of them.
     """
     return _View(status, fits_height=fits_height)
 
@@ -89,13 +91,15 @@ class _View:
         if rollout := status.get("rollout"):
             parts += _rollout(rollout)
         parts.append(_replicas(status["replicas"], width, rolling=rollout is not None))
-        events = status["events"]
+        events, spare = status["events"], None
         if self._fits_height:
             lines = sum(len(console.render_lines(part, options)) for part in parts)
             # One line stays free: where the last one is written too, terminals scroll.
-            events = events[-max(_LEAST_EVENTS, console.size.height - 1 - lines) :]
+            room = max(_LEAST_EVENTS, console.size.height - 1 - lines)
+            events = events[-room:]
+            spare = room - len(events)
         yield from parts
-        yield from _events(events)
+        yield from _events(events, width, spare)
 
 
 def _line(parts: Sequence[Text], width: int) -> Text:
@@ -180,7 +184,7 @@ def _month(status: Mapping[str, Any], width: int) -> Text:
     for cap in cost["budget"]:
         state = cap["state"]
         style = "red" if state == "reached" else "" if state == "open" else "yellow"
-        of = f"{cap['limit_usd']:g} USD/{cap['period']}"
+        of = format_cap(cap["limit_usd"], cap["period"])
         step = "" if state == "open" else f" ({_committed_in_words(cap)})"
         parts.append(Text(f"{cap['used_ratio']:.0%} of {of} used{step}", style=style))
     return _line(parts, width)
@@ -258,13 +262,29 @@ _DISPENSABLE = ("why", "for", "USD/h", "version")
 _GAP = 2
 
 
-def _events(events: Sequence[Mapping[str, Any]]) -> Iterator[Text]:
+def _events(events: Sequence[Mapping[str, Any]], width: int, spare: int | None) -> Iterator[Text]:
+    """The events, the newest last; so many ``spare`` lines may be taken to tell them in full, the newest first."""
     names = [str(event["replica"] or event["zone"] or "") for event in events]
-    width = max(map(len, names), default=0)
-    for event, name in zip(events, names, strict=True):
-        line = Text.assemble((event["at"][11:19], "dim"), f"  {name:<{width}}  {_clean(event['message'])}")
-        line.no_wrap, line.overflow = True, "ellipsis"
-        yield line
+    beside = max(map(len, names), default=0)
+    indent = len("hh:mm:ss") + 2 * _GAP + beside
+    told: list[list[str]] = []
+    for event in reversed(events):
+        message = _clean(event["message"])
+        lines = wrap(message, width - indent) if width - indent >= _LEAST_MESSAGE_CHARACTERS else [message]
+        if spare is not None and len(lines) - 1 > spare:
+            lines = [message]
+        elif spare is not None:
+            spare -= max(0, len(lines) - 1)
+        told.append(lines or [""])
+    for event, name, lines in zip(events, names, reversed(told), strict=True):
+        yield _uncut(Text.assemble((event["at"][11:19], "dim"), f"  {name:<{beside}}  {lines[0]}"))
+        yield from (_uncut(Text(" " * indent + line)) for line in lines[1:])
+
+
+def _uncut(line: Text) -> Text:
+    """It in one line, whatever the width."""
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return line
 
 
 def _clean(text: Any) -> str:

@@ -18,14 +18,13 @@ from hedgeserve.policy.ledger import Period, begin_of, end_of, price_now
 from hedgeserve.policy.plan import Action, Drain, Launch, Observation, Plan, Rule, Terminate
 from hedgeserve.policy.winddown import let_go
 from hedgeserve.replica import STARTING, GoneReason, Market, Offer, Replica, State
-from hedgeserve.units import format_duration, format_usd
+from hedgeserve.units import format_cap, format_duration, format_usd
 
 _LEAN_AT, _SPOT_ONLY_AT = 0.8, 0.9
 _MARKS = (0.5, 0.8, 1.0)
 _DUST = 1e-9
 _NOT_LAUNCHED = "not launched: "
 _LEAVING = frozenset({State.DRAINING, State.TERMINATING})
-_UNITS = {Period.HOUR: "USD/h", Period.DAY: "USD/day", Period.MONTH: "USD/month"}
 
 
 class Rung(IntEnum):
@@ -94,7 +93,7 @@ class Cap:
     @property
     def sentence(self) -> str:
         """It in words."""
-        return f"{self.name} ({self.limit_usd:g} {_UNITS[self.period]})"
+        return f"{self.name} ({format_cap(self.limit_usd, self.period)})"
 
     @property
     def words(self) -> str:

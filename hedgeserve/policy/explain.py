@@ -185,7 +185,7 @@ def explain_replica(scene: Scene, replica: Replica, story: Sequence[Told] = ()) 
         headline = f"{kind} is {replica.state}, and goes"
         because.append(scene.resting)
     elif is_to_go(scene, replica):
-        headline = f"{kind} is {replica.state} for {scene.age(replica)}"
+        headline = f"{kind} has been {replica.state} for {scene.age(replica)}"
         if all(one.id != replica.id for one in scene.shown.replicas):
             because += what_is_hidden(scene)
         if found := foresee(scene, lets_go(replica)):
@@ -196,7 +196,7 @@ def explain_replica(scene: Scene, replica: Replica, story: Sequence[Told] = ()) 
         because += scene.sums()
         changes += [*_what_ends_on_demand(scene, replica), *what_becomes_of_it(scene, replica)]
     else:
-        headline = f"{kind} is {replica.state} for {scene.age(replica)}"
+        headline = f"{kind} has been {replica.state} for {scene.age(replica)}"
         because += scene.sums()[:1]
         changes += [*_what_ends_spot(scene, replica), *what_becomes_of_it(scene, replica)]
     if replica.state in STARTING:
