@@ -386,7 +386,7 @@ class Rollouts:
         if rollout is not None and not self.register.is_proven(self.wanted):
             old = rollout.old if rollout.old != number else self.wanted
         if back:
-            await self._mark_back(f"{who} went back to version {number}: {why}")
+            await self._mark_back(f"{who} asked for version {number} instead: {why}")
             self._forget(old if rollout is None else rollout.new)
         else:
             await self._close_record(f"{who} asked for version {number}")
@@ -405,7 +405,7 @@ class Rollouts:
         if number in self.taken_back:  # a step forward, whatever it is called: judged as any new version
             await self.begin_rollout(number, who=who, why=why)
         elif self.register.is_proven(number):
-            outcome = f"{who} went back to version {number}"
+            outcome = f"{who} asked for version {number} instead"
             rollout = self._rollout
             if rollout is not None and rollout.strategy is not Strategy.ROLLBACK:
                 await self._mark_back(outcome)  # one that an apply leaves is superseded: nobody took it back

@@ -130,4 +130,5 @@ def test_the_versions_say_which_one_was_taken_back(capsys: pytest.CaptureFixture
     first, second = capsys.readouterr().out.splitlines()
     assert "has served, was taken back" in first
     assert second.startswith("*   2")
+    assert "  1 replica, has not served yet" in second
     assert "taken back" not in second

@@ -260,8 +260,8 @@ def test_an_end_says_who_still_finishes_what_it_has() -> None:
     seen = replace(seen, replicas=(*seen.replicas, *draining, ending))
     step = look(rollout, seen, at=house.at, update=house.update, health=health)
     assert step.reason == (
-        "version 2 answers all requests from now on (2 replicas of another still finish what they have, "
-        "1 VM is still being ended)"
+        "version 2 took all requests from then on, while 2 replicas of another were finishing what they had and "
+        "1 VM was being ended"
     )
 
 

@@ -136,7 +136,7 @@ async def test_another_version_takes_the_place_of_the_old_one_without_a_lost_str
         assert {one["version"] for one in replicas(service, "ready")} == {2}
         told = await messages(service, "update")
         assert told[0] == f"version 2 takes the place of version 1 ({strategy}): a test"
-        assert told[-1].startswith(("done: all replicas run version 2", "done: version 2 answers all requests"))
+        assert told[-1].startswith(("done: all replicas run version 2", "done: version 2 took all requests"))
 
 
 @pytest.mark.parametrize("strategy", ["rolling", "blue-green"])

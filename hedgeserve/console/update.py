@@ -11,7 +11,7 @@ import click
 
 from hedgeserve.console.admin import AdminClient
 from hedgeserve.errors import HedgeServeError, NotRunningError, UpdateRefusedError
-from hedgeserve.units import format_usd_per_hour
+from hedgeserve.units import format_count, format_usd_per_hour
 
 _EFFECTS = {
     "live": "holds at once",
@@ -112,10 +112,11 @@ def print_versions(client: AdminClient, *, as_json: bool) -> None:
     try:
         listing = client.versions()
     except NotRunningError:
+        from hedgeserve.console.stopped import say_stopped
         from hedgeserve.register import listing_in  # only here: it needs SQLite
 
         listing = listing_in(client.directory / "journal.db")
-        click.echo("No service runs there; this is what its journal says.", err=True)
+        say_stopped(client.directory)
     if as_json:
         click.echo(json.dumps(listing))
         return
@@ -126,7 +127,7 @@ def print_versions(client: AdminClient, *, as_json: bool) -> None:
             proven += ", was taken back"
         click.echo(
             f"{mark} {one['version']:>3}  {one['digest']}  {one['made_at'][:19]}Z  {_plain(one['model'])}  "
-            f"{one['replicas']} replicas, {proven}  ({_plain(one['who'])}: {_plain(one['why'])})"
+            f"{format_count(one['replicas'], 'replica')}, {proven}  ({_plain(one['who'])}: {_plain(one['why'])})"
         )
     rollouts = [one for one in listing["rollouts"] if one["from"]]
     if rollouts and sys.stdout.isatty():

@@ -65,7 +65,9 @@ def _verdict(
     if rollout.strategy is Strategy.BLUE_GREEN and rollout.switched_s is None:
         enough = len(sides.new_ready) + sides.external_ready >= seen.target
         if enough or not (sides.old_ready or not sides.new_ready):
-            return Verdict.SWITCH, f"{len(sides.new_ready)} replicas of version {rollout.new} are ready"
+            count = len(sides.new_ready)
+            are = "is" if count == 1 else "are"
+            return Verdict.SWITCH, f"{format_count(count, 'replica')} of version {rollout.new} {are} ready"
         return Verdict.GOES_ON, ""
     cleared_s = rollout.cleared_s
     # Of a blue-green one it was what the old set was kept for.
@@ -84,10 +86,11 @@ def _how_done(rollout: Rollout, seen: Observation) -> str:
     if not leaving:
         return f"all replicas run version {rollout.new}"
     finish, end = leaving.count(State.DRAINING), leaving.count(State.TERMINATING)
-    what = "finishes what it has" if finish == 1 else "finish what they have"
-    still = [f"{format_count(finish, 'replica')} of another still {what}"] if finish else []
-    still += [f"{format_count(end, 'VM', verb=True)} still being ended"] if end else []
-    return f"version {rollout.new} answers all requests from now on ({', '.join(still)})"
+    # In the past: it is read for as long as the record is kept, long after the last of them has gone.
+    what = "was finishing what it had" if finish == 1 else "were finishing what they had"
+    still = [f"{format_count(finish, 'replica')} of another {what}"] if finish else []
+    still += [f"{format_count(end, 'VM')} {'was' if end == 1 else 'were'} being ended"] if end else []
+    return f"version {rollout.new} took all requests from then on, while {' and '.join(still)}"
 
 
 def _why_back(rollout: Rollout, sides: Sides, *, at: datetime, update: UpdateSpec, health: Health) -> str:
