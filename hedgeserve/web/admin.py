@@ -342,7 +342,7 @@ class Admin:
                 to = asked.get("to")
                 if to is not None and (not isinstance(to, int) or isinstance(to, bool)):
                     raise ValueError('"to" must be the number of a version')
-                return _json(await updates.roll_back(to, who=who, why=why or "asked for"), 202)
+                return _json(await updates.roll_back(to, who=who, why=why or "a person took it back"), 202)
             path, digest = asked.get("path"), asked.get("digest")
             if not isinstance(path, str | None) or not isinstance(digest, str | None):
                 raise ValueError('"path" and "digest" must be texts')
