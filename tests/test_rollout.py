@@ -457,6 +457,37 @@ def test_blue_green_lets_the_old_set_stand_in_for_new_replicas_that_are_lost_aft
     assert set(versions(house.alive())) == {2}
 
 
+def test_blue_green_keeps_the_old_set_while_a_spare_of_the_new_one_starts() -> None:
+    """As many as the load needs are ready; the spare is on its way, and nothing is bought to bridge it."""
+    house = world(target=2, extra=1, bake_time="5s")
+    house.boot_s = 8.0
+    house.begin(2, Strategy.BLUE_GREEN)
+    while Verdict.SWITCH not in house.verdicts:
+        house.tick()
+    house.preempt(house.ready(2)[0].id)
+    known = set(house.replicas)
+    for _ in range(40):
+        house.tick()
+        bought = [one for who, one in house.replicas.items() if who not in known and one.market is not Market.SPOT]
+        assert bought == []
+    assert house.rollout is None
+    assert versions(house.ready()) == [2, 2, 2]
+
+
+def test_blue_green_ends_where_no_spare_is_to_be_had() -> None:
+    """On-demand, or after two minutes in which nothing came what the load needs, is enough."""
+    house = world(target=2, extra=1, bake_time="5s")
+    house.begin(2, Strategy.BLUE_GREEN)
+    while Verdict.SWITCH not in house.verdicts:
+        house.tick()
+    house.preempt(house.ready(2)[0].id)
+    house.refuses = frozenset(ZONES)
+    for _ in range(140):
+        house.tick()
+    assert house.rollout is None
+    assert set(versions(house.alive())) == {2}
+
+
 def test_a_service_at_zero_changes_its_version_without_a_replica() -> None:
     """Nothing runs and nothing is needed: done."""
     house = world(target=0)

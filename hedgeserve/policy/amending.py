@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 
 from hedgeserve.policy.plan import Action, Drain, Launch, Observation, Plan, Rule, Terminate
-from hedgeserve.policy.returning import helps, leaving, more_may_come
+from hedgeserve.policy.returning import HOPE_S, enough_ready, helps, is_coming, leaving, more_may_come
 from hedgeserve.policy.rollout import Part, Rollout, Sides, Step, Strategy, View, bake_s_of, sides_of
 from hedgeserve.replica import STARTING, GoneReason, Market, Replica, State
 from hedgeserve.spec import UpdateSpec
@@ -204,8 +204,14 @@ def _making_room(
         case Strategy.BLUE_GREEN:
             baked = rollout.switched_s is not None and seen.now_s >= rollout.switched_s + update.bake_time
             why = f"version {rollout.new} has served for {format_duration(update.bake_time)}"
-            # Those that stand in for new ones that are missing stay until these are there.
-            spare = len(sides.new_ready) + sides.external_ready + len(sides.old_ready) - seen.target
+            # Those that stand in for new ones that are missing stay until these are there; for the policy's spare
+            # only as long as there is hope of one, or on-demand would bridge it.
+            hopes = is_coming(sides) or (
+                rollout.switched_s is not None and seen.now_s < rollout.switched_s + update.bake_time + HOPE_S
+            )
+            shown = step.views[-1].observation
+            enough = enough_ready(seen, sides, wanted, shown) if hopes and not held else seen.target
+            spare = len(sides.new_ready) + sides.external_ready + len(sides.old_ready) - enough
             yield from _end(sides.old, _at_most(spare), Rule.UPDATE, why) if baked else ()
         case Strategy.ROLLBACK:
             # Whose requests fail is no spare; and boots that fail again and again bring nothing to wait for.

@@ -55,7 +55,7 @@ def leaving(
     if good >= seen.target and not comes:
         return sides.old_ready
     ready = [*sides.old_ready, *sides.new_ready]
-    spare = len(ready) + sides.external_ready - _enough(seen, sides, wanted, shown)
+    spare = len(ready) + sides.external_ready - enough_ready(seen, sides, wanted, shown)
     # Of each market what the policy wants, too: a bridge does not take the place of spot.
     over = {market: sum(one.market is market for one in ready) - wanted[market] for market in wanted}
     given_up: Collection[str] = {one.replica for one in rollout.hidden if one.gives_up_spot}
@@ -68,7 +68,7 @@ def leaving(
     return gone
 
 
-def _enough(seen: Observation, sides: Sides, wanted: Mapping[Market, int], shown: Observation) -> int:
+def enough_ready(seen: Observation, sides: Sides, wanted: Mapping[Market, int], shown: Observation) -> int:
     """How many ready ones the policy wants, where a bridge and the spot that it bridges count as one."""
     spot = sum(one.market is Market.SPOT and one.state is State.READY for one in shown.replicas)
     bridged = max(0, min(wanted[Market.ON_DEMAND], wanted[Market.SPOT] - spot))
