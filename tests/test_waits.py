@@ -60,6 +60,21 @@ def test_blue_green_tells_of_the_change_over_and_of_the_old_set() -> None:
     )
 
 
+def test_blue_green_tells_that_the_old_set_stays_for_a_spare_of_the_new_one() -> None:
+    """One of the new is lost, and as many as the load needs are left."""
+    house = world(bake_time="5s")
+    house.boot_s = 12.0
+    house.begin(2, Strategy.BLUE_GREEN)
+    while house.rollout is not None and house.rollout.switched_s is None:
+        house.tick()
+    house.preempt(house.ready(2)[0].id)
+    for _ in range(8):
+        house.tick()
+    assert told(house)[-1] == (
+        "The load has what it needs; the old set stays while a spare of the new one may still come"
+    )
+
+
 def test_a_roll_back_tells_of_spares_and_of_those_that_finish_their_requests() -> None:
     """What was taken back serves on until enough of the good version do."""
     house = world()

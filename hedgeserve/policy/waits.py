@@ -96,6 +96,8 @@ def _blue_green(
         )
     elif ready < seen.target:
         yield f"The old set stays until as many of the new are ready as the load needs: {ready} of {seen.target}"
+    else:
+        yield "The load has what it needs; the old set stays while a spare of the new one may still come"
 
 
 def _back(rollout: Rollout, seen: Observation, sides: Sides, *, at: datetime, update: UpdateSpec) -> Iterator[str]:
