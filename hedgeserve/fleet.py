@@ -22,7 +22,7 @@ from hedgeserve.drivers.base import Driver, Machine
 from hedgeserve.drivers.static import StaticServer
 from hedgeserve.errors import AuthError, CloudError, StateDirectoryError
 from hedgeserve.hedge import Action, Drain, Launch, NewsKind, Plan, Rule, Terminate, ZoneNews
-from hedgeserve.machines.absence import SERVED, absence_of
+from hedgeserve.machines.absence import SERVED, absence_of, charge_stray
 from hedgeserve.machines.adoption import Adoption, refuse_foreign
 from hedgeserve.machines.doubts import Doubts
 from hedgeserve.machines.editions import Edition, Editions
@@ -59,7 +59,16 @@ if TYPE_CHECKING:
     from hedgeserve.machines.credentials import Credentials
     from hedgeserve.machines.life import ReplicaLife
 
-__all__ = ["Edition", "EventKind", "Fleet", "FleetParts", "Journal", "absence_of", "read_credentials"]
+__all__ = [
+    "Edition",
+    "EventKind",
+    "Fleet",
+    "FleetParts",
+    "Journal",
+    "absence_of",
+    "charge_stray",
+    "read_credentials",
+]
 
 _log = structlog.get_logger("hedgeserve.fleet")
 

@@ -14,7 +14,7 @@ from hedgeserve.drivers import make_drivers
 from hedgeserve.drivers.base import Driver, Machine
 from hedgeserve.drivers.clearance import PATIENCE_S, Clearance, Standing, name_of, regions_in
 from hedgeserve.errors import CloudError, StateDirectoryError
-from hedgeserve.fleet import EventKind, Journal, absence_of
+from hedgeserve.fleet import EventKind, Journal, absence_of, charge_stray
 from hedgeserve.money import count_absence
 from hedgeserve.replica import GoneReason, Market, Replica, State
 from hedgeserve.spec import Spec
@@ -159,7 +159,9 @@ class _Sweep:
         for vm in self.ended:
             self._tell(f"terminated {vm}")
             if (machine := strangers.get(vm)) is not None:
-                await self._journal.event(EventKind.REAPED, _of_a_stranger(machine), zone=machine.zone)
+                cost = await charge_stray(self._journal, machine)
+                told = f"VM {vm} ({machine.name}) was terminated: {_WHY}, and no replica owned it; {cost}"
+                await self._journal.event(EventKind.REAPED, told, zone=machine.zone)
         for leftover in await clearance.clear_rest():
             self._tell(f"removed {self.cloud} {name_of(leftover)}")
             await self._journal.event(
@@ -212,10 +214,3 @@ class _Sweep:
             zone=gone.zone,
             data={"market": str(gone.market), "gone": str(gone.gone)},
         )
-
-
-def _of_a_stranger(machine: Machine) -> str:
-    return (
-        f"VM {machine.id} ({machine.name}) was terminated: the service is taken down, and no replica owned it; "
-        f"what it has cost since its launch at {machine.launched_at:%Y-%m-%d %H:%M:%S} UTC is not in the ledger"
-    )

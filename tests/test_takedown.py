@@ -1,6 +1,8 @@
 """A take-down while no controller runs: the journal is kept to the end, as a controller would have kept it."""
 
+import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -120,6 +122,23 @@ async def test_the_journal_tells_of_the_take_down_step_by_step(store: Store, spe
     assert "VM us-east-1/i-svc-9 (svc-9) was terminated" in messages[3][2]
     assert "is not in the ledger" in messages[3][2], "whose it was nobody knows, nor at what price"
     assert messages[-1][2] == f"{why}: 2 VMs terminated, and nothing of it is left"
+
+
+async def test_a_vm_of_a_replica_that_is_gone_is_charged_to_its_name(
+    store: Store, spec: Spec, sky: Sky, short_dir: Path
+) -> None:
+    """Granted after its launch had been given up: the journal knows the price, if no living replica."""
+    launched_at = datetime.now(UTC) - timedelta(seconds=50)
+    machine = sky.add_vm("svc-1")
+    sky.machines[machine.id] = replace(machine, launched_at=launched_at)
+    stopped = sky.add_vm("svc-2", state=MachineState.STOPPED)
+    for age_s in (60, 61):
+        await left(store, State.GONE, age_s=age_s)
+    assert set(await reap(spec, environ={})) == {machine.id, stopped.id}
+    assert spent(short_dir) == {Purpose.FAILED_BOOT: pytest.approx(5.0, abs=2.0)}
+    told_of = {message.split()[1]: message for message in await told(store, "reaped")}
+    assert re.search(r"; 0\.0\d+ USD that were not in the ledger are charged for it$", told_of[machine.id])
+    assert told_of[stopped.id].endswith("is not in the ledger"), "when it stopped nobody knows"
 
 
 async def test_a_vm_that_had_gone_by_itself_is_charged_for_no_longer_than_its_lease(

@@ -19,6 +19,7 @@ from hedgeserve.policy.ledger import days_of
 from hedgeserve.redaction import redact
 from hedgeserve.replica import Offer, Replica, ReplicaId, ZoneId
 from hedgeserve.store import Store
+from hedgeserve.tables.replicas import StoredReplica
 
 
 class EventKind(StrEnum):
@@ -135,6 +136,14 @@ class Journal:
     async def charged_until(self, replica: ReplicaId) -> datetime | None:
         """The time up to which the ledger holds what this replica has cost; None: it holds nothing of it."""
         return await self._store.charged_until(replica)
+
+    async def known(self, replica: ReplicaId) -> StoredReplica | None:
+        """A replica of this service, whether or not it is gone; None where there never was one of this id."""
+        return await self._store.known_replica(self._service, replica)
+
+    async def last_price(self, replica: ReplicaId) -> float | None:
+        """US dollars an hour that this replica was charged at last; None where no line tells it any more."""
+        return await self._store.last_price(replica)
 
     async def charge(
         self,

@@ -345,7 +345,7 @@ class ReplicaLife:
                 self._hands.boots_s.append(took_s)
         how = "it still serves" if self._served else f"it answered its first token {took_s:.1f} s after the launch"
         if self._past is not None and not self._served:
-            how += ", the time without a controller among them"
+            how += ", the time without a controller included"
         self._served = True
         self._tell(NewsKind.READY, "a replica became ready")
         await self._to(State.READY, how)

@@ -11,6 +11,7 @@ from hedgeserve.drivers.base import Driver, Leftover, Machine, MachineState
 from hedgeserve.drivers.clearance import Clearance, Forgotten, name_of, regions_in
 from hedgeserve.drivers.tags import is_foreign
 from hedgeserve.errors import CloudError
+from hedgeserve.machines.absence import charge_stray
 from hedgeserve.machines.inventory import Inventory
 from hedgeserve.machines.journal import EventKind, Journal
 from hedgeserve.metrics import Metrics
@@ -82,8 +83,9 @@ class Reaper:
             self._metrics.not_terminated(cloud)
             return
         self._metrics.reaped(cloud)
+        cost = await charge_stray(self._journal, machine)
         await self._journal.event(
-            EventKind.REAPED, f"VM {machine.id} ({machine.name}) was terminated: {why}", zone=machine.zone
+            EventKind.REAPED, f"VM {machine.id} ({machine.name}) was terminated: {why}; {cost}", zone=machine.zone
         )
 
     async def remove_forgotten(self) -> None:
