@@ -98,6 +98,8 @@ def test_a_cap_above_spot_and_below_on_demand_says_which_price_counts() -> None:
     [cap] = held.caps
     assert cap.leaves.endswith("(open: no VM fits in what is left: the cheapest counts at 1.00 USD/h)")
     assert caps.no_room(NOON, Spent(0, 0), OFFERS) == held.shut.reason
+    [full] = hold(budget(usd_per_hour="1 USD/h"), launches(1)).caps
+    assert full.leaves.endswith("0.00 USD/h left (no launches)")
     assert budget(usd_per_hour="1 USD/h").no_room(NOON, Spent(0, 0), OFFERS) == ""
     limited = Budget(BudgetSpec(usd_per_hour="0.5 USD/h"), drain_s=DRAIN_S, ceilings={"local": 0.8})
     assert "at `max_usd_per_hour` of its pools" in limited.no_room(NOON, Spent(0, 0), (offer(),))

@@ -19,7 +19,7 @@ from hedgeserve.replica import Market, Offer, Replica, ReplicaId, State, ZoneId
 from hedgeserve.spec import HedgeSpec
 from hedgeserve.units import format_duration
 from tests.test_explain import READY, scene
-from tests.zoneworld import THREE, A
+from tests.zoneworld import THREE, A, B, C
 from tests.zoneworld import replica as zone_replica
 
 NOBODY = Leaving()
@@ -359,6 +359,14 @@ def test_a_price_without_a_bridge_is_what_it_is_at_most() -> None:
     assert price.sentence(None).startswith(f"up to {price.most_usd:.4f} USD: ")
 
 
+def test_a_price_where_nothing_is_launched_is_that_of_what_goes() -> None:
+    """Enough is left without it: the policy launches nothing, and the sentence promises nothing."""
+    spares = [zone_replica(number, zone, since_s=100.0) for number, zone in ((4, B), (5, C))]
+    price = foresee(scene(*READY, *spares), taking(READY[0], paid_s=36.0))
+    assert (price.launches, price.bridges) == (0, 0)
+    assert price.sentence(6.0).startswith(f"up to {price.most_usd:.4f} USD: nothing takes their place")
+
+
 def test_what_a_drill_leaves_running_is_told_until_it_goes() -> None:
     """On-demand of the drill stays for `hedge.on_demand_hold` after it; what was there before is nothing of it."""
     bridge = zone_replica(4, A, market=Market.ON_DEMAND, since_s=990.0)
@@ -376,6 +384,8 @@ def test_what_a_drill_leaves_running_is_told_until_it_goes() -> None:
     ("extra_usd", "told"),
     [
         (0.002, "0.0020 USD more than without it"),
+        (1e-6, "none that shows"),
+        (-1e-6, "none that shows"),
         (-0.002, "0.0020 USD less than without it: for a while less ran"),
     ],
 )

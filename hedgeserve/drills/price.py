@@ -51,12 +51,15 @@ class Price:
     bridges: int
     bridge_s: float
     bridge_usd_per_hour: float
+    launches: int
     calm: tuple[tuple[float, float], ...] = ()
 
     def sentence(self, boot_s: float | None) -> str:
         """It in words; ``boot_s`` is how long a boot takes, where that is known."""
         least, most = f"{max(0.0, self.least_usd):.4f}", f"{max(0.0, self.most_usd):.4f}"
         told = f"up to {most} USD" if float(least) == 0 or least == most else f"about {least} to {most} USD"
+        if not self.launches:
+            return f"{told}: nothing takes their place; what goes is paid for until its end"
         took = "some minutes" if boot_s is None else format_duration(boot_s)
         told += f": what takes their place is paid for while it starts ({took})"
         if self.bridges:
@@ -107,6 +110,7 @@ def foresee(scene: Scene, taking: Taking) -> Price:
         len(bridges),
         max((end_s - begun_s for _, begun_s, end_s in bridges), default=0.0),
         sum(one.offer.usd_per_hour for one, _, _ in bridges),
+        sum(step.launches and step.at_s <= until_s for step in usual.steps),
         tuple((step.at_s, _moved(step)) for step in calm.steps),
     )
 

@@ -131,9 +131,11 @@ class Review:
 
     def price(self) -> str:
         """What it cost more, or less, and what is to come, in words."""
-        less = self.extra_usd < 0 and f"{self.extra_usd:.4f}" != "-0.0000"
+        less = self.extra_usd < 0
         told = f"{abs(self.extra_usd):.4f} USD {'less' if less else 'more'} than without it"
-        if less:
+        if f"{abs(self.extra_usd):.4f}" == "0.0000":
+            told = "none that shows in a hundredth of a cent"
+        elif less:
             told += ": for a while less ran, or cheaper"
         return f"{told}; {self.still}" if self.still else told
 

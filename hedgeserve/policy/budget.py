@@ -123,7 +123,8 @@ class Cap:
             )
             most = self.left_usd / self.left_h if self.left_h else 0.0
             left = f"{format_usd(self.left_usd)} left, enough for {most:.2f} USD/h more"
-        return f"{self.sentence}: {told}; {left} ({str(self.step).replace('_', ' ')}: {self.words})"
+        step = str(self.step).replace("_", " ")
+        return f"{self.sentence}: {told}; {left} ({step if step == self.words else f'{step}: {self.words}'})"
 
     def plus(self, usd_per_hour: float) -> "Cap":
         """With one more VM at this worst price."""
