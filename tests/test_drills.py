@@ -341,6 +341,8 @@ def test_what_would_have_ended_anyway_is_no_part_of_the_price() -> None:
     price = foresee(calm, taking(READY[0]))
     assert any(moved == -bridge.offer.usd_per_hour for _, moved in price.calm)
     assert price.least_usd >= 0
+    assert (price.bridges, price.kept) == (0, 1), "the bridge that is there already does for this, too"
+    assert "1 on-demand replica stays about " in price.sentence(100.0)
     watch = Watch(
         known=frozenset(), victims=frozenset(), wanted=1, usd_per_hour=1.08, calm=((10.0, -0.72),)
     )  # fmt: skip
@@ -405,8 +407,9 @@ def test_a_cost_is_told_as_more_or_less(extra_usd: float, told: str) -> None:
 @pytest.mark.parametrize(
     ("wanted", "needed", "told"),
     [
-        (3, 2, "1 ready at the least, of 3 before, 2 for the load and 1 as spare or bridge"),
-        (2, 2, "1 ready at the least, of 2 before; the load needs 2"),
+        (3, 2, "1 ready at the least; the load needs 2, 3 with spares and bridges"),
+        (2, 2, "1 ready at the least; the load needs 2"),
+        (1, 2, "1 ready at the least; the load needs 2, and 1 was ready before"),
     ],
 )
 def test_of_how_many_is_said_with_what_they_are_for(wanted: int, needed: int, told: str) -> None:

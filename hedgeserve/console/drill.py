@@ -143,13 +143,14 @@ def _print(report: Mapping[str, Any], sent: Loaded | None) -> None:
 
 
 def _least(report: Mapping[str, Any]) -> str:
-    """How many were ready at the least, of how many, and what those are for."""
+    """How many were ready at the least, and how many are needed or wanted, and for what."""
     wanted, needed = report["wanted"], report["needed"]
+    more = ""
     if wanted > needed:
-        of = f"{wanted} before, {needed} for the load and {wanted - needed} as spare or bridge"
-    else:
-        of = f"{wanted} before; the load needs {needed}"
-    return f"{report['least_ready']} ready at the least, of {of}"
+        more = f", {wanted} with spares and bridges"
+    elif wanted < needed:
+        more = f", and {wanted} {'was' if wanted == 1 else 'were'} ready before"
+    return f"{report['least_ready']} ready at the least; the load needs {needed}{more}"
 
 
 def _told(report: Mapping[str, Any]) -> list[str]:

@@ -52,22 +52,29 @@ class Price:
     bridge_s: float
     bridge_usd_per_hour: float
     launches: int
+    kept: int
+    kept_s: float
     calm: tuple[tuple[float, float], ...] = ()
 
     def sentence(self, boot_s: float | None) -> str:
         """It in words; ``boot_s`` is how long a boot takes, where that is known."""
         least, most = f"{max(0.0, self.least_usd):.4f}", f"{max(0.0, self.most_usd):.4f}"
         told = f"up to {most} USD" if float(least) == 0 or least == most else f"about {least} to {most} USD"
-        if not self.launches:
-            return f"{told}: nothing takes their place; what goes is paid for until its end"
-        took = "some minutes" if boot_s is None else format_duration(boot_s)
-        told += f": what takes their place is paid for while it starts ({took})"
+        if self.launches:
+            took = "some minutes" if boot_s is None else format_duration(boot_s)
+            told += f": what takes their place is paid for while it starts ({took})"
+        else:
+            told += ": nothing takes their place; what goes is paid for until its end"
         if self.bridges:
             verb = "bridges" if self.bridges == 1 else "bridge"
             told += (
                 f", and {format_count(self.bridges, 'on-demand replica')} {verb} for about "
                 f"{format_duration(round(self.bridge_s))}, {format_usd_per_hour(self.bridge_usd_per_hour)}"
             )
+        if self.kept:
+            verb = "stays" if self.kept == 1 else "stay"
+            span = format_duration(round(self.kept_s))
+            told += f", and {format_count(self.kept, 'on-demand replica')} {verb} about {span} longer"
         return told
 
 
@@ -103,7 +110,7 @@ def foresee(scene: Scene, taking: Taking) -> Price:
         step.replica.offer.usd_per_hour for step in slow.steps if not step.launches and step.at_s <= until_s
     )
     most = _moves_usd(slow, until_s) - gone_usd * until_s / 3600 - _moves_usd(calm, until_s) + lingers / 3600
-    bridges = _bridges(usual, until_s)
+    bridges, kept_s = _bridges(usual, until_s), _kept_s(calm, usual, until_s)
     return Price(
         least,
         max(least, most),
@@ -111,6 +118,8 @@ def foresee(scene: Scene, taking: Taking) -> Price:
         max((end_s - begun_s for _, begun_s, end_s in bridges), default=0.0),
         sum(one.offer.usd_per_hour for one, _, _ in bridges),
         sum(step.launches and step.at_s <= until_s for step in usual.steps),
+        len(kept_s),
+        max(kept_s, default=0.0),
         tuple((step.at_s, _moved(step)) for step in calm.steps),
     )
 
@@ -194,3 +203,18 @@ def _bridges(course: "Course", until_s: float) -> list[tuple[Replica, float, flo
         for step in course.steps
         if not step.launches and step.replica.id in begun and step.at_s <= until_s
     ]
+
+
+def _kept_s(calm: "Course", usual: "Course", until_s: float) -> list[float]:
+    """How much longer each on-demand replica stays that would have gone anyway."""
+
+    def ends(course: "Course") -> dict[ReplicaId, float]:
+        return {
+            step.replica.id: step.at_s
+            for step in course.steps
+            if not step.launches and step.replica.market is Market.ON_DEMAND and step.at_s <= until_s
+        }
+
+    known = {step.replica.id for step in calm.steps if step.launches}
+    longer = {one: ends(usual).get(one, until_s) - at_s for one, at_s in ends(calm).items() if one not in known}
+    return [span_s for span_s in longer.values() if span_s > 1]
