@@ -1,5 +1,6 @@
 """What `apply`, `rollback` and `versions` print, by answers of a service."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -9,7 +10,7 @@ import pytest
 from hedgeserve.console.admin import AdminClient
 from hedgeserve.console.update import applied_in_words, print_versions, roll_back
 from hedgeserve.drivers.offers import Quote
-from hedgeserve.errors import NotRunningError
+from hedgeserve.errors import NotRunningError, UpdateRefusedError
 from hedgeserve.hedge import Rollout, Strategy
 from hedgeserve.simulate.serviceplan import ServicePlan, plan_service, read_running
 from hedgeserve.spec import Spec
@@ -59,7 +60,7 @@ def asked(client: Answers, to: int | None = None) -> list[str]:
         questions.append(question)
         return True
 
-    roll_back(cast(AdminClient, client), to, why="so", as_json=False, agreed=agreed)
+    roll_back(cast(AdminClient, client), to, why="so", dry_run=False, as_json=False, agreed=agreed)
     return questions
 
 
@@ -115,6 +116,58 @@ def test_what_a_roll_back_launches_and_costs_is_shown_before_it_is_asked_about(
     assert "what would be done" in told
     assert "cost: " in told
     assert "on-demand  " not in told.partition("then: ")[0]
+
+
+def looked(client: Answers, to: int | None = None) -> None:
+    """A dry run for programs: nobody is asked, and nothing is done (`Answers` has no answer to that)."""
+
+    def agreed(question: str) -> bool:
+        raise AssertionError(question)
+
+    roll_back(cast(AdminClient, client), to, why="", dry_run=True, as_json=True, agreed=agreed)
+
+
+def test_a_dry_roll_back_gives_programs_the_plan_that_people_are_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `apply --dry-run --json` does: what would be done, with `plan`; and nothing is done."""
+
+    class Told(Answers):
+        directory = Path("nowhere")
+
+        def spec(self) -> dict[str, Any]:
+            return running_as(spec_of(MODEL), *THERE)[0]
+
+        def status(self) -> dict[str, Any]:
+            return running_as(spec_of(MODEL), *THERE)[1]
+
+    def planned(spec: Spec, directory: Path, *, rollout: Rollout) -> tuple[ServicePlan, list[Quote], list[str]]:
+        running = read_running(*running_as(spec, *(replace(one, version=2) for one in THERE)))
+        return plan_service(spec, LOCAL, running, rollout=rollout), [], []
+
+    monkeypatch.setattr("hedgeserve.console.plan.make_plan", planned)
+    looked(Told(way_back=1))
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["from"], shown["to"], shown["strategy"]) == (2, 1, "rolling")
+    assert shown["plan"]["rollout"]["to"] == 1
+    assert shown["plan"]["steps"]
+
+
+def test_a_dry_roll_back_without_a_plan_still_says_where_it_leads(capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be told is left out of the JSON, and said beside it."""
+    looked(Answers(way_back=1))
+    told = capsys.readouterr()
+    assert json.loads(told.out) == {"from": 2, "to": 1}
+    assert told.err == "what it comes to cannot be told here: it is gone\n"
+
+
+@pytest.mark.parametrize(
+    ("to", "why"), [(None, "no version to go back to"), (7, "there is no version 7"), (2, "wanted already")]
+)
+def test_a_dry_roll_back_refuses_what_the_service_would(to: int | None, why: str) -> None:
+    """With the same exit code as the real one."""
+    with pytest.raises(UpdateRefusedError, match=why):
+        looked(Answers(way_back=None), to)
 
 
 def test_a_version_that_was_taken_back_is_not_said_to_return(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,13 +5,18 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hedgeserve.console.admin import AdminClient
 from hedgeserve.errors import HedgeServeError, NotRunningError, UpdateRefusedError
 from hedgeserve.units import format_count, format_usd_per_hour
+
+if TYPE_CHECKING:  # they need much that a quick verb does not
+    from hedgeserve.drivers.offers import Quote
+    from hedgeserve.hedge import Rollout
+    from hedgeserve.simulate.serviceplan import ServicePlan
 
 _EFFECTS = {
     "live": "holds at once",
@@ -74,15 +79,24 @@ def applied_in_words(done: Mapping[str, Any]) -> str:
 
 
 def roll_back(
-    client: AdminClient, to: int | None, *, why: str, as_json: bool, agreed: Callable[[str], bool]
+    client: AdminClient,
+    to: int | None,
+    *,
+    why: str,
+    dry_run: bool,
+    as_json: bool,
+    agreed: Callable[[str], bool],
 ) -> None:
-    """Show which version would come back, ask, and have it done.
+    """Show which version would come back and what that comes to, ask, and have it done.
 
     Raises:
         UpdateRefusedError: There is no such version, or none to go back to.
     """
     listing = client.versions()
     goal = listing["way_back"] if to is None else to
+    if dry_run:
+        _show_dry(client, listing, goal, as_json=as_json)
+        return
     if goal is not None:  # the service says why there is none
         if not as_json:
             _show_way_back(client, listing, goal)
@@ -173,15 +187,55 @@ def _show_outcome(client: AdminClient, path: str | None, plan: dict[str, Any], *
         click.echo(line)
 
 
+def _show_dry(client: AdminClient, listing: Mapping[str, Any], goal: int | None, *, as_json: bool) -> None:
+    """What a roll-back would do, which nobody is asked about; a service of any age is only read for that.
+
+    Raises:
+        UpdateRefusedError: There is no such version, or none to go back to.
+    """
+    wanted, known = listing["wanted"], [one["version"] for one in listing["versions"]]
+    if goal is None:
+        raise UpdateRefusedError(
+            f"there is no version to go back to from version {wanted} that has served; `hedgeserve versions` "
+            "lists all, and `--to N` goes to any"
+        )
+    if goal not in known:
+        raise UpdateRefusedError(f"there is no version {goal}; there are {', '.join(map(str, known))}")
+    if goal == wanted:
+        raise UpdateRefusedError(f"version {goal} is the one that is wanted already")
+    if not as_json:
+        click.echo(f"Version {goal} would take the place of version {wanted}.")
+        _show_way_back(client, listing, goal)
+        return
+    shown: dict[str, Any] = {"from": wanted, "to": goal}
+    if (found := _plan_way_back(client, listing, goal)) is not None:
+        from hedgeserve.console.plan import document
+
+        shown["strategy"] = str(found[0].strategy)
+        shown["plan"] = document(found[1], found[2])
+    click.echo(json.dumps(shown))
+
+
 def _show_way_back(client: AdminClient, listing: Mapping[str, Any], goal: int) -> None:
     """What going back would launch, let go and cost, as far as that can be told here."""
-    from hedgeserve.console.plan import make_plan, outcome_in_words
+    from hedgeserve.console.plan import outcome_in_words
+
+    if (found := _plan_way_back(client, listing, goal)) is not None:
+        for line in outcome_in_words(found[1], found[2]):
+            click.echo(line)
+
+
+def _plan_way_back(
+    client: AdminClient, listing: Mapping[str, Any], goal: int
+) -> "tuple[Rollout, ServicePlan, list[Quote]] | None":
+    """The roll-out that would begin and what it comes to; None, and why is said, where that is not known here."""
+    from hedgeserve.console.plan import make_plan
     from hedgeserve.hedge import Rollout, Strategy
     from hedgeserve.simulate.serviceplan import read_running
 
     known = next((one for one in listing["versions"] if one["version"] == goal), None)
     if known is None or goal == listing["wanted"]:  # the service says what is wrong with that
-        return
+        return None
     try:
         # What pools offer and cost does not hang on the version.
         running = read_running(client.spec(), client.status())
@@ -191,11 +245,10 @@ def _show_way_back(client: AdminClient, listing: Mapping[str, Any], goal: int) -
         made, quotes, remarks = make_plan(running.spec, client.directory, rollout=rollout)
     except (HedgeServeError, ValueError) as error:
         click.echo(f"what it comes to cannot be told here: {error}", err=True)
-        return
+        return None
     for remark in remarks:
         click.echo(remark, err=True)
-    for line in outcome_in_words(made, quotes):
-        click.echo(line)
+    return rollout, made, quotes
 
 
 def _told(plan: Mapping[str, Any]) -> list[str]:

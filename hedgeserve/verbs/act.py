@@ -81,14 +81,16 @@ def apply(
 
 @verb()
 @target
+@click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @click.option("--to", type=click.IntRange(1), metavar="N", help="Go to this version (the one before).")
 @click.option("--why", metavar="TEXT", default="", help="A reason, for the record.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print what is done as JSON.")
 def rollback(
     model: str | None,
     state_dir: str | None,
     service: str | None,
+    dry_run: bool,
     to: int | None,
     why: str,
     yes: bool,
@@ -98,7 +100,8 @@ def rollback(
     from hedgeserve.console.update import roll_back
 
     client = client_of(model, state_dir, service)
-    roll_back(client, to, why=why, as_json=as_json, agreed=agreement(yes, "Nothing was changed."))
+    agreed = agreement(yes, "Nothing was changed.")
+    roll_back(client, to, why=why, dry_run=dry_run, as_json=as_json, agreed=agreed)
 
 
 @verb()
