@@ -379,6 +379,10 @@ def test_what_a_drill_leaves_running_is_told_until_it_goes() -> None:
     assert 0 < rest.for_s <= calm.hedge.on_demand_hold
     assert rest.usd == pytest.approx(bridge.offer.usd_per_hour * rest.for_s / 3600)
     assert rest.sentence().startswith(f"{bridge.id} still runs, for about ")
+    known = frozenset({*(one.id for one in READY), bridge.id})
+    longer = foresee_rest(calm, known, 100.0, {bridge.id: 5.0})
+    assert longer.replicas == (bridge.id,), "it was there before, and would have gone sooner without the drill"
+    assert longer.usd == pytest.approx(bridge.offer.usd_per_hour * (rest.for_s - 5.0) / 3600)
     assert foresee_rest(calm, frozenset({*(one.id for one in READY), bridge.id}), 100.0) == Rest()
 
 

@@ -204,7 +204,9 @@ class Director:
             cast_.end()
         rest = Rest()
         if script.taking is not None:
-            rest = await asyncio.to_thread(foresee_rest, self._scene(), watch.known, script.taking.boot_s)
+            passed_s = loop.time() - begun_s
+            due = {one: at_s - passed_s for one, at_s in (script.price.due if script.price else ())}
+            rest = await asyncio.to_thread(foresee_rest, self._scene(), watch.known, script.taking.boot_s, due)
         found = review(
             drill=name,
             kind=script.request.kind,

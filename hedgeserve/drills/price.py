@@ -5,7 +5,7 @@ launch is granted): the difference is the price. A bridge of on-demand VMs, and 
 ready, is in it; so is, on the other side, a bridge that goes on already and would end anyway.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,6 +44,7 @@ class Price:
     """From how much to how much a drill costs, and what there is to say of it.
 
     ``calm`` is how the fleet's price moves without a drill: in how many seconds, and by how many USD an hour.
+    ``due`` are the on-demand replicas that would go without it, and in how many seconds.
     """
 
     least_usd: float
@@ -55,6 +56,7 @@ class Price:
     kept: int
     kept_s: float
     calm: tuple[tuple[float, float], ...] = ()
+    due: tuple[tuple[ReplicaId, float], ...] = ()
 
     def sentence(self, boot_s: float | None) -> str:
         """It in words; ``boot_s`` is how long a boot takes, where that is known."""
@@ -121,11 +123,18 @@ def foresee(scene: Scene, taking: Taking) -> Price:
         len(kept_s),
         max(kept_s, default=0.0),
         tuple((step.at_s, _moved(step)) for step in calm.steps),
+        tuple(_ends(calm, until_s).items()),
     )
 
 
-def foresee_rest(scene: Scene, known: frozenset[ReplicaId], boot_s: float) -> Rest:
-    """What goes on after a drill, of the replicas that were launched in it."""
+def foresee_rest(
+    scene: Scene, known: frozenset[ReplicaId], boot_s: float, due: Mapping[ReplicaId, float] | None = None
+) -> Rest:
+    """What goes on after a drill, of the replicas that were launched in it, and of those that stay longer for it.
+
+    ``due`` are on-demand ones of before, each with the seconds after which it would have gone without the drill.
+    """
+    due = due or {}
     there = scene.observation.replicas
     ages_s = [(scene.at - one.created_at).total_seconds() for one in there if one.state in STARTING]
     left_s = max(1.0, boot_s - min(ages_s, default=0.0))
@@ -133,11 +142,19 @@ def foresee_rest(scene: Scene, known: frozenset[ReplicaId], boot_s: float) -> Re
     until_s = _BOOTS_SEEN * boot_s + scene.hedge.on_demand_hold + _MARGIN_S
     theirs = {one.id for one in there} - known
     goes = [
-        step for step in course.steps if not step.launches and step.replica.id in theirs and step.at_s <= until_s
+        step
+        for step in course.steps
+        if not step.launches
+        and (step.replica.id in theirs or step.at_s > due.get(step.replica.id, until_s) + 1)
+        and step.at_s <= until_s
     ]
     return Rest(
         tuple(step.replica.id for step in goes),
-        sum(step.replica.offer.usd_per_hour * step.at_s for step in goes) / 3600,
+        sum(
+            step.replica.offer.usd_per_hour * (step.at_s - max(0.0, due.get(step.replica.id, 0.0)))
+            for step in goes
+        )
+        / 3600,
         max((step.at_s for step in goes), default=0.0),
     )
 
@@ -207,14 +224,19 @@ def _bridges(course: "Course", until_s: float) -> list[tuple[Replica, float, flo
 
 def _kept_s(calm: "Course", usual: "Course", until_s: float) -> list[float]:
     """How much longer each on-demand replica stays that would have gone anyway."""
+    ends = _ends(usual, until_s)
+    longer = [ends.get(one, until_s) - at_s for one, at_s in _ends(calm, until_s).items()]
+    return [span_s for span_s in longer if span_s > 1]
 
-    def ends(course: "Course") -> dict[ReplicaId, float]:
-        return {
-            step.replica.id: step.at_s
-            for step in course.steps
-            if not step.launches and step.replica.market is Market.ON_DEMAND and step.at_s <= until_s
-        }
 
-    known = {step.replica.id for step in calm.steps if step.launches}
-    longer = {one: ends(usual).get(one, until_s) - at_s for one, at_s in ends(calm).items() if one not in known}
-    return [span_s for span_s in longer.values() if span_s > 1]
+def _ends(course: "Course", until_s: float) -> dict[ReplicaId, float]:
+    """When which on-demand replica of now is let go of."""
+    launched = {step.replica.id for step in course.steps if step.launches}
+    return {
+        step.replica.id: step.at_s
+        for step in course.steps
+        if not step.launches
+        and step.replica.market is Market.ON_DEMAND
+        and step.replica.id not in launched
+        and step.at_s <= until_s
+    }
