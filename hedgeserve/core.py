@@ -248,6 +248,7 @@ class Service:
                 adopt=self._adopt,
                 usd_per_hour=self._usd_per_hour,
                 forget=self._adviser.forget,
+                plan=lambda: self._plan,
             )
         )
         self._metrics.watch_troubles(

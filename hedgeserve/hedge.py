@@ -36,7 +36,7 @@ from hedgeserve.policy.plan import (
     ZoneNews,
 )
 from hedgeserve.policy.rolling import Leaving, Rolling
-from hedgeserve.policy.rollout import LEAVING, Count, Health, Rollout, Step, Strategy, Verdict
+from hedgeserve.policy.rollout import LEAVING, Count, Health, Rollout, Step, Strategy, Verdict, unneeded
 from hedgeserve.policy.scene import Explanation, Past, Scene, Told
 from hedgeserve.policy.spothedge import SpotHedge
 from hedgeserve.policy.typerests import TypeRests
@@ -109,6 +109,7 @@ __all__ = [
     "price_now",
     "rest_plan",
     "spared",
+    "unneeded",
     "waits_for",
 ]
 

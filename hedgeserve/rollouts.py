@@ -28,6 +28,7 @@ from hedgeserve.hedge import (
     Verdict,
     amend,
     look,
+    unneeded,
     waits_for,
 )
 from hedgeserve.lastread import LastRead
@@ -59,7 +60,7 @@ class Around:
     ``counts`` is what the replicas of each version have done with requests, ``assign`` says what they are for, and
     ``adopt`` has the service go by :attr:`Rollouts.spec`, its editions and its wanted version from now on.
     ``usd_per_hour`` is what all costs now, or would by a spec once it has settled (None: nobody knows). ``forget``
-    has the policy forget that boots of a version failed.
+    has the policy forget that boots of a version failed. ``plan`` is the last one.
     """
 
     counts: Callable[[], Mapping[int, Count]]
@@ -68,6 +69,7 @@ class Around:
     adopt: Callable[[], Awaitable[None]]
     usd_per_hour: Callable[[Spec | None], float | None]
     forget: Callable[[int], None]
+    plan: Callable[[], Plan]
 
 
 class Rollouts:
@@ -176,6 +178,8 @@ class Rollouts:
         if stopping:
             waits = (*waits[:1], "The service is stopping: the next start goes on with this")
         there = self.around.replicas()
+        old = [one for one in there if one.version not in (0, rollout.new) and one.state not in LEAVING]
+        back = rollout.strategy is Strategy.ROLLBACK
         return {
             "from": rollout.old,
             "to": rollout.new,
@@ -185,9 +189,8 @@ class Rollouts:
             "who": record.who,
             "why": record.why,
             "ready": sum(one.version == rollout.new and one.state is State.READY for one in there),
-            "left": sum(one.version not in (0, rollout.new) and one.state not in LEAVING for one in there)
-            if step
-            else None,
+            "left": len(old) if step else None,
+            "goes_anyway": 0 if back else unneeded(old, self.around.plan()),
             "failures": self._failures,
             "waits_for": list(waits),
             "can_roll_back": self.way_back() == rollout.old,

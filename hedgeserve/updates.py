@@ -16,9 +16,8 @@ import structlog
 from hedgeserve.errors import HedgeServeError, SpecError, UpdateRefusedError
 from hedgeserve.feasible import engine_for, refuse_bad_traces
 from hedgeserve.fleet import EventKind, Journal
-from hedgeserve.hedge import Strategy
+from hedgeserve.hedge import LEAVING, Strategy, unneeded
 from hedgeserve.modelfile.effects import Change, Effect, changes
-from hedgeserve.replica import State
 from hedgeserve.rollouts import Rollouts
 from hedgeserve.spec import Spec
 from hedgeserve.specfile import load_spec
@@ -116,8 +115,10 @@ class Updates:
         same = proposal.digest == wanted.digest
         around = self._rollouts.around
         stays = {0, proposal.version}
-        old = [one for one in around.replicas() if one.version not in stays and one.state is not State.DRAINING]
-        extra = len(old) if proposal.strategy is not Strategy.ROLLING else proposal.spec.update.max_surge
+        old = [one for one in around.replicas() if one.version not in stays and one.state not in LEAVING]
+        anyway = 0 if proposal.strategy is Strategy.ROLLBACK else unneeded(old, around.plan())
+        replaces = len(old) - anyway
+        extra = replaces if proposal.strategy is not Strategy.ROLLING else proposal.spec.update.max_surge
         return {
             "changes": [
                 {
@@ -140,8 +141,9 @@ class Updates:
             if same
             else {
                 "strategy": str(proposal.strategy),
-                "replaces": len(old),
-                "extra": min(extra, len(old)),
+                "replaces": replaces,
+                "goes_anyway": anyway,
+                "extra": min(extra, replaces),
                 "taken_back": None
                 if proposal.version is None
                 else self._rollouts.taken_back.get(proposal.version),

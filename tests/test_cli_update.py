@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from hedgeserve.console.admin import AdminClient
-from hedgeserve.console.update import applied_in_words, print_versions, roll_back
+from hedgeserve.console.update import applied_in_words, apply_model, print_versions, roll_back
 from hedgeserve.drivers.offers import Quote
 from hedgeserve.errors import NotRunningError, UpdateRefusedError
 from hedgeserve.hedge import Rollout, Strategy
@@ -168,6 +168,39 @@ def test_a_dry_roll_back_refuses_what_the_service_would(to: int | None, why: str
     """With the same exit code as the real one."""
     with pytest.raises(UpdateRefusedError, match=why):
         looked(Answers(way_back=None), to)
+
+
+@pytest.mark.parametrize(
+    ("anyway", "told"),
+    [
+        (0, ""),
+        (1, "Beside them 1 on-demand replica goes by itself, since spot serves again"),
+        (2, "Beside them 2 on-demand replicas go by themselves, since spot serves again"),
+    ],
+)
+def test_apply_says_which_replicas_go_without_being_replaced(
+    capsys: pytest.CaptureFixture[str], anyway: int, told: str
+) -> None:
+    """Those that bridged are no steps of the roll-out, in the count of `apply` as in that of the status."""
+
+    class Told:
+        directory = Path("nowhere")
+
+        def apply(self, path: str | None, *, dry: bool) -> dict[str, Any]:
+            rollout = {
+                "strategy": "rolling", "replaces": 3, "goes_anyway": anyway, "extra": 1, "taken_back": None
+            }  # fmt: skip
+            return {
+                "changes": [], "version": {"now": 1, "then": 2}, "rollout": rollout, "supersedes": None,
+                "refused": [], "usd_per_hour": 2.9, "usd_per_hour_then": 0.9,
+            }  # fmt: skip
+
+    client = cast(AdminClient, Told())
+    apply_model(client, "no.toml", why="", dry_run=True, as_json=False, agreed=lambda _: False)
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "Replicas: version 1 → version 2, rolling: 3 replaced in turn, with at most 1 more at a time"
+    assert told in second
+    assert second.startswith("Beside") == bool(anyway)
 
 
 def test_a_version_that_was_taken_back_is_not_said_to_return(capsys: pytest.CaptureFixture[str]) -> None:

@@ -225,6 +225,8 @@ def test_a_roll_out_says_what_it_waits_for_and_each_replica_its_version() -> Non
     assert told[at + 3] == "  `hedgeserve rollback` takes it back to version 1"
     assert told[at + 4].split()[:5] == ["replica", "zone", "market", "version", "state"]
     assert told[at + 6].split()[:5] == ["chatty-2", "local/east/a", "spot", "2", "ready"]
+    beside = drawn(status(rollout={**rollout, "left": 5, "goes_anyway": 2}, replicas=both))
+    assert "1 of the new are ready, 3 to replace and 2 on-demand to go anyway\n" in beside
     assert "version" in drawn(status(replicas=both))
     assert "version" not in drawn(status(replicas=both[:1]))
     assert "version" not in drawn(status(rollout=rollout, replicas=both), width=30).splitlines()[-3]

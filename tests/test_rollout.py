@@ -29,6 +29,7 @@ from hedgeserve.hedge import (
     amend,
     look,
     make_policy,
+    unneeded,
 )
 from hedgeserve.replica import STARTING, Market, Notice, Offer, Replica, ReplicaId, Role, State, ZoneId
 from hedgeserve.spec import HedgeSpec, UpdateSpec
@@ -659,3 +660,14 @@ def test_it_is_known_whom_a_roll_out_lets_go_next() -> None:
     assert Rolling(green, world.update).leaving(world.seen()) == Leaving(later=frozenset(old))
     for rollout in (replace(green, switched_s=world.now_s), Rollout(1, 2, Strategy.ROLLBACK)):
         assert Rolling(rollout, world.update).leaving(world.seen()) == Leaving(frozenset(old))
+
+
+@pytest.mark.parametrize(("wanted", "found"), [(0, 2), (1, 1), (2, 0), (3, 0)])
+def test_what_only_bridged_is_not_counted_among_those_that_are_replaced(wanted: int, found: int) -> None:
+    """On-demand that is held until spot has proved itself goes without another in its place."""
+    spot, on_demand = OFFERS[0], OFFERS[1]
+    there = [
+        Replica(ReplicaId(f"r-{number}"), offer, State.READY, 1000.0, BEGAN, version=1)
+        for number, offer in enumerate((spot, spot, spot, on_demand, on_demand))
+    ]
+    assert unneeded(there, Plan(target=2, spot_wanted=3, on_demand_wanted=wanted)) == found

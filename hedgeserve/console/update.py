@@ -268,6 +268,11 @@ def _told(plan: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Replicas: version {version['now']} → {then}, {strategy}: {rollout['replaces']} replaced {how}"
         )
+        if anyway := rollout.get("goes_anyway"):  # a service of an earlier release does not say it
+            goes = "goes by itself" if anyway == 1 else "go by themselves"
+            lines.append(
+                f"Beside them {format_count(anyway, 'on-demand replica')} {goes}, since spot serves again"
+            )
         if rollout["taken_back"] is not None:
             lines.append(f"Version {version['then']} was taken back before: {_plain(rollout['taken_back'])}")
     if plan["supersedes"] and rollout is not None:

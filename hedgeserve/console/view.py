@@ -117,7 +117,10 @@ def _line(parts: Sequence[Text], width: int) -> Text:
 
 def _rollout(rollout: Mapping[str, Any]) -> Iterator[Text]:
     """Which version takes the place of which, how far that is, and in a line each what it waits for."""
-    left = "" if rollout["left"] is None else f", {rollout['left']} to replace"
+    left, anyway = "", rollout.get("goes_anyway", 0)
+    if rollout["left"] is not None:
+        left = f", {rollout['left'] - anyway} to replace"
+        left += f" and {anyway} on-demand to go anyway" if anyway else ""
     failures = f", {rollout['failures']} failed" if rollout["failures"] else ""
     said = f"{rollout['ready']} of the new are ready{left}{failures}"
     yield Text(

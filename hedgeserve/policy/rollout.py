@@ -5,11 +5,11 @@ How it is judged is in :mod:`hedgeserve.policy.verdict`, what it asks the policy
 to wait for in :mod:`hedgeserve.policy.waits`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from hedgeserve.policy.plan import Observation
+from hedgeserve.policy.plan import Observation, Plan
 from hedgeserve.replica import Market, Replica, ReplicaId, Role, State
 from hedgeserve.spec import UpdateSpec
 
@@ -174,6 +174,15 @@ class Sides:
 def is_old(rollout: Rollout, replica: Replica) -> bool:
     """Whether it is one of ours, not gone, and runs another version than the new one."""
     return replica.version not in (0, rollout.new) and replica.state is not State.GONE
+
+
+def unneeded(old: Iterable[Replica], plan: Plan) -> int:
+    """How many of the old on-demand replicas nothing takes the place of: spot stands in for them already.
+
+    They are kept until it has proved itself, and go by themselves.
+    """
+    on_demand = sum(one.market is Market.ON_DEMAND and one.alive for one in old)
+    return max(0, on_demand - plan.on_demand_wanted)
 
 
 def _is_baked(replica: Replica, now_s: float, bake_s: float) -> bool:
