@@ -43,10 +43,11 @@ def show_events(client: AdminClient, *, limit: int, replica: str | None, follow:
 
 
 def _print(event: Mapping[str, Any], *, as_json: bool) -> None:
-    click.echo(json.dumps(event) if as_json else _line(event))
+    click.echo(json.dumps(event) if as_json else line_of(event))
 
 
-def _line(event: Mapping[str, Any]) -> str:
+def line_of(event: Mapping[str, Any]) -> str:
+    """An event as a line to read, which does nothing to a terminal."""
     who = event["replica"] or event["zone"] or "-"
     return f"{event['at'][:19]}Z  {event['kind']:<10}  {who}  {_plain(event['message'])}"
 

@@ -127,9 +127,13 @@ def explain(subject: str, model: str | None, state_dir: str | None, service: str
     help="How many, from the end.",
 )
 def logs(replica: str, model: str | None, state_dir: str | None, service: str | None, lines: int) -> None:
-    """Print the end of a REPLICA's engine log."""
-    text = client_of(model, state_dir, service).logs(replica, lines)
-    click.echo(text, nl=bool(text) and not text.endswith("\n"))
+    """Print the end of a REPLICA's engine log.
+
+    Of a service that runs; of one that has stopped, the last events of the replica in its journal.
+    """
+    from hedgeserve.console.logs import print_log
+
+    print_log(client_of(model, state_dir, service, stopped=True), replica, lines)
 
 
 @verb()
