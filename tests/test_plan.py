@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hedgeserve.console.clouds import aligned
 from hedgeserve.console.plan import document, in_words
-from hedgeserve.hedge import Launch, Rollout, Spent, Strategy, make_policy
+from hedgeserve.hedge import Launch, NewsKind, Rollout, Spent, Strategy, ZoneNews, make_policy
 from hedgeserve.modelfile.effects import Effect, changes
 from hedgeserve.modelfile.keys import tables
 from hedgeserve.replica import Market, Offer, Replica, State, ZoneId
@@ -205,6 +205,34 @@ def test_a_plan_keeps_within_the_caps_and_says_what_they_hold_back() -> None:
     assert "(lean: no spare replicas)" in cap
     assert document(made)["held_back"] == [reason]
     assert document(made)["caps"][0]["state"] == "lean"
+
+
+@pytest.mark.parametrize("rolls", [False, True])
+def test_launches_that_wait_since_boots_fail_come_later_and_are_told(rolls: bool) -> None:
+    """As the service does it: nothing of that version is launched until the wait is over."""
+    spec = spec_of(MODEL)
+    policy = make_policy(spec.hedge)
+    version = 2 if rolls else 1
+    for at_s in (0.0, 30.0):
+        policy.observe(
+            ZoneNews(
+                LOCAL[0].zone, Market.SPOT, NewsKind.BOOT_FAILED, at_s, "out of\x1b[2J memory", version=version
+            )
+        )
+    told, status = running_as(spec, *(THERE if rolls else THERE[:1]))
+    told["memory"] = json.loads(json.dumps(policy.export_memory(31.0)))
+    rollout = Rollout(1, 2, Strategy.ROLLING) if rolls else None
+    made = plan_service(spec, LOCAL, read_running(told, status), rollout=rollout)
+    [why] = made.waits
+    assert f"launches of version {version} wait: 2 times in a row" in why
+    launches = [step for step in made.prospect.course.steps if step.launches]
+    assert launches
+    assert min(step.at_s for step in launches) > 30
+    assert made.prospect.course.settled
+    lines = [*in_words(made)]
+    at = lines.index("launches wait at first, since boots fail")
+    assert "out of [2J memory" in lines[at + 1]
+    assert document(made)["waits"] == [why]
 
 
 def test_a_plan_leaves_of_a_day_what_is_spent_already() -> None:

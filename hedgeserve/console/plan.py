@@ -174,6 +174,10 @@ def outcome_in_words(made: ServicePlan, quotes: Sequence[Quote] = ()) -> Iterato
     resting = "" if made.running is None else made.running.resting
     if resting:
         yield f"nothing is launched now: {resting}"
+    if made.waits:
+        yield ""
+        yield "launches wait at first, since boots fail"
+        yield from _indented([_plain(why) for why in made.waits])
     if not steps:
         yield "nothing would be launched or let go"
     else:
@@ -345,6 +349,11 @@ def _count(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
 
 
+def _plain(text: str) -> str:
+    """The text without characters that would do something to a terminal: engines' last words may hold them."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def _indented(lines: Sequence[str]) -> Iterator[str]:
     return (f"  {line}" for line in lines)
 
@@ -400,6 +409,7 @@ def document(made: ServicePlan, quotes: Sequence[Quote] = ()) -> dict[str, Any]:
         **_costs(found),
         "caps": [cap.document() for cap in found.course.caps],
         "held_back": list(found.course.held_back),
+        "waits": list(made.waits),
         "most_usd_per_hour": round(found.course.most_usd_per_hour, 4),
         "at_most": None if made.at_most is None else _costs(made.at_most),
         "losses": [

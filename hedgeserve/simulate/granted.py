@@ -83,6 +83,7 @@ def settle(
     cold_start_s: float = 120.0,
     rolling: Rolling | None = None,
     means: Means | None = None,
+    version: int = 0,
     horizon_s: float = HORIZON_S,
 ) -> Course:
     """Let this policy have its way from these replicas on, until it has done nothing for :data:`QUIET_S`.
@@ -90,9 +91,11 @@ def settle(
     Every launch is granted at once and ready after ``cold_start_s``; what is let go of is gone at once. Replicas
     that are on their way out at the begin are not counted. The policy learns, so it should be used for nothing
     else. ``rolling`` is a roll-out that begins or goes on meanwhile; no request fails, so it is never taken back.
-    ``means`` are the caps that the service holds to, as of ``now_s``. Nothing is looked at after ``horizon_s``.
+    ``means`` are the caps that the service holds to, as of ``now_s``, ``version`` is what launches run without a
+    roll-out: where its boots have failed they wait, as long as the policy has them wait. Nothing is looked at
+    after ``horizon_s``.
     """
-    world = _Granted(policy, target, tuple(offers), replicas, now_s, cold_start_s, rolling, means)
+    world = _Granted(policy, target, tuple(offers), replicas, now_s, cold_start_s, rolling, means, version)
     first: Plan | None = None
     for _ in range(_MOST_STEPS):
         plan = world.plan()
@@ -119,6 +122,7 @@ class _Granted:
         cold_start_s: float,
         rolling: Rolling | None,
         means: Means | None,
+        version: int,
     ) -> None:
         self._policy, self._target, self._offers, self._cold_start_s = policy, target, offers, cold_start_s
         self.now_s = self._begun_s = self._moved_s = now_s
@@ -129,7 +133,7 @@ class _Granted:
             one.id: now_s + cold_start_s for one in self._fleet.values() if one.state is State.LOADING
         }
         self._rolling = rolling
-        self._wanted = 0 if rolling is None else rolling.rollout.new
+        self._wanted = version if rolling is None else rolling.rollout.new
         self._rolled_s: float | None = None
         self._means = means
         self._held_back: dict[str, None] = {}
@@ -191,7 +195,7 @@ class _Granted:
             del self._ready_s[replica_id]
             ready = self._fleet[replica_id].to(State.READY, now_s=self.now_s, why="it answered its first token")
             self._fleet[replica_id] = ready
-            self._tell(ready, NewsKind.READY)
+            self._tell(ready, NewsKind.READY, version=ready.version)
 
     def course(self, first: Plan, *, settled: bool) -> Course:
         """All that has come to pass."""
@@ -210,7 +214,7 @@ class _Granted:
         )
 
     def _seen(self) -> Observation:
-        return Observation(self.now_s, self._target, tuple(self._fleet.values()), self._offers)
+        return Observation(self.now_s, self._target, tuple(self._fleet.values()), self._offers, (self._wanted,))
 
     def _at(self) -> datetime:
         """The wall clock, which begins when the youngest replica was born."""
@@ -243,10 +247,13 @@ class _Granted:
         self._steps.append(Step(at_s, action, replica))
         self._policy.observe(ZoneNews(replica.zone, replica.market, NewsKind.GRANTED, self.now_s))
 
-    def _tell(self, replica: Replica, kind: NewsKind) -> None:
+    def _tell(self, replica: Replica, kind: NewsKind, *, version: int = 0) -> None:
+        # Only of a boot that succeeds from now on the version is told: what was ready before did not end the wait.
         if replica.market is not Market.EXTERNAL:
             held_s = self.now_s - self._launched_s[replica.id]
-            self._policy.observe(ZoneNews(replica.zone, replica.market, kind, self.now_s, held_s=held_s))
+            self._policy.observe(
+                ZoneNews(replica.zone, replica.market, kind, self.now_s, held_s=held_s, version=version)
+            )
 
 
 def _leaves(replica: Replica) -> bool:

@@ -87,12 +87,13 @@ def prospect(
     cold_start_s: float = 120.0,
     rolling: Rolling | None = None,
     means: Means | None = None,
+    version: int = 0,
 ) -> Prospect:
     """Where the policy that ``hedge`` names leads from these replicas, its launches granted.
 
     ``policy`` is one that has learnt something already, for use here alone; None: a new one. Replicas that
     somebody else runs must be among ``replicas``. ``rolling`` is a roll-out that begins with it,
-    ``means`` the caps that are held to.
+    ``means`` the caps that are held to, ``version`` what launches run without one.
     """
     asked = make_policy(hedge) if policy is None else policy
     course = settle(
@@ -104,6 +105,7 @@ def prospect(
         cold_start_s=cold_start_s,
         rolling=rolling,
         means=means,
+        version=version,
     )
     on_demand = [offer.usd_per_hour for offer in offers if offer.market is Market.ON_DEMAND]
     return Prospect(course, min(on_demand) * target if on_demand else None, losses(course.fleet, target))

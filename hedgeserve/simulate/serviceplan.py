@@ -83,6 +83,15 @@ class ServicePlan:
         """Whether a running service would have to be stopped and started for it."""
         return any(change.effect is Effect.RESTART for change in self.changes)
 
+    @property
+    def waits(self) -> tuple[str, ...]:
+        """Why launches wait at the begin though they are wanted: boots of what they would run have failed."""
+        versions = {0} if self.running is None else {self.running.version}
+        if self.rollout is not None:
+            versions = {self.rollout.new, self.rollout.old}
+        held = self.prospect.course.first.held
+        return tuple(why for version, why in held.items() if version in versions)
+
 
 def plan_service(
     spec: Spec,
@@ -139,6 +148,7 @@ def plan_service(
             cold_start_s=cold_start_s,
             rolling=None if rollout is None else Rolling(rollout, spec.update),
             means=means,
+            version=0 if running is None else running.version,
         ),
         at_most=None
         if highest == target
