@@ -8,8 +8,8 @@ import pytest
 
 _UNUSED = [
     "aiohttp", "hedgeserve.web.site",
-    "asyncssh", "cryptography", "rich", "pygments", "libcloud", "botocore", "boto3", "google.auth", "azure",
-    "numpy", "highspy", "pandas", "matplotlib", "hedgeserve.machines.life", "hedgeserve.simulate",
+    "asyncssh", "cryptography", "rich", "pygments", "greenlet", "libcloud", "botocore", "boto3", "google.auth",
+    "azure", "numpy", "highspy", "pandas", "matplotlib", "hedgeserve.machines.life", "hedgeserve.simulate",
 ]  # fmt: skip
 
 

@@ -96,7 +96,7 @@ def _settle() -> None:
     second each time, with every stream waiting for it."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(150_000, 20, 20)
 
 
 def _talk(message: str) -> None:
