@@ -80,14 +80,6 @@ SCENARIOS: Sequence[Scenario] = (
         streams=1500,
     ),
     Scenario(
-        "ramp1500",
-        "1,500 streams opened within half a second",
-        _words(f"{_CROWD} --events 120 --ramp-ms 500"),
-        9.0,
-        _PLAIN,
-        streams=1500,
-    ),
-    Scenario(
         "memory1000",
         "1,000 open streams",
         _words("--stream --connections 1000 --requests 1000 --events 50 --interval-us 100000 --ramp-ms 1000"),
@@ -107,6 +99,14 @@ SCENARIOS: Sequence[Scenario] = (
         memory_at_s=6.0,
         once=True,
         complete=False,
+    ),
+    Scenario(
+        "ramp1500",
+        "1,500 streams opened within half a second",
+        _words(f"{_CROWD} --events 120 --ramp-ms 500"),
+        9.0,
+        _PLAIN,
+        streams=1500,
     ),
 )
 
