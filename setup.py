@@ -10,9 +10,10 @@ import sys
 from setuptools import setup
 
 DATA_PATH = """
-    answer approach attempt body boundary chunked coalescing collect continuation crowd dispatch edge exchange failover follow head
-    headers incoming keys lookout outbox pace parties pool prefixes quotas reception record replaying report request
-    resumed resumption routing server soundness sse steps stops trials turns verdict wire wrapping
+    answer approach attempt body boundary chunked coalescing collect continuation crowd dispatch edge exchange
+    failover follow head headers incoming keys lookout outbox pace parties pool prefixes quotas reception
+    record replaying report request resumed resumption routing server soundness sse steps stops trials turns
+    verdict wire wrapping
 """
 MODULES = [
     "hedgeserve/tally.py",

@@ -482,7 +482,7 @@ def test_the_report_says_which_notice_was_heard_and_whose_word_it_was() -> None:
     events = [
         event("notice", "svc-2", source="another"),
         event("notice", "svc-1", source=aws_word),
-        event("notice", "svc-1", "drained: the cloud was told that it may begin"),
+        event("notice", "svc-1", "drained: the cloud is told that it may begin"),
         event("notice", "svc-1", source="again"),
     ]
     known: dict[str, Any] = {

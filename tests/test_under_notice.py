@@ -76,8 +76,8 @@ async def test_new_requests_go_elsewhere_and_what_runs_finishes_where_it_is(
         await eventually(lambda: all(one["id"] != doomed for one in replicas(service)))
         told = await messages(service, replica=doomed)
         assert told[-1].startswith("terminating → gone: preempted")
-        approved = [message for message in told if message.startswith("drained: the cloud was told")]
-        assert approved == (["drained: the cloud was told that it may begin"] if dialect == "azure" else [])
+        approved = [message for message in told if message.startswith("drained: the cloud is told")]
+        assert approved == (["drained: the cloud is told that it may begin"] if dialect == "azure" else [])
     assert processes_of(short_dir) == []
 
 

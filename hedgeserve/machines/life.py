@@ -197,8 +197,10 @@ class ReplicaLife:
                 await race(idle=traffic.wait_idle(self.replica.id), hurry=self._hurry.wait())
         left, took = traffic.outstanding(self.replica.id), format_duration(self._now_s() - begun_s)
         ended = f"{left} requests had not ended after {took}" if left else f"its requests had ended after {took}"
-        if self.replica.notice is not None and self._session is not None:
-            await self._session.approve()
+        if self.replica.notice is not None and (session := self._session) is not None and session.may_approve:
+            # Written down first: the VM may end before it can say that it was heard.
+            await self._record(EventKind.NOTICE, "drained: the cloud is told that it may begin")
+            await session.approve()
         return _Over(order.gone, ended)
 
     # Provisioning
@@ -429,9 +431,10 @@ class ReplicaLife:
                 await self._record(
                     EventKind.NOTE, f"the cloud has announced what the engine should survive: {what}"
                 )
-            case Approved(refused=refused):
-                told = f", and refused: {refused}" if refused else ""
-                await self._record(EventKind.NOTICE, f"drained: the cloud was told that it may begin{told}")
+            case Approved(refused=refused) if refused:
+                await self._record(EventKind.NOTICE, f"the cloud did not take it: {refused}")
+            case Approved():
+                pass
 
     def timed(self, phase: str, seconds: float) -> None:
         """Add one phase to the picture of the cold start."""

@@ -184,10 +184,15 @@ class VmSession:
         except Unreachable as error:
             raise BootstrapError("logs", f"the connection to {self._machine.name} was lost: {error}") from None
 
+    @property
+    def may_approve(self) -> bool:
+        """Whether the cloud waits for a word before it begins what it announced, and can be given it now."""
+        return self._tell_watcher is not None and self._machine.dialect is Dialect.AZURE
+
     async def approve(self) -> None:
         """Tell a cloud that waits for the word that what it announced may begin; nothing depends on it."""
         tell = self._tell_watcher
-        if tell is None or self._machine.dialect is not Dialect.AZURE:
+        if tell is None or not self.may_approve:
             return
         self._approved.clear()
         with suppress(*Unreachable):

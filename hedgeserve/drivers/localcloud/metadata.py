@@ -260,8 +260,11 @@ def _azure_routes(state: MetadataState) -> list[web.RouteDef]:
             return refused("StartRequests was not specified in the request")
         if state.ends_at is None or event_id not in wanted:
             return refused("There is no such event")
+        response = web.Response()
+        await response.prepare(request)
+        await response.write_eof()  # the answer first: this VM ends at once, and its caller with it
         state.approved.set()
-        return web.Response()
+        return response
 
     async def describe(request: web.Request) -> web.StreamResponse:
         name = request.match_info.get("name")
