@@ -21,8 +21,8 @@ test: ## lint, types, layers, and the tests (under 10 minutes on 2 cores)
 	@$(MAKE) --no-print-directory lint unit
 
 lint: # (set-up is `make test`'s)
-	.venv/bin/ruff check hedgeserve tests examples benchmarks docs
-	.venv/bin/ruff format --check hedgeserve tests examples benchmarks docs
+	.venv/bin/ruff check hedgeserve tests examples benchmarks docs setup.py
+	.venv/bin/ruff format --check hedgeserve tests examples benchmarks docs setup.py
 	.venv/bin/mypy --strict hedgeserve
 	.venv/bin/lint-imports
 
