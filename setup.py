@@ -11,7 +11,7 @@ from setuptools import setup
 
 DATA_PATH = """
     answer approach attempt body boundary chunked coalescing collect continuation crowd dispatch edge exchange
-    failover follow head headers incoming keys lookout outbox pace parties pool prefixes quotas reception
+    failover follow head headers incoming keys lookout outbox pace parties pipe poll pool prefixes quotas reception
     record replaying report request resumed resumption routing server soundness sse steps stops trials turns
     verdict wire wrapping
 """

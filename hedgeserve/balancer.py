@@ -28,6 +28,7 @@ from hedgeserve.proxy.keys import Keys
 from hedgeserve.proxy.lookout import Lookout, sweep_every_s
 from hedgeserve.proxy.outbox import Outbox
 from hedgeserve.proxy.parties import Shared
+from hedgeserve.proxy.poll import Poll
 from hedgeserve.proxy.pool import Pool
 from hedgeserve.proxy.reception import Reception
 from hedgeserve.proxy.replies import Code
@@ -103,11 +104,13 @@ class Balancer:
         pool = self._dispatcher.pool
         turns = Turns(self._now_s, loop.call_later)
         outbox = Outbox(loop.call_soon)
+        self._poll = poll = Poll(loop) if Poll.possible() else None
         wires = Wires(
             outbox,
             connect_s=spec.timeouts.connect,
             now_s=self._now_s,
             spawn=lambda work, name: self._server.spawn(work, name),
+            poll=poll,
         )
         crowd = Crowd(self._now_s, loop.call_later)
         active: set[Exchange] = set()
@@ -157,6 +160,7 @@ class Balancer:
             self._reception,
             front,
             outbox,
+            poll,
             tls=self.certificate.context if self.certificate is not None else None,
             max_connections=spec.limits.max_connections,
             max_head=spec.limits.max_head,
@@ -337,6 +341,8 @@ class Balancer:
         await self._server.flush(_CLOSING_S)
         await self._server.aclose()
         self._dispatcher.pool.close()
+        if self._poll is not None:
+            self._poll.close()
 
     def _draining_retry_s(self) -> int | None:
         if self._drained_at_s is None:

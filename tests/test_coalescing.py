@@ -35,6 +35,19 @@ def test_a_turn_that_brings_many_needs_no_rest() -> None:
     assert rests([(0.001, 31)] * 100)[-1] == LONGEST_REST_S
 
 
+def test_whoever_has_just_come_is_not_kept_waiting() -> None:
+    """For three milliseconds after each request there is no rest; the next tokens are waited for again."""
+    coalescing, now_s, found = Coalescing(), 1000.0, []
+    for turn in range(1000):
+        now_s += 0.00004
+        if turn in (500, 550):
+            coalescing.hurry(now_s)
+        found.append(coalescing.rest_s(1, now_s))
+    assert found[499] == LONGEST_REST_S
+    assert set(found[500:620]) == {0.0}
+    assert set(found[640:]) == {LONGEST_REST_S}
+
+
 def test_it_ends_with_the_tokens() -> None:
     """A turn long after the last of a crowd is judged by what has come since."""
     found = rests([(0.00004, 1)] * 1000 + [(1.0, 1), (0.02, 1), (0.02, 1)])

@@ -125,3 +125,9 @@ def test_the_loop_rests_only_once_all_is_sent() -> None:
         loop.end_turn()
         assert len(loop.sent) == 20_000 + 10 * (turn + 1)
     assert len(loop.rests) > 100
+    rested = len(loop.rests)
+    loop.outbox.tokens += 10
+    loop.outbox.hurry()
+    loop.outbox.write(pipe, b"x")
+    loop.end_turn()
+    assert len(loop.rests) == rested

@@ -40,7 +40,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 _PACED = "--stream --connections 512 --requests 512 --events 200 --interval-us 20000 --ramp-ms 500"
-_CROWD = "--stream --without-ids --connections 1500 --requests 1500 --interval-us 20000"
+_CROWD = "--stream --without-ids --connections 1500 --requests 1500"
 
 SCENARIOS: Sequence[Scenario] = (
     Scenario("json32", "JSON, 32 connections", _words("--connections 32 --events 200"), 3.0, EVERY_TARGET),
@@ -74,7 +74,7 @@ SCENARIOS: Sequence[Scenario] = (
     Scenario(
         "burst1500",
         "1,500 streams opened at once",
-        _words(f"{_CROWD} --events 100"),
+        _words(f"{_CROWD} --events 100 --interval-us 20000"),
         8.0,
         _PLAIN,
         streams=1500,
@@ -103,8 +103,16 @@ SCENARIOS: Sequence[Scenario] = (
     Scenario(
         "ramp1500",
         "1,500 streams opened within half a second",
-        _words(f"{_CROWD} --events 120 --ramp-ms 500"),
+        _words(f"{_CROWD} --events 120 --interval-us 20000 --ramp-ms 500"),
         9.0,
+        _PLAIN,
+        streams=1500,
+    ),
+    Scenario(
+        "burst1500-fast",
+        "1,500 streams opened at once, twice as fast",
+        _words(f"{_CROWD} --events 200 --interval-us 10000"),
+        8.0,
         _PLAIN,
         streams=1500,
     ),

@@ -1,9 +1,9 @@
 """An answer as its client is told it: where it goes, how far it has been told, which of its headers are ours."""
 
-import asyncio
 from typing import Protocol
 
 from hedgeserve.proxy.headers import lines_of
+from hedgeserve.proxy.pipe import Line
 from hedgeserve.proxy.replies import Code, Refused, error_event
 from hedgeserve.proxy.report import Report, outcome_of
 from hedgeserve.proxy.verdict import Dialect
@@ -20,7 +20,7 @@ class ClientSide(Protocol):
     def send(self, payload: bytes, framed: bytes | None = None) -> None:
         """More of it; ``framed`` is the same as whole chunks, where that is at hand."""
 
-    def short_way(self) -> asyncio.WriteTransport | None:
+    def short_way(self) -> Line | None:
         """Where chunks may go as they are, from now to the end of the answer; None where they must not."""
 
     def end(self, trailers: bytes = b"") -> None:

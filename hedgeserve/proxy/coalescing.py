@@ -11,17 +11,24 @@ _BRISK_PER_S = 8000.0
 _MANY = 32
 """Tokens of one turn that are as many as a rest could wish for: whoever is that busy need not wait for more."""
 _WINDOW_S = 0.01
+_HURRY_S = 0.003
+"""For so long after a request came nothing is left lying: it has still to be read, and sent to a replica."""
 
 
 class Coalescing:
     """Decides after each turn of the event loop, from the tokens that came in it and shortly before."""
 
-    __slots__ = ("_brisk", "_since_s", "_tokens")
+    __slots__ = ("_brisk", "_hurries_until_s", "_since_s", "_tokens")
 
     def __init__(self) -> None:
         self._tokens = 0
         self._since_s = 0.0
         self._brisk = False
+        self._hurries_until_s = 0.0
+
+    def hurry(self, now_s: float) -> None:
+        """A client has come, or its request: take no rest before it is on its way."""
+        self._hurries_until_s = now_s + _HURRY_S
 
     def rest_s(self, tokens: int, now_s: float) -> float:
         """For how many seconds nothing need be looked at, after a turn in which so many tokens came; often 0.0."""
@@ -31,4 +38,6 @@ class Coalescing:
             self._brisk = self._tokens >= _BRISK_PER_S * passed_s
             self._since_s = now_s
             self._tokens = 0
-        return _REST_S if self._brisk and 0 < tokens < _MANY else 0.0
+        if not self._brisk or not 0 < tokens < _MANY or now_s < self._hurries_until_s:
+            return 0.0
+        return _REST_S

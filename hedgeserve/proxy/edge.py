@@ -19,6 +19,7 @@ from hedgeserve.proxy.chunked import END, chunk
 from hedgeserve.proxy.headers import lines_of, request_id
 from hedgeserve.proxy.incoming import too_large, too_slow
 from hedgeserve.proxy.outbox import Outbox
+from hedgeserve.proxy.pipe import Line
 from hedgeserve.proxy.replies import Code, Refused
 from hedgeserve.proxy.request import Incoming, KnownHeads, not_http
 from hedgeserve.units import format_bytes, format_duration
@@ -122,9 +123,9 @@ class Edge(asyncio.Protocol):
 
     # What asyncio tells it
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport | Line) -> None:
         """A client is here."""
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast(Line, transport)
         self._host.arrived(self)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -337,7 +338,7 @@ class Edge(asyncio.Protocol):
             self._before = b""
         self._outbox.write(self._transport, payload)
 
-    def short_way(self) -> asyncio.WriteTransport | None:
+    def short_way(self) -> Line | None:
         """Where whole chunks of this answer may be written as they are; None where they must not."""
         if self._answering is None or not self._chunked or self._before:
             return None

@@ -14,6 +14,8 @@ from hedgeserve.proxy.verdict import Dialect, Sign, judge, parse
 
 _LONGEST_FAST_BYTES = 2048
 _LONGEST_EVENT_BYTES = 8 * 2**20
+_ROLE = b'"role":'
+"""In a chat's first event, which none that follows is like."""
 _IDS_KEY = b'token_ids"'
 _IDS = re.compile(rb"\s*:\s*(\[[^\]]*\])")
 # An event with one choice and one string of text, which nothing but the ids after it changes. Text cannot fake
@@ -226,7 +228,7 @@ class Follow(EventStream):
             record.add(event)
             return b""
         record.add(event)
-        if not sign.finished:
+        if not sign.finished and _ROLE not in raw:
             self._look_at(raw)
         return raw if told == raw else told
 

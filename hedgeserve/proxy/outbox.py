@@ -7,13 +7,13 @@ the first of them has woken. What is held back never waits longer than the turn,
 Between two turns that bring many streams' tokens the process rests for a moment (:mod:`coalescing`).
 """
 
-import asyncio
 import time
 from collections.abc import Callable
 
 import structlog
 
 from hedgeserve.proxy.coalescing import Coalescing
+from hedgeserve.proxy.pipe import Line
 
 _log = structlog.get_logger(__name__)
 
@@ -42,11 +42,11 @@ class Outbox:
         self._rest = rest
         self._coalescing = Coalescing()
         self.tokens = 0
-        self._writes: list[tuple[asyncio.WriteTransport, bytes]] = []
+        self._writes: list[tuple[Line, bytes]] = []
         self._bytes = 0
         self._scheduled = False
 
-    def write(self, transport: asyncio.WriteTransport, data: bytes) -> None:
+    def write(self, transport: Line, data: bytes) -> None:
         """Have this sent before the turn ends."""
         writes = self._writes
         writes.append((transport, data))
@@ -56,6 +56,10 @@ class Outbox:
         elif not self._scheduled:
             self._scheduled = True
             self._soon(self._end_of_turn)
+
+    def hurry(self) -> None:
+        """A client has come, or its request: let no rest come between it and a replica."""
+        self._coalescing.hurry(self._now_s())
 
     def flush(self) -> None:
         """Send all of it now."""

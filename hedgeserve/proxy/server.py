@@ -15,6 +15,7 @@ import structlog
 from hedgeserve.proxy.edge import Edge, Running, date_line
 from hedgeserve.proxy.front import Front
 from hedgeserve.proxy.outbox import Outbox
+from hedgeserve.proxy.poll import Poll
 from hedgeserve.proxy.reception import Reception
 from hedgeserve.proxy.replies import Code, Refused
 from hedgeserve.proxy.request import Incoming, KnownHeads
@@ -31,8 +32,8 @@ _FULL_PAUSE_S = 0.1
 class Server:
     """Listens, and is the :class:`~hedgeserve.proxy.edge.Host` of its connections.
 
-    ``sweep`` is called some ten times a second with the monotonic time; connections are looked at every
-    ``edges_every_s``.
+    ``poll`` watches connections without TLS; without one they are asyncio's. ``sweep`` is called some ten times a
+    second with the monotonic time; connections are looked at every ``edges_every_s``.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Server:
         reception: Reception,
         front: Front,
         outbox: Outbox,
+        poll: Poll | None,
         *,
         tls: ssl.SSLContext | None,
         max_connections: int,
@@ -53,6 +55,7 @@ class Server:
         self._reception = reception
         self.outbox = outbox
         self._tls = tls
+        self._poll = poll
         self._sweep = sweep
         self.adopt(
             max_connections=max_connections,
@@ -135,7 +138,8 @@ class Server:
     async def settle(self, timeout_s: float) -> None:
         """Give those a moment who have been let in and whose request is on its way."""
         until_s = self._loop.time() + timeout_s
-        await asyncio.sleep(0.01)  # what the kernel has of them is read in the loop's next turn
+        for _ in range(2):
+            await asyncio.sleep(0.01)  # what the kernel has of them is read in the loop's next turns
         while self._loop.time() < until_s and self._anybody_expected():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -161,6 +165,7 @@ class Server:
 
     def take(self, incoming: Incoming, client: Edge, request_id: str) -> Running | None:
         """Begin to answer a request for replicas."""
+        self.outbox.hurry()
         return self._reception.take(incoming, client, request_id)
 
     def told(self, incoming: Incoming | None, code: Code, request_id: str) -> None:
@@ -218,9 +223,10 @@ class Server:
                 _log.exception("looking after the requests' time failed; trying again")
 
     def _accept(self, listener: socket.socket) -> None:
+        self.outbox.hurry()
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
-                client, _ = listener.accept()
+                client, peer = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # out of descriptors or memory: let others go first
@@ -231,8 +237,11 @@ class Server:
             if len(self._edges) + len(self._shaking) >= self._max_connections:
                 client.close()
                 continue
-            client.setblocking(False)
             edge = self.make_edge()
+            if self._poll is not None and self._tls is None:
+                self._poll.accepted(client, edge, peer)
+                continue
+            client.setblocking(False)
             self._shaking.add(edge)
             self.spawn(self._connect(client, edge), "accept a connection")
 

@@ -5,6 +5,7 @@ it arrived. Heads of answers are parsed by llhttp (:mod:`head`); of a chunked bo
 """
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -12,13 +13,18 @@ from typing import Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 import httptools
+import structlog
 
 from hedgeserve.metrics import FailurePhase
 from hedgeserve.proxy.chunked import SIZES, ChunkError, Dechunker, whole_chunks
 from hedgeserve.proxy.head import Head, parse_head
 from hedgeserve.proxy.outbox import Outbox
+from hedgeserve.proxy.pipe import Line
+from hedgeserve.proxy.poll import Dial, Poll
 from hedgeserve.replica import RouteTarget
 from hedgeserve.units import format_duration
+
+_log = structlog.get_logger(__name__)
 
 # Shorter than the 5 s after which uvicorn (vLLM's server) closes an idle connection: ours must go first, or a
 # request is now and then sent into one that is being closed.
@@ -72,6 +78,8 @@ class Endpoint:
     fixed_lines: bytes
     tls: ssl.SSLContext | None
     tls_name: str | None
+    address: tuple[int, Any] | None = None
+    """Family and address of a socket; None where it is a name, which must be looked up."""
     idle: list["Link"] = field(default_factory=list)
     links: set["Link"] = field(default_factory=set)
     past_beats: int = 0
@@ -90,9 +98,11 @@ class Endpoint:
         )
         if target.api_key is not None:
             lines += b"Authorization: Bearer %b\r\n" % target.api_key.encode()
+        host, port = url.hostname or "", url.port or _PORTS.get(url.scheme, 80)
         return cls(
-            host=url.hostname or "",
-            port=url.port or _PORTS.get(url.scheme, 80),
+            host=host,
+            port=port,
+            address=_address_of(host, port),
             prefix=url.path.rstrip("/").encode(),
             fixed_lines=lines,
             tls=(own_trust if target.own_tls else public_trust()) if secure else None,
@@ -134,7 +144,7 @@ class Link(asyncio.Protocol):
         self.beats = 0
         """How often bytes of the present answer's body have come."""
         self._feed: Callable[[bytes], bytes] | None = None
-        self._to: asyncio.WriteTransport | None = None
+        self._to: Line | None = None
         # Of the last chunk that came alone: its size line, and its length in all.
         self._line, self._whole = b"", 0
         self._sink: Sink | None = None
@@ -162,7 +172,7 @@ class Link(asyncio.Protocol):
         self._outbox.write(self._transport, request)
         sink.connected(self)
 
-    def open_short_way(self, feed: Callable[[bytes], bytes], to: asyncio.WriteTransport) -> None:
+    def open_short_way(self, feed: Callable[[bytes], bytes], to: Line) -> None:
         """For the rest of this answer: what ``feed`` leaves as it is goes there as it came, anything else to the
         sink."""
         self._feed, self._to = feed, to
@@ -227,9 +237,9 @@ class Link(asyncio.Protocol):
 
     # What asyncio tells it
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport | Line) -> None:
         """The connection is there."""
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast(Line, transport)
         self.endpoint.links.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -418,10 +428,47 @@ class Link(asyncio.Protocol):
             sink.lost(phase, reason)
 
 
-class Wires:
-    """Connects to replicas; ``outbox`` sends what they are asked.
+class _Call:
+    """A connection that is being made for one request."""
 
-    ``connect_s`` is the time for a connection, kept to by :meth:`sweep`; ``spawn`` owns the tasks that make one.
+    __slots__ = ("_link", "_request", "_sink", "_wanted", "_wires")
+
+    def __init__(self, wires: "Wires", link: Link, sink: Sink, request: bytes, wanted: Callable[[], bool]) -> None:
+        self._wires = wires
+        self._link = link
+        self._sink = sink
+        self._request = request
+        self._wanted = wanted
+
+    def connected(self) -> None:
+        """Send the request, if it is still to be sent."""
+        self._wires.answered(self)
+        if self._wanted():
+            self._link.ask(self._sink, self._request)
+        elif self._link.endpoint.closed:
+            self._link.abort()
+        else:
+            self._link.spare()
+
+    def refused(self, error: OSError) -> None:
+        """There is no connection."""
+        self._wires.answered(self)
+        if self._wanted():
+            reason = f"no connection: {str(error) or type(error).__name__}"
+            self._sink.lost(FailurePhase.CONNECT, reason)
+
+    def late(self, connect_s: float) -> None:
+        """There was none in its time."""
+        if self._wanted():
+            reason = f"no connection within {format_duration(connect_s)}"
+            self._sink.lost(FailurePhase.CONNECT, reason, timed_out=True)
+
+
+class Wires:
+    """Connects to replicas; ``outbox`` sends what they are asked, ``poll`` watches plain connections.
+
+    ``connect_s`` is the time for a connection, kept to by :meth:`sweep`. With TLS, to names, and without a
+    ``poll`` connections are asyncio's, each made by a task that ``spawn`` owns.
     """
 
     def __init__(
@@ -431,12 +478,15 @@ class Wires:
         connect_s: float,
         now_s: Callable[[], float],
         spawn: Callable[[Coroutine[Any, Any, None], str], None],
+        poll: Poll | None = None,
     ) -> None:
         self._outbox = outbox
         self._connect_s = connect_s
         self._now_s = now_s
         self._spawn = spawn
+        self._poll = poll
         self._connecting: dict[asyncio.Task[Any], float] = {}
+        self._dialling: dict[_Call, tuple[Dial, float]] = {}
 
     def adopt(self, *, connect_s: float) -> None:
         """Another time for connections from now on."""
@@ -460,7 +510,19 @@ class Wires:
 
     def ask_anew(self, endpoint: Endpoint, sink: Sink, request: bytes, wanted: Callable[[], bool]) -> None:
         """Send a request on a new connection, unless it is no longer ``wanted`` by then."""
+        address, poll = endpoint.address, self._poll
+        if poll is not None and address is not None and endpoint.tls is None:
+            link = Link(endpoint, self._outbox)
+            call = _Call(self, link, sink, request, wanted)
+            dial = poll.dial(address[0], address[1], link, call)
+            if dial.waiting:
+                self._dialling[call] = dial, self._now_s() + self._connect_s
+            return
         self._spawn(self._connect(endpoint, sink, request, wanted), "connect to a replica")
+
+    def answered(self, call: _Call) -> None:
+        """A connection is there, or will never be."""
+        self._dialling.pop(call, None)
 
     async def _connect(self, endpoint: Endpoint, sink: Sink, request: bytes, wanted: Callable[[], bool]) -> None:
         task = asyncio.current_task()
@@ -503,6 +565,14 @@ class Wires:
             if due_s <= now_s:
                 del self._connecting[task]
                 task.cancel()
+        for call, (dial, due_s) in tuple(self._dialling.items()):
+            if due_s <= now_s:
+                del self._dialling[call]
+                dial.abandon()
+                try:
+                    call.late(self._connect_s)
+                except Exception:  # one request's trouble must not stop the clock for the others
+                    _log.exception("what wanted a connection failed when there was none in time")
 
     @staticmethod
     def sweep_idle(endpoint: Endpoint, every_s: float) -> None:
@@ -512,3 +582,13 @@ class Wires:
             if link.idle_sweeps * every_s >= _IDLE_CONNECTION_S:
                 endpoint.idle.remove(link)
                 link.abort()
+
+
+def _address_of(host: str, port: int) -> tuple[int, Any] | None:
+    """What to connect to, where that needs no looking up."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return None
+    family, _, _, _, address = found[0]
+    return family, address
