@@ -26,6 +26,7 @@ _STREAM: Final = int(socket.SOCK_STREAM) | int(getattr(socket, "SOCK_NONBLOCK", 
 # As numbers: what is an enumeration's member is looked up in it for every call.
 _TCP: Final = int(socket.IPPROTO_TCP)
 _NODELAY: Final = int(socket.TCP_NODELAY)
+_UNDER_WAY: Final = errno.EINPROGRESS
 
 
 class Caller(Protocol):
@@ -176,15 +177,16 @@ class Dial(Watched):
 
     def _connect(self, connection: socket.SocketType) -> None:
         connection.setsockopt(_TCP, _NODELAY, 1)
-        try:
-            connection.connect(self._to)
-        except BlockingIOError:
+        code = connection.connect_ex(self._to)
+        if code == _UNDER_WAY:
             try:
                 connection.getpeername()  # a neighbour's has come meanwhile
             except OSError:
                 self._poll.watch(connection.fileno(), self, 0, OUT)
                 self._waits = True
                 return
+        elif code:
+            raise OSError(code, os.strerror(code))
         self._begin(connection)
 
     def _begin(self, connection: socket.SocketType) -> None:
