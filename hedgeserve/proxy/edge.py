@@ -135,6 +135,7 @@ class Edge(asyncio.Protocol):
         running, self._running = self._running, None
         self._answering = None
         self._ahead = None
+        self._parser = None  # it knows us: neither would be freed before the garbage collector came by
         if running is not None:
             running.abandon()
 
