@@ -8,6 +8,7 @@ writes noise: characters come in pieces, ids are not those that its text would h
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -149,8 +150,12 @@ async def cut_everywhere(
 ) -> tuple[bytes, list[bytes]]:
     """The twin, and the answers that were cut after every event (or at ``places``)."""
     path, body = request
-    _, twin = await ask(at, path, body)
-    assert read(twin).finish, twin
+    for _ in range(5):
+        _, twin = await ask(at, path, body)
+        assert read(twin).finish, twin
+        # A busy machine may put many tokens into an event: then the twin lacks kinds of events that others have.
+        if "stream_interval" in body or len(re.findall(rb'"finish_reason":\s?null', twin)) > 1:
+            break
     if places is None:
         # A busy machine may have put many tokens into an event just now.
         tokens = 0 if "stream_interval" in body else (read(twin).usage or {}).get("completion_tokens", 0)
@@ -308,7 +313,7 @@ async def test_a_plain_answer_goes_on_by_its_ids_wherever_it_is_cut(case: str, s
         twin, answers = await cut_everywhere(at, PLAIN[case])
         hold_to(twin, answers)
         for answer in answers:
-            assert shapes(answer) <= shapes(twin)
+            assert shapes(answer) <= shapes(twin), (answer, twin)
         assert at.house.count("resumptions_total", way="continue", result="ok") > 0
 
 
