@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,12 @@ async def test_an_adopted_replica_is_billed_for_the_time_without_a_controller(sh
         await life.bill()
         until = await service._store.charged_until(stored[0].id)
         assert until is not None
-        spent = await service._store.spent_usd()
-        lived_s = (until - stored[0].created_at).total_seconds()
-        assert spent == pytest.approx(lived_s * 0.3 / 3600, rel=0.1, abs=1e-5)
+        lines = await service._store._run("SELECT at, seconds FROM ledger ORDER BY id")
+        begun = datetime.fromisoformat(lines[0]["at"]) - timedelta(seconds=lines[0]["seconds"])
+        billed_s = sum(line["seconds"] for line in lines)
+        assert billed_s == pytest.approx((until - begun).total_seconds(), abs=0.05)
+        assert (begun - stored[0].created_at).total_seconds() < billed_s / 2, "from the launch on"
+        assert await service._store.spent_usd() == pytest.approx(billed_s * 0.3 / 3600)
 
 
 async def test_a_pool_that_was_removed_while_its_vms_run_is_not_forgotten(short_dir: Path) -> None:

@@ -217,10 +217,13 @@ class Server:
                 self._sweep(now_s)
                 if now_s >= next_s:
                     next_s = now_s + self._edges_every_s
-                    for edge in tuple(self._edges):
-                        edge.sweep(now_s)
+                    self._sweep_edges(now_s)
             except Exception:  # one request's trouble must not stop the clock for the others
                 _log.exception("looking after the requests' time failed; trying again")
+
+    def _sweep_edges(self, now_s: float) -> None:
+        for edge in tuple(self._edges):
+            edge.sweep(now_s)
 
     def _accept(self, listener: socket.socket) -> None:
         self.outbox.hurry()
