@@ -111,7 +111,7 @@ async def scene() -> AsyncIterator[Scene]:
         counting.cancel()
         await asyncio.wait([counting])
         await asyncio.sleep(0)
-    await until(lambda: len(os.listdir("/proc/self/fd")) == descriptors)
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)  # what others left may be freed meanwhile
     assert it.troubles == []
 
 
