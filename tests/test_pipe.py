@@ -552,3 +552,28 @@ def crowded() -> Iterator[Any]:
             one.setblocking(False)
             one.connect_ex(listener.getsockname())
         yield listener.getsockname()
+
+
+@played
+async def test_a_loop_that_cannot_watch_the_set_is_asked_again_for_the_next_connection(it: Scene) -> None:
+    """The first is closed, and none after it is left in a set that nobody looks at."""
+    loop = asyncio.get_running_loop()
+
+    class Full:
+        """A loop that has no room for one more descriptor, once."""
+
+        def add_reader(self, *_: object) -> None:
+            it.poll._loop = loop
+            raise OSError(errno.ENOSPC, "no room for one more")
+
+        def call_soon(self, *work: Any) -> None:
+            loop.call_soon(*work)
+
+    it.poll._loop = Full()  # type: ignore[assignment]
+    first, to_first = await it.pair()
+    second, to_second = await it.pair()
+    with to_first, to_second:
+        assert await all_of(to_first, 1) == b""
+        assert first.heard == []
+        to_second.send(b"x")
+        await until(lambda: second.data == b"x")
